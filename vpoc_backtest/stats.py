@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RunsTest', 'runs_test', 'TrendTest', 'trend_test', 'Direction', 'direction_probability', 'rolling_trend',
-           'rolling_direction', 'rolling_runs', 'rolling_streaks', 'sharpe_ratio', 'sortino_ratio', 'drawdowns',
-           'max_drawdown', 'sharpe_standard_error', 'probabilistic_sharpe_ratio', 'expected_max_sharpe',
+           'rolling_direction', 'rolling_runs', 'rolling_streaks', 'log_returns', 'sharpe_ratio', 'sortino_ratio',
+           'drawdowns', 'max_drawdown', 'sharpe_standard_error', 'probabilistic_sharpe_ratio', 'expected_max_sharpe',
            'deflated_sharpe_ratio', 'minimum_track_record']
 
 # %% ../nbs/02_stats.ipynb #2b97ab37
@@ -219,10 +219,21 @@ def rolling_streaks(
     "The longest streaks within the last `window` values, at every step."
     return tuple(_rolling_streaks(_as_sequence(values, window), window))
 
-# %% ../nbs/02_stats.ipynb #c5ca56bf
+# %% ../nbs/02_stats.ipynb #b6e6ef8f
+def log_returns(
+    close: np.ndarray,  # (n,) prices, one a session
+    offset: np.ndarray | float = 0.  # (n,) what each session's contract stands above the first one, in points; 0 without rolls
+) -> np.ndarray:  # (n,), NaN for the first
+    "Log returns from close to close; over a roll, the new contract's."
+    close = np.asarray(close, dtype=float)
+    gap = np.diff(np.broadcast_to(offset, close.shape))
+    return np.concatenate([np.full(min(1, len(close)), np.nan), np.log(close[1:] / (close[:-1] + gap))])
+
+# %% ../nbs/02_stats.ipynb #5f39c4c8
 def _excess(returns: np.ndarray, periods: float, risk_free: float) -> np.ndarray:
+    "Returns above the risk-free rate; NaN where there is no variation to measure risk by."
     returns = np.asarray(returns, dtype=float)
-    if len(returns) < 2: return np.full(2, np.nan)
+    if len(returns) < 2 or returns.min() == returns.max(): return np.full(2, np.nan)
     return returns - risk_free / periods
 
 def sharpe_ratio(
@@ -232,19 +243,18 @@ def sharpe_ratio(
 ) -> float:  # annual; NaN where returns do not vary
     "Mean excess return over its standard deviation, annualised by √periods (Sharpe, 1994)."
     excess = _excess(returns, periods, risk_free)
-    deviation = excess.std(ddof=1)
-    return float(excess.mean() / deviation * periods**.5) if deviation > 0 else float('nan')
+    return float(excess.mean() / excess.std(ddof=1) * periods**.5)
 
-# %% ../nbs/02_stats.ipynb #4a47fefc
+# %% ../nbs/02_stats.ipynb #1d2432e5
 def sortino_ratio(
     returns: np.ndarray,  # (n,) simple returns, one a period, periods without a trade included
     periods: float = 252,  # periods a year
     risk_free: float = 0.0  # annual rate, e.g. 0.02
-) -> float:  # annual; NaN where no return falls short
+) -> float:  # annual; NaN where returns do not vary or none falls short
     "Mean excess return over its downside deviation, annualised by √periods."
     excess = _excess(returns, periods, risk_free)
     shortfall = np.sqrt(np.mean(np.minimum(excess, 0)**2))
-    return float(excess.mean() / shortfall * periods**.5) if shortfall > 0 else float('nan')
+    return float(excess.mean() / shortfall * periods**.5) if shortfall != 0 else float('nan')
 
 # %% ../nbs/02_stats.ipynb #689b1e2f
 def drawdowns(

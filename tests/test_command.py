@@ -1,0 +1,119 @@
+"""The command as a user types it: what it leaves behind, that it repeats itself, and what it says when it cannot go on."""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from vpoc_backtest.data import ES, PRICES, front_month, random_walk, read_bars, roll_table
+
+command = Path(sys.executable).parent/'vpoc_backtest'
+shared = Path(__file__).parents[2]/'shared/data'
+FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv', 'why.csv', 'equity.csv', 'rejects.csv', 'levels.parquet',
+         'strategy_comparison.png', 'report.html'}
+
+
+def run(*args, cwd):
+    return subprocess.run([command, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def check_run(folder):
+    "The run directory is complete and its files agree with each other."
+    assert {p.name for p in folder.iterdir()} == FILES
+    metrics, trades = json.loads((folder/'metrics.json').read_text()), pd.read_csv(folder/'trades.csv')
+    equity, skipped, signals = (pd.read_csv(folder/f'{n}.csv') for n in ('equity', 'skipped', 'signals'))
+    original = metrics['original']
+    assert len(trades) == original['trades'] and len(signals) == len(trades) + len(skipped)
+    assert equity.original_equity.iloc[-1] == pytest.approx(100_000 + trades.net.sum(), abs=.005)
+    assert len(equity) == metrics['data']['sessions'] == len(pd.read_parquet(folder/'levels.parquet'))
+    assert original['max_drawdown'] == pytest.approx(equity.original_drawdown.min())
+    page = (folder/'report.html').read_text()
+    assert len(page) < 5e6 and '<script' not in page and 'src="http' not in page and page.rstrip().endswith('</html>')
+    return metrics, trades
+
+
+def test_sample_market_twice(tmp_path):
+    first, second = (run('--out', tmp_path/n, cwd=tmp_path) for n in ('a', 'b'))
+    assert first.returncode == second.returncode == 0, first.stderr
+    assert 'sample market' in first.stderr and 'Win rate' in first.stdout and 'Traceback' not in first.stderr
+    metrics, trades = check_run(tmp_path/'a')
+    assert metrics['data']['sessions'] == 1257 and metrics['ml'] is None and set(trades.strategy) == {'original'}
+    for name in ('metrics.json', 'trades.csv', 'signals.csv', 'equity.csv'): assert (tmp_path/'a'/name).read_bytes() == (tmp_path/'b'/name).read_bytes()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith('.')]
+
+
+def test_own_settings_come_back(tmp_path):
+    (tmp_path/'my.toml').write_text('[rules]\nrule = "migration"\n[backtest]\nslippage_ticks = 2\n')
+    done = run('--config', 'my.toml', '--out', 'a', cwd=tmp_path)
+    again = run('--config', 'a/config.toml', '--out', 'b', cwd=tmp_path)
+    assert done.returncode == again.returncode == 0, done.stderr + again.stderr
+    assert (tmp_path/'a/metrics.json').read_bytes() == (tmp_path/'b/metrics.json').read_bytes()
+    assert 'rule = "migration"' in (tmp_path/'b/config.toml').read_text()
+
+
+def write_ninjatrader(bars, name, folder):
+    "Bars as NinjaTrader writes them: UTC, stamped at the end of the minute."
+    stamps = (bars.index + pd.Timedelta('1min')).tz_convert('UTC').strftime('%Y%m%d %H%M%S')
+    prices = bars[PRICES].map('{:.2f}'.format)
+    lines = [';'.join(row) for row in zip(stamps, *(prices[c] for c in PRICES), bars.volume.astype(str))]
+    (folder/f'{name}.Last.txt').write_text('\r\n'.join(lines) + '\r\n')
+
+
+def test_a_folder_of_contracts_in_DATA(tmp_path):
+    "Two contracts that overlap for ten days, the second 7 points higher; the VIX beside them."
+    data = tmp_path/'DATA'
+    data.mkdir()
+    market = random_walk(120, bars_per_session=390, seed=5)
+    day = np.repeat(np.arange(120), 390)
+    old, new = market[day < 70], market[day >= 60]
+    new = new.assign(volume=np.where(day[day >= 60] < 65, new.volume // 10, new.volume * 3), **{c: new[c] + 7 for c in PRICES})
+    write_ninjatrader(old, 'ES 03-15', data)
+    write_ninjatrader(new, 'ES 06-15', data)
+    (data/'VIX_History.csv').write_text('DATE,OPEN,HIGH,LOW,CLOSE\n01/02/2015,18,18,17,17.79\n01/05/2015,19,22,19,19.92\n')
+    bars, rejects = read_bars(data)
+    assert not len(rejects) and set(bars.contract) == {'ES 03-15', 'ES 06-15'}
+    rolls = roll_table(front_month(bars))
+    assert rolls.gap.tolist() == [7.] and rolls.date[0] == pd.bdate_range('2015-01-02', periods=120)[66]  # led on the 66th session, traded from the next
+    done = run('--out', 'out', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    metrics, trades = check_run(tmp_path/'out')
+    assert metrics['data']['rolls'] == 1 and metrics['data']['vix_closes'] == 2 and metrics['data']['source'] == 'DATA'
+    assert set(trades.contract) <= {'ES 03-15', 'ES 06-15'}
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--data', 'nothing.csv'], 'no such file or folder'), (['--symbol', 'GC'], 'use ES, MES, NQ, MNQ'), (['--segment', 'night'], 'use RTH, ETH, all'),
+    (['--data', 'bars.csv', '--layout', 'excel'], 'is not known'), (['--data', 'bars.csv', '--tz', 'Chicago'], 'is no time zone'), (['--data', 'bars.csv', '--stamp', 'middle'], 'use open or end'),
+    (['--data', 'adjusted.csv'], 'off the 0.25 grid'), (['--data', 'empty.csv'], 'is empty'), (['--data', 'evening.csv'], 'no bar lies in RTH hours'),
+    (['--config', 'bad.toml'], 'has no setting'), (['--model', 'train'], '--model none'), (['--vix', 'bars.csv'], 'not a day and a VIX close'), (['--out', 'mine'], 'is not empty'),
+    (['--seed', 'x'], 'invalid int'), (['--nonsense'], 'unrecognized')])
+def test_what_a_user_can_mend_is_one_line(tmp_path, args, message):
+    head, rows = 'timestamp,open,high,low,close,volume\n', '2020-01-06 {}:30,4000,4001,4000,{},5\n2020-01-06 {}:31,4000,4001,4000,4000,5\n'
+    (tmp_path/'bars.csv').write_text(head + rows.format('09', 4000, '09'))
+    (tmp_path/'adjusted.csv').write_text(head + rows.format('09', 4000.1, '09'))
+    (tmp_path/'evening.csv').write_text(head + rows.format('19', 4000, '19'))
+    (tmp_path/'empty.csv').write_text('')
+    (tmp_path/'bad.toml').write_text('[rules]\nmin_r_squared = 0.7\n')
+    (tmp_path/'mine').mkdir()
+    (tmp_path/'mine/thesis.txt').write_text('years of work')
+    done = run(*args, *([] if '--out' in args else ['--out', 'out']), cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and 'Traceback' not in done.stderr
+    assert not (tmp_path/'out').exists() and (tmp_path/'mine/thesis.txt').read_text() == 'years of work'
+
+
+def test_help_fits_a_screen(tmp_path):
+    done = run('--help', cwd=tmp_path)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) < 40 and '--data' in done.stdout
+
+
+@pytest.mark.skipif(not shared.exists(), reason='the folder of real data is not here')
+@pytest.mark.parametrize('file, args, sessions', [('es_dollar_bars_2015_2016', ['--stamp', 'end', '--vix', shared/'vix_daily_1990_2026.csv'], 514),
+                                                  ('es_1min_2013_2020', ['--vix', shared/'vix_daily_1990_2026.csv'], 14)])
+def test_real_bars(tmp_path, file, args, sessions):
+    done = run('--model', 'none', '--data', shared/f'{file}.parquet', *args, '--out', 'out', cwd=tmp_path)
+    assert done.returncode == 0 and 'Win rate' in done.stdout, done.stderr
+    metrics, trades = check_run(tmp_path/'out')
+    assert metrics['data']['sessions'] == sessions
+    assert ((trades.entry / ES.tick_size) % 1 == 0).all()

@@ -1,0 +1,47 @@
+"""The rooms of the house: imports run down the table of the design only, and no notebook is passed over."""
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).parents[1]
+ORDER = ['data', 'vpoc', 'stats', 'signals', 'backtest', 'evidence', 'report', 'explore', 'features', 'model', 'train', 'ml_backtest']
+ABOVE = {'data': [], 'vpoc': ['data'], 'stats': [], 'signals': ['stats'], 'backtest': ['data', 'stats'],
+         'features': ['data', 'vpoc', 'stats'], 'model': [], 'train': ['features', 'model', 'stats']}
+modules = sorted(p for p in (root/'vpoc_backtest').glob('*.py') if not p.name.startswith('_'))
+notebooks = sorted((root/'nbs').rglob('*.ipynb'))
+
+
+def imported_rooms(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ''] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom) and node.level: names = [f'vpoc_backtest.{n}' for n in names]
+        yield from (n.split('.')[1] for n in names if n.startswith('vpoc_backtest.'))
+
+
+@pytest.mark.parametrize('path', modules, ids=lambda p: p.stem)
+def test_imports_run_one_way(path):
+    allowed = ABOVE.get(path.stem, ORDER[:ORDER.index(path.stem)])
+    assert set(imported_rooms(path)) <= set(allowed)
+
+
+@pytest.mark.parametrize('path', modules, ids=lambda p: p.stem)
+def test_heavy_packages_wait(path):
+    top = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
+    names = {a.name.split('.')[0] for n in top if isinstance(n, ast.Import) for a in n.names} | {n.module.split('.')[0] for n in top if isinstance(n, ast.ImportFrom)}
+    assert not names & {'torch', 'arch', 'matplotlib', 'pyarrow', 'scipy', 'pandas_market_calendars'}
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.name)
+def test_notebook_is_python_and_was_run(path):
+    notebook = json.loads(path.read_text())
+    assert notebook['metadata']['kernelspec']['language'] == 'python', 'nbdev_test passes over other kernels without a word'
+    outputs = [o for c in notebook['cells'] for o in c.get('outputs', [])]
+    assert outputs and not any(o['output_type'] == 'error' for o in outputs)
+
+
+def test_every_notebook_has_its_module():
+    exported = {p.stem for p in modules}
+    for path in (root/'nbs').glob('0*.ipynb'):
+        assert path.stem.split('_', 1)[1] in exported
