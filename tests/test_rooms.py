@@ -1,6 +1,8 @@
 """The rooms of the house: imports run down the table of the design only, and no notebook is passed over."""
 import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,10 @@ def test_every_notebook_has_its_module():
     exported = {p.stem for p in modules}
     for path in (root/'nbs').glob('0*.ipynb'):
         assert path.stem.split('_', 1)[1] in exported
+
+
+def test_docs_can_be_processed():
+    "What quarto would be given: runs the import cells and fills in the API tables, where imports mixed with code would fail."
+    code = 'from nbdev.serve import proc_nbs; print(proc_nbs(force=True, n_workers=0))'
+    done = subprocess.run([sys.executable, '-W', 'error::UserWarning', '-c', code], cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-# %% ../nbs/04_backtest.ipynb #145903bf
-from .data import (BadData, COLOURS, ContractSpec, ES, PRICES, add_sessions, axes, check_bars, check_one_contract)
+# %% ../nbs/04_backtest.ipynb #627e010a
+from .data import (BadData, COLOURS, ContractSpec, ES, PRICES, add_sessions, axes, check_bars,
+                                check_one_contract)
 from .stats import (deflated_sharpe_ratio, drawdowns, probabilistic_sharpe_ratio, sharpe_ratio, sortino_ratio)
 
-# %% ../nbs/04_backtest.ipynb #792da42c
+# %% ../nbs/04_backtest.ipynb #41c5180c
 @dataclass(frozen=True)
 class BacktestConfig:
     "What trading costs and what it may risk."
@@ -39,23 +40,27 @@ class BacktestConfig:
     risk_free_rate: float = 0.02  # annual, in Sharpe and Sortino ratios
 
     def __post_init__(self):
-        if self.ambiguous not in AMBIGUOUS: raise ValueError(f'ambiguous={self.ambiguous!r} is not known: use {", ".join(AMBIGUOUS)}')
-        if self.hold not in ('session', 'overnight'): raise ValueError(f'hold={self.hold!r} is not known: use session or overnight')
+        if self.ambiguous not in AMBIGUOUS:
+            raise ValueError(f'ambiguous={self.ambiguous!r} is not known: use {", ".join(AMBIGUOUS)}')
+        if self.hold not in ('session', 'overnight'):
+            raise ValueError(f'hold={self.hold!r} is not known: use session or overnight')
         for name in ('initial_capital', 'risk_per_trade', 'day_margin', 'overnight_margin', 'max_contracts'):
             if not getattr(self, name) > 0: raise ValueError(f'{name}={getattr(self, name)} must be positive')
         for name in ('commission_per_trade', 'fees_per_contract', 'slippage_ticks', 'limit_through'):
             if not getattr(self, name) >= 0: raise ValueError(f'{name}={getattr(self, name)} must not be negative')
-        if not 0 <= self.free_capital < 1: raise ValueError(f'free_capital={self.free_capital} must be a share below 1: write 20% as 0.20')
+        if not 0 <= self.free_capital < 1:
+            raise ValueError(f'free_capital={self.free_capital} must be a share below 1: write 20% as 0.20')
 
 AMBIGUOUS = ('stop', 'target', 'path')
 
-# %% ../nbs/04_backtest.ipynb #71d73e96
+# %% ../nbs/04_backtest.ipynb #f96f029d
 @njit(cache=True, inline='always')
 def _seen_from(side, bars, i):
     "Open, high, low and close of bar i as a long position sees them; for a short, mirrored."
     if side > 0: return bars[i, 0], bars[i, 1], bars[i, 2], bars[i, 3]
     return -bars[i, 0], -bars[i, 2], -bars[i, 1], -bars[i, 3]
 
+# %% ../nbs/04_backtest.ipynb #5b2c2c6b
 @njit(cache=True, inline='always')
 def _leave(o, h, l, stop, target, entering, through, slippage, ambiguous):
     "How the bar ends the position: exit (index in `EXITS`, 0 for not at all), price in ticks, whether it touched both."
@@ -68,9 +73,10 @@ def _leave(o, h, l, stop, target, entering, through, slippage, ambiguous):
     if reached: return 2, max(target, o) + 0., both
     return 0, 0., False
 
-# %% ../nbs/04_backtest.ipynb #87a9af16
+# %% ../nbs/04_backtest.ipynb #13ecf822
 EXITS = ('', 'stop', 'target', 'close', 'roll', 'end')
-SKIPS = ('', 'not reached', 'another position open', 'stop behind the market', 'risk affords no contract', 'margin affords no contract',
+SKIPS = ('', 'not reached', 'another position open', 'stop behind the market',
+         'risk affords no contract', 'margin affords no contract',
          'no equity left', 'no such session')
 
 # %% ../nbs/04_backtest.ipynb #174740d9
@@ -86,11 +92,12 @@ def _contracts(equity, entry, stop, factor, money):
     if by_margin < 1: return 0, 5
     return int(min(by_risk, by_margin, most)), 0
 
-# %% ../nbs/04_backtest.ipynb #6b1f989a
+# %% ../nbs/04_backtest.ipynb #fa19a497
 def _money(config: BacktestConfig, contract: ContractSpec) -> tuple:
     margin = config.day_margin if config.hold == 'session' else config.overnight_margin
-    return (float(config.commission_per_trade), float(config.fees_per_contract), float(config.slippage_ticks), float(config.risk_per_trade),
-            float(margin), float(config.free_capital), float(config.max_contracts), contract.tick_size, contract.point_value)
+    numbers = (config.commission_per_trade, config.fees_per_contract, config.slippage_ticks, config.risk_per_trade,
+               margin, config.free_capital, config.max_contracts, contract.tick_size, contract.point_value)
+    return tuple(map(float, numbers))
 
 # %% ../nbs/04_backtest.ipynb #1b469121
 LEDGER = ('skip', 'contracts', 'entry_bar', 'entry', 'exit_bar', 'exit', 'exit_reason', 'ambiguous', 'mae', 'mfe')
@@ -152,10 +159,10 @@ def _reached(ledger, k, orders, bars, bar, through):
     o, h, l, c = _seen_from(side, bars, bar)
     return ledger[k, SKIP] < 0 and l <= side * entry - through, o, side * entry
 
-# %% ../nbs/04_backtest.ipynb #7a0b7c97
+# %% ../nbs/04_backtest.ipynb #6c3e60a1
 @njit(cache=True, inline='always')
 def _fill_nearest(ledger, first, last, orders, bars, bar, account, money, through):
-    "Fill the waiting order whose limit is reached nearest to the bar's open; its number, -1 for none, -2 if it was skipped instead."
+    "Fill the order whose limit is reached nearest to the open; its number, -1 for none, -2 if it was skipped instead."
     chosen, nearest = -1, np.inf
     for k in range(first, last):
         reached, o, limit = _reached(ledger, k, orders, bars, bar, through)
@@ -169,12 +176,13 @@ def _fill_nearest(ledger, first, last, orders, bars, bar, account, money, throug
     ledger[chosen, CONTRACTS_], ledger[chosen, ENTRY_BAR], ledger[chosen, ENTRY] = n, bar, side * min(o, side * entry)
     return chosen
 
-# %% ../nbs/04_backtest.ipynb #aa0bd611
+# %% ../nbs/04_backtest.ipynb #0cb414e8
 @njit(cache=True, inline='always')
 def _note_busy(ledger, first, last, orders, bars, bar, through):
     for k in range(first, last):
         if _reached(ledger, k, orders, bars, bar, through)[0]: ledger[k, SKIP] = BUSY
 
+# %% ../nbs/04_backtest.ipynb #21f2f0fa
 @njit(cache=True)
 def _after_hours(ledger, k, orders, start, stop, bars, account, money, through, ambiguous):
     "Carry the open position of order k through bars start … stop − 1; k, or -1 if it was closed."
@@ -183,12 +191,13 @@ def _after_hours(ledger, k, orders, start, stop, bars, account, money, through, 
         if _ride(ledger, k, side, sl, target, bar, bars, account, money, through, ambiguous): return -1
     return k
 
+# %% ../nbs/04_backtest.ipynb #d52f7008
 @njit(cache=True)
 def _close_at(ledger, k, orders, bars, bar, reason, account, money):
     side = orders[k, 0]
     _close_position(ledger, k, side, bar, _seen_from(side, bars, bar)[3] - money[2], reason, account, money)
 
-# %% ../nbs/04_backtest.ipynb #118ee3cc
+# %% ../nbs/04_backtest.ipynb #5c49cb29
 @njit(cache=True)
 def _run(bars, start, end, day_start, rolls, order_start, orders, ledger, capital, money, through, ambiguous, overnight):
     "Equity and deepest fall from its peak at the end of each session; what became of each order goes into `ledger`."
@@ -216,8 +225,8 @@ def _run(bars, start, end, day_start, rolls, order_start, orders, ledger, capita
             if ledger[k, SKIP] < 0: ledger[k, SKIP] = 1 if ledger[k, SKIP] == WAITING else 2
         equity[s], fall[s] = account[0], account[2]
         if position < 0: continue
-        side = orders[position, 0]
-        equity[s] += side * (bars[end[s] - 1, 3] - ledger[position, ENTRY]) * ledger[position, CONTRACTS_] * money[7] * money[8]
+        ahead = orders[position, 0] * (bars[end[s] - 1, 3] - ledger[position, ENTRY])
+        equity[s] += ahead * ledger[position, CONTRACTS_] * money[7] * money[8]
         final = s == n - 1
         until = len(bars) if final else day_start[s + 1] if rolls[s + 1] else start[s + 1]
         position = _after_hours(ledger, position, orders, end[s], until, bars, account, money, through, ambiguous)
@@ -228,60 +237,70 @@ def _run(bars, start, end, day_start, rolls, order_start, orders, ledger, capita
         fall[s] = account[2]
     return equity, fall
 
-# %% ../nbs/04_backtest.ipynb #1d7d56c7
+# %% ../nbs/04_backtest.ipynb #331f5c2a
 def check_signals(
     signals: pd.DataFrame,  # one row an order
     contract: ContractSpec = ES  # whose tick grid the prices must lie on
 ) -> pd.DataFrame:  # the same object
     "`signals`, if they are orders; raises `BadData` naming the row and the mend."
     for column in ('date', 'side', 'entry', 'stop', 'target'):
-        if column not in signals: raise BadData(f'signals have no column {column!r}: an order needs date, side, entry, stop and target')
-    price = signals[['entry', 'stop', 'target']].to_numpy(float)
-    side = signals.side.to_numpy(float)
-    faults = {'side must be +1 (buy) or −1 (sell)': ~np.isin(side, (1, -1)),
-              'entry, stop and target must be prices above zero': ~(price > 0).all(axis=1),
-              f'prices must lie on the {contract.tick_size} grid of {contract.symbol}': (np.abs(price / contract.tick_size - np.rint(price / contract.tick_size)) > 1e-5).any(axis=1),
-              'the stop must lie on the losing side of the entry, the target on the winning side': ~((side * (price[:, 0] - price[:, 1]) > 0) & (side * (price[:, 2] - price[:, 0]) > 0))}
+        if column not in signals:
+            raise BadData(f'signals have no column {column!r}: an order needs date, side, entry, stop and target')
+    side, entry, stop, target = (signals[c].to_numpy(float) for c in ('side', 'entry', 'stop', 'target'))
+    ticks = np.array([entry, stop, target]) / contract.tick_size
+    faults = {
+        'side must be +1 (buy) or −1 (sell)': ~np.isin(side, (1, -1)),
+        'entry, stop and target must be prices above zero': ~(ticks > 0).all(axis=0),
+        f'prices must lie on the {contract.tick_size} grid of {contract.symbol}': (np.abs(ticks - np.rint(ticks)) > 1e-5).any(axis=0),
+        'the stop must lie on the losing side of the entry, the target on the winning side':
+            (side * (entry - stop) <= 0) | (side * (target - entry) <= 0)}
     for fault, where in faults.items():
-        if where.any(): raise BadData(f'signal {int(np.flatnonzero(where)[0])}, for {pd.Timestamp(signals.date.iloc[np.flatnonzero(where)[0]]).date()}: {fault}')
+        if where.any(): raise BadData(f'signal {where.argmax()}, for {_day(signals, where.argmax())}: {fault}')
     return signals
 
-# %% ../nbs/04_backtest.ipynb #a2017a8f
+# %% ../nbs/04_backtest.ipynb #84b85b3a
+def _day(signals: pd.DataFrame, i: int): return pd.Timestamp(signals.date.iloc[i]).date()
+
+# %% ../nbs/04_backtest.ipynb #0e617232
 def _moments(x: np.ndarray) -> tuple[float, float]:
     "Skewness and kurtosis (3 for a normal distribution)."
     d = x - x.mean()
     v = (d**2).mean()
     return (float((d**3).mean() / v**1.5), float((d**4).mean() / v**2)) if v > 0 else (0., 3.)
 
+# %% ../nbs/04_backtest.ipynb #550c3917
 def _ratio(a: float, b: float) -> float: return float(a / b) if b else float('nan')
 
+# %% ../nbs/04_backtest.ipynb #29776457
 def _longest(below: np.ndarray) -> int:
     "Length of the longest stretch of True."
     ends = np.flatnonzero(np.diff(np.concatenate([[False], below, [False]]).astype(int)))
     return int((ends[1::2] - ends[::2]).max(initial=0))
 
-# %% ../nbs/04_backtest.ipynb #5da04683
+# %% ../nbs/04_backtest.ipynb #b65e151a
 def trade_metrics(
     trades: pd.DataFrame,  # columns net, costs, r_multiple, ambiguous
-) -> dict:  # trades, win_rate, total_profit, average_profit, profit_factor, payoff, expectancy_r, t_stat, costs, ambiguous_share
-    "Figures of the trades alone. Money in US dollars after costs, shares as fractions; NaN where there is nothing to divide."
+) -> dict:  # trades, win_rate, total_ and average_profit, profit_factor, payoff, expectancy_r, t_stat, costs, ambiguous_share
+    "Figures of the trades alone: US dollars after costs, shares as fractions, NaN where there is nothing to divide."
     net, r = trades.net.to_numpy(float), trades.r_multiple.to_numpy(float)
     won, lost = net[net > 0], net[net <= 0]
     n = len(net)
     spread = r.std(ddof=1) if n > 1 else 0.
-    return {'trades': n, 'win_rate': _ratio(len(won), n), 'total_profit': float(net.sum()), 'average_profit': _ratio(net.sum(), n),
-            'profit_factor': _ratio(won.sum(), -lost.sum()), 'payoff': _ratio(_ratio(won.sum(), len(won)), -_ratio(lost.sum(), len(lost))),
+    return {'trades': n, 'win_rate': _ratio(len(won), n),
+            'total_profit': float(net.sum()), 'average_profit': _ratio(net.sum(), n),
+            'profit_factor': _ratio(won.sum(), -lost.sum()),
+            'payoff': _ratio(_ratio(won.sum(), len(won)), -_ratio(lost.sum(), len(lost))),
             'expectancy_r': _ratio(r.sum(), n), 't_stat': _ratio(_ratio(r.sum(), n) * n**.5, spread),
             'costs': float(trades.costs.sum()), 'ambiguous_share': _ratio(trades.ambiguous.sum(), n)}
 
-# %% ../nbs/04_backtest.ipynb #640e34c3
+# %% ../nbs/04_backtest.ipynb #c674b701
 def session_metrics(
     equity: pd.Series,  # account value at the end of each session
     drawdown: pd.Series,  # deepest fall from the peak within each session, fractions ≤ 0
     config: 'BacktestConfig',  # for the capital and the risk-free rate
     trials: int = 1  # strategies tried on these data, this one included
 ) -> dict:  # sharpe, sortino, cagr, max_drawdown, max_drawdown_days, psr, dsr, trials
-    "Figures of the account, from one return a session. Ratios annual (252 sessions), the rest fractions; drawdown days are sessions."
+    "Figures of the account, from one return a session; ratios annual (252 sessions), drawdown days counted in sessions."
     values = np.concatenate([[config.initial_capital], equity.to_numpy(float)])
     solvent = (values > 0).all()
     returns = np.diff(values) / values[:-1] if solvent else np.full(len(equity), np.nan)
@@ -295,12 +314,17 @@ def session_metrics(
             'max_drawdown': float(drawdown.min()) if n else 0., 'max_drawdown_days': _longest(drawdowns(values) < 0),
             'psr': psr, 'dsr': dsr, 'trials': trials}
 
-# %% ../nbs/04_backtest.ipynb #797429e6
-LABELS = {'trades': ('Trades', '{:,.0f}'), 'win_rate': ('Win rate', '{:.1%}'), 'total_profit': ('Total profit', '${:,.0f}'), 'average_profit': ('Average profit', '${:,.2f}'),
-          'profit_factor': ('Profit factor', '{:.2f}'), 'payoff': ('Payoff (average win / loss)', '{:.2f}'), 'expectancy_r': ('Expectancy, R', '{:+.3f}'), 't_stat': ('t of expectancy', '{:+.2f}'),
-          'sharpe': ('Sharpe ratio', '{:.2f}'), 'sortino': ('Sortino ratio', '{:.2f}'), 'cagr': ('Growth a year', '{:.1%}'), 'max_drawdown': ('Max drawdown', '{:.1%}'),
-          'max_drawdown_days': ('Longest drawdown, sessions', '{:,.0f}'), 'exposure': ('Exposure', '{:.1%}'), 'costs': ('Costs', '${:,.0f}'), 'ambiguous_share': ('Ambiguous trades', '{:.1%}'),
-          'skipped': ('Orders skipped', '{:,.0f}'), 'psr': ('P(Sharpe > 0)', '{:.1%}'), 'dsr': ('The same, after all trials', '{:.1%}'), 'trials': ('Trials', '{:,.0f}')}
+# %% ../nbs/04_backtest.ipynb #0498be2b
+LABELS = {'trades': ('Trades', '{:,.0f}'), 'win_rate': ('Win rate', '{:.1%}'),
+          'total_profit': ('Total profit', '${:,.0f}'), 'average_profit': ('Average profit', '${:,.2f}'),
+          'profit_factor': ('Profit factor', '{:.2f}'), 'payoff': ('Payoff (average win / loss)', '{:.2f}'),
+          'expectancy_r': ('Expectancy, R', '{:+.3f}'), 't_stat': ('t of expectancy', '{:+.2f}'),
+          'sharpe': ('Sharpe ratio', '{:.2f}'), 'sortino': ('Sortino ratio', '{:.2f}'),
+          'cagr': ('Growth a year', '{:.1%}'), 'max_drawdown': ('Max drawdown', '{:.1%}'),
+          'max_drawdown_days': ('Longest drawdown, sessions', '{:,.0f}'), 'exposure': ('Exposure', '{:.1%}'),
+          'costs': ('Costs', '${:,.0f}'), 'ambiguous_share': ('Ambiguous trades', '{:.1%}'),
+          'skipped': ('Orders skipped', '{:,.0f}'), 'psr': ('P(Sharpe > 0)', '{:.1%}'),
+          'dsr': ('The same, after all trials', '{:.1%}'), 'trials': ('Trials', '{:,.0f}')}
 
 def format_metric(
     name: str,  # a key of `LABELS`
@@ -310,14 +334,15 @@ def format_metric(
     if value is None or not np.isfinite(value): return '–'
     return LABELS[name][1].format(value).replace('$-', '−$').replace('-', '−')
 
-# %% ../nbs/04_backtest.ipynb #2f139951
+# %% ../nbs/04_backtest.ipynb #5c42e386
 def compare(
     **results  # name=BacktestResult
 ) -> pd.DataFrame:  # one row a figure, one column a result, as text
     "The figures of several results side by side."
-    return pd.DataFrame({name.replace('_', ' '): {LABELS[k][0]: format_metric(k, r.metrics.get(k, float('nan'))) for k in LABELS} for name, r in results.items()})
+    column = lambda r: {label: format_metric(k, r.metrics.get(k)) for k, (label, _) in LABELS.items()}
+    return pd.DataFrame({name.replace('_', ' '): column(r) for name, r in results.items()})
 
-# %% ../nbs/04_backtest.ipynb #4e217092
+# %% ../nbs/04_backtest.ipynb #36e3c2e3
 @dataclass(frozen=True)
 class BacktestResult:
     "What became of the orders, and of the account."
@@ -333,7 +358,8 @@ class BacktestResult:
         "The figures, formatted, one row each."
         return compare(result=self)
 
-    def __repr__(self): return f'BacktestResult: {len(self.trades)} trades in {len(self.equity)} sessions\n{self.summary().to_string(header=False)}'
+    def __repr__(self):
+        return f'BacktestResult: {len(self.trades)} trades in {len(self.equity)} sessions\n{self.summary().to_string(header=False)}'
 
     def _repr_html_(self):
         if not len(self.equity): return '<b>no session</b>'
@@ -341,14 +367,14 @@ class BacktestResult:
         return f'<b>{len(self.trades):,} trades of {self.contract.symbol} in {len(self.equity):,} sessions, {span}</b>{self.summary().to_html(header=False)}'
 
     def plot(self,
-        axes=None  # three axes to draw on; None for new ones
+        axes: np.ndarray | None = None  # three axes to draw on; None for new ones
     ):  # the three axes
         "Equity, drawdown, and the trades one by one."
         return plot_result(self, axes)
 
-# %% ../nbs/04_backtest.ipynb #3c7e477f
+# %% ../nbs/04_backtest.ipynb #380ca2c6
 def plot_equity(
-    ax=None,  # axes to draw on; None for new ones
+    ax: object = None,  # matplotlib axes to draw on; None for new ones
     **results  # name=BacktestResult
 ):  # the axes
     "Account value by session, one line a result."
@@ -360,20 +386,22 @@ def plot_equity(
     if len(results) > 1: ax.legend()
     return ax
 
+# %% ../nbs/04_backtest.ipynb #6532f021
 def plot_drawdown(
-    ax=None,  # axes to draw on; None for new ones
+    ax: object = None,  # matplotlib axes to draw on; None for new ones
     **results  # name=BacktestResult
 ):  # the axes
     "Fall from the peak by session, at bar precision."
     ax = axes(ax, size=(8.5, 1.8))
     for (name, r), colour in zip(results.items(), COLOURS.values()):
-        ax.fill_between(r.drawdown.index, 100 * r.drawdown, step='post', color=colour, alpha=.35, lw=0, label=name.replace('_', ' '))
+        ax.fill_between(r.drawdown.index, 100 * r.drawdown, step='post', color=colour, alpha=.35, lw=0,
+                        label=name.replace('_', ' '))
     ax.set_ylabel('drawdown, %')
     return ax
 
-# %% ../nbs/04_backtest.ipynb #1fe40275
+# %% ../nbs/04_backtest.ipynb #291376de
 def plot_trades(
-    ax=None,  # axes to draw on; None for new ones
+    ax: object = None,  # matplotlib axes to draw on; None for new ones
     **results  # name=BacktestResult
 ):  # the axes
     "Every trade by its date: R multiple, and how it ended."
@@ -381,56 +409,64 @@ def plot_trades(
     trades = pd.concat([r.trades for r in results.values()])
     for reason, colour in zip(('target', 'stop', 'close'), ('green', 'vermilion', 'grey')):
         some = trades[trades.exit_reason == reason if reason != 'close' else ~trades.exit_reason.isin(['target', 'stop'])]
-        ax.plot(some.entry_ts.dt.tz_localize(None), some.r_multiple, '.', ms=4, color=COLOURS[colour], label=reason if reason != 'close' else 'close and others')
+        ax.plot(some.entry_ts.dt.tz_localize(None), some.r_multiple, '.', ms=4, color=COLOURS[colour],
+                label=reason if reason != 'close' else 'close and others')
     ax.axhline(0, color='black', lw=.6)
     ax.set_ylabel('R multiple')
     if len(trades): ax.legend(ncols=3, loc='lower left', bbox_to_anchor=(0, .97), borderpad=.2)
     return ax
 
+# %% ../nbs/04_backtest.ipynb #aab3f5a1
 def plot_result(
     result: BacktestResult,  # of `run_backtest`
-    panels=None  # three axes; None for new ones
+    panels: np.ndarray | None = None  # three axes; None for new ones
 ):  # the three axes
     "Equity, drawdown, and the trades one by one."
     panels = axes(panels, size=(8.5, 5.6), nrows=3, sharex=True, height_ratios=[3, 1.2, 1.8])
     for draw, ax in zip((plot_equity, plot_drawdown, plot_trades), panels): draw(ax, result=result)
     return panels
 
-# %% ../nbs/04_backtest.ipynb #60112f86
+# %% ../nbs/04_backtest.ipynb #3f2f6780
 def _session_bounds(bars: pd.DataFrame) -> tuple[pd.DatetimeIndex, np.ndarray, np.ndarray, np.ndarray]:
-    "Dates that have RTH bars, the first and the one after the last of these bars, and the first bar of the date in any segment."
+    "Dates with RTH bars, the first and the one after the last of these, and the date's first bar in any segment."
     date = bars.date.to_numpy()
     regular = np.flatnonzero((bars.segment == 'RTH').to_numpy())
-    new = np.flatnonzero(np.concatenate([[True], date[regular][1:] != date[regular][:-1]])) if len(regular) else np.empty(0, int)
-    start, end = regular[new], regular[np.concatenate([new[1:] - 1, [len(regular) - 1]])[:len(new)]] + 1
-    dates = pd.DatetimeIndex(date[start], name='date')
-    return dates, start, end, np.searchsorted(date, dates.to_numpy())
+    dates, first, count = np.unique(date[regular], return_index=True, return_counts=True)
+    start, end = regular[first], regular[first + count - 1] + 1
+    return pd.DatetimeIndex(dates, name='date'), start, end, np.searchsorted(date, dates)
 
+# %% ../nbs/04_backtest.ipynb #3d67c4df
 def _rolls(bars: pd.DataFrame, start: np.ndarray) -> np.ndarray:
     "Whether each session trades another contract than the one before."
     if 'contract' not in bars: return np.zeros(len(start), bool)
     name = bars.contract.to_numpy()[start]
     return np.concatenate([[False], name[1:] != name[:-1]])
 
-# %% ../nbs/04_backtest.ipynb #4c9f0448
-def _order_table(signals: pd.DataFrame, dates: pd.DatetimeIndex, contract: ContractSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Rows of signals whose session exists, in order; where each session's orders begin; side, entry, stop, target (ticks), size factor."
+# %% ../nbs/04_backtest.ipynb #4d215970
+def _order_table(
+    signals: pd.DataFrame, dates: pd.DatetimeIndex, contract: ContractSpec
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Rows of signals whose session exists, in order; where each session's orders begin; side, prices in ticks, size factor."
     session = dates.get_indexer(pd.DatetimeIndex(signals.date))
     rows = np.argsort(session, kind='stable')
     rows = rows[session[rows] >= 0]
     factor = signals.size_factor.to_numpy(float) if 'size_factor' in signals else np.ones(len(signals))
-    orders = np.column_stack([signals.side.to_numpy(float), *(contract.to_ticks(signals[c]).astype(float) for c in ('entry', 'stop', 'target')), factor])
+    orders = np.column_stack([signals.side.to_numpy(float),
+                              *(contract.to_ticks(signals[c]).astype(float) for c in ('entry', 'stop', 'target')), factor])
     return rows, np.searchsorted(session[rows], np.arange(len(dates) + 1)), np.ascontiguousarray(orders[rows])
 
+# %% ../nbs/04_backtest.ipynb #d75066db
 def _check_known(signals: pd.DataFrame, dates: pd.DatetimeIndex, first: pd.DatetimeIndex):
     if 'known_at' not in signals or not len(signals): return
     session = dates.get_indexer(pd.DatetimeIndex(signals.date))
     late = np.flatnonzero((session >= 0) & ~(pd.DatetimeIndex(signals.known_at) < first[np.maximum(session, 0)]))
-    if len(late): raise BadData(f'signal {late[0]}, for {pd.Timestamp(signals.date.iloc[late[0]]).date()}: known at {signals.known_at.iloc[late[0]]}, '
+    if len(late):
+        raise BadData(f'signal {late[0]}, for {_day(signals, late[0])}: known at {signals.known_at.iloc[late[0]]}, '
                                 'not before the first bar of its session: it looks ahead')
 
-# %% ../nbs/04_backtest.ipynb #5f24e368
-def _trade_table(ledger: pd.DataFrame, signals: pd.DataFrame, bars: pd.DataFrame, config: BacktestConfig, contract: ContractSpec) -> pd.DataFrame:
+# %% ../nbs/04_backtest.ipynb #d8ab4970
+def _trade_table(ledger: pd.DataFrame, signals: pd.DataFrame, bars: pd.DataFrame, config: BacktestConfig,
+                 contract: ContractSpec) -> pd.DataFrame:
     done = ledger[ledger.skip == 0].sort_values('entry_bar', kind='stable')
     order = signals.iloc[done.index]
     at, out = (done[c].astype(int).to_numpy() for c in ('entry_bar', 'exit_bar'))
@@ -440,13 +476,17 @@ def _trade_table(ledger: pd.DataFrame, signals: pd.DataFrame, bars: pd.DataFrame
     costs = config.commission_per_trade + 2 * config.fees_per_contract * size
     risk = (order.entry - order.stop).abs().to_numpy() * size * contract.point_value
     return pd.DataFrame({
-        'date': pd.DatetimeIndex(order.date), 'contract': bars.contract.to_numpy()[at].astype(str) if 'contract' in bars else contract.symbol,
-        'side': side, 'contracts': size, 'entry_ts': bars.index[at], 'entry': entry, 'exit_ts': bars.index[out], 'exit': exit,
-        'exit_reason': pd.Series(np.array(EXITS, dtype=object)[done.exit_reason.astype(int)], dtype=str).to_numpy(), 'gross': gross, 'costs': costs, 'net': gross - costs, 'r_multiple': (gross - costs) / risk,
-        'mae': contract.to_prices(done.mae), 'mfe': contract.to_prices(done.mfe), 'bars': out - at + 1, 'ambiguous': done.ambiguous.astype(bool).to_numpy(),
+        'date': pd.DatetimeIndex(order.date),
+                         'contract': bars.contract.to_numpy()[at].astype(str) if 'contract' in bars else contract.symbol,
+        'side': side, 'contracts': size, 'entry_ts': bars.index[at], 'entry': entry, 'exit_ts': bars.index[out],
+                         'exit': exit,
+        'exit_reason': pd.Series(np.array(EXITS, dtype=object)[done.exit_reason.astype(int)], dtype=str).to_numpy(),
+                         'gross': gross, 'costs': costs, 'net': gross - costs, 'r_multiple': (gross - costs) / risk,
+        'mae': contract.to_prices(done.mae), 'mfe': contract.to_prices(done.mfe), 'bars': out - at + 1,
+                         'ambiguous': done.ambiguous.astype(bool).to_numpy(),
         'confidence': order.confidence.to_numpy(float) if 'confidence' in order else np.nan, 'signal': done.index})
 
-# %% ../nbs/04_backtest.ipynb #bac05238
+# %% ../nbs/04_backtest.ipynb #e8ae6f13
 def run_backtest(
     bars: pd.DataFrame,  # bars of one contract a session, see `vpoc_backtest.data`
     signals: pd.DataFrame,  # one row an order: date, side, entry, stop, target; optional size_factor, confidence, known_at
@@ -454,7 +494,7 @@ def run_backtest(
     contract: ContractSpec = ES,  # tick size and point value
     trials: int = 1  # strategies tried on these data, this one included
 ) -> BacktestResult:  # trades, equity by session, skipped orders, metrics
-    "Run orders against bars; raises `BadData` for bars or orders that are none, and for an order that knows its own session."
+    "Run orders against bars; raises `BadData` for bars or orders that are none, or for an order that looks ahead."
     bars = check_bars(bars, contract)
     bars = check_one_contract(bars if 'date' in bars else add_sessions(bars, contract))
     signals = check_signals(signals.reset_index(drop=True), contract)
@@ -464,18 +504,20 @@ def run_backtest(
     ledger = np.zeros((len(rows), len(LEDGER)))
     ticks = np.ascontiguousarray(contract.to_ticks(bars[PRICES].to_numpy()))
     overnight = config.hold == 'overnight'
-    equity, fall = _run(ticks, start, end, day_start, _rolls(bars, start), order_start, orders, ledger, float(config.initial_capital),
-                        _money(config, contract), config.limit_through, AMBIGUOUS.index(config.ambiguous), overnight)
+    equity, fall = _run(ticks, start, end, day_start, _rolls(bars, start), order_start, orders, ledger,
+                        float(config.initial_capital), _money(config, contract), config.limit_through,
+                        AMBIGUOUS.index(config.ambiguous), overnight)
     ledger = pd.DataFrame(ledger, columns=list(LEDGER), index=rows)
     trades = _trade_table(ledger, signals, bars, config, contract)
     reason = ledger.skip.reindex(signals.index, fill_value=SKIPS.index('no such session')).astype(int)
     skipped = signals[reason > 0].assign(reason=np.array(SKIPS, dtype=object)[reason[reason > 0]])
     equity, fall = pd.Series(equity, index=dates, name='equity'), pd.Series(fall, index=dates, name='drawdown')
     counted = len(bars) if overnight else int((end - start).sum())
-    metrics = trade_metrics(trades) | session_metrics(equity, fall, config, trials) | {'exposure': _ratio(trades.bars.sum(), counted), 'skipped': len(skipped)}
+    metrics = trade_metrics(trades) | session_metrics(equity, fall, config, trials)
+    metrics |= {'exposure': _ratio(trades.bars.sum(), counted), 'skipped': len(skipped)}
     return BacktestResult(trades.drop(columns='signal'), equity, skipped, metrics, config, contract, fall)
 
-# %% ../nbs/04_backtest.ipynb #503fa5fe
+# %% ../nbs/04_backtest.ipynb #d1acc4bf
 def same_session_backtest(
     levels: pd.DataFrame,  # of `session_levels`
     config: BacktestConfig = BacktestConfig(),  # capital, commission and risk-free rate
@@ -489,13 +531,17 @@ def same_session_backtest(
     entry, exit = np.where(side > 0, val[first], vah[first]), np.where(side > 0, vah[last], val[last])
     gross = side * (exit - entry) * contract.point_value
     costs = config.commission_per_trade + 2 * config.fees_per_contract
-    trades = pd.DataFrame({'date': levels.index[first], 'contract': levels.contract.to_numpy()[first], 'side': side, 'contracts': 1,
-                           'entry_ts': levels.first_ts.array[first], 'entry': entry, 'exit_ts': levels.last_ts.array[last], 'exit': exit,
-                           'exit_reason': 'published', 'gross': gross, 'costs': costs, 'net': gross - costs, 'r_multiple': np.nan,
+    trades = pd.DataFrame({'date': levels.index[first], 'contract': levels.contract.to_numpy()[first], 'side': side,
+                           'contracts': 1,
+                           'entry_ts': levels.first_ts.array[first], 'entry': entry, 'exit_ts': levels.last_ts.array[last],
+                           'exit': exit,
+                           'exit_reason': 'published', 'gross': gross, 'costs': costs, 'net': gross - costs,
+                           'r_multiple': np.nan,
                            'mae': np.nan, 'mfe': np.nan, 'bars': 0, 'ambiguous': False, 'confidence': np.nan})
     account = config.initial_capital + trades.net.cumsum().to_numpy()
     equity = pd.Series(account[np.searchsorted(last, np.arange(n), side='right') - 1], index=levels.index, name='equity')
     fall = pd.Series(drawdowns(equity), index=levels.index, name='drawdown')
     metrics = trade_metrics(trades) | session_metrics(equity, fall, config)
-    metrics |= {'sharpe': sharpe_ratio(trades.net / config.initial_capital, risk_free=config.risk_free_rate), 'exposure': float('nan'), 'skipped': 0}
+    metrics |= {'sharpe': sharpe_ratio(trades.net / config.initial_capital, risk_free=config.risk_free_rate),
+                'exposure': float('nan'), 'skipped': 0}
     return BacktestResult(trades, equity, trades.iloc[:0].assign(reason=''), metrics, config, contract, fall)

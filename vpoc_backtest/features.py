@@ -12,7 +12,7 @@ import pandas as pd
 # %% ../nbs/05_features.ipynb #d5db4646
 from .stats import log_returns
 
-# %% ../nbs/05_features.ipynb #643d0751
+# %% ../nbs/05_features.ipynb #8a6001b8
 def _lookback_features(levels: pd.DataFrame, offset: np.ndarray, n: int) -> pd.DataFrame:
     "Figures of the last n sessions, as of the end of each."
     returns = pd.Series(log_returns(levels.close, offset), index=levels.index)
@@ -23,16 +23,19 @@ def _lookback_features(levels: pd.DataFrame, offset: np.ndarray, n: int) -> pd.D
         f'momentum_{n}': returns.rolling(n).sum(), f'volatility_{n}': returns.rolling(n).std(),
         f'volume_trend_{n}': np.log(levels.volume / mean(levels.volume)),
         f'vpoc_change_{n}': vpoc.diff(n), f'vpoc_change_pct_{n}': 100 * vpoc.diff(n) / levels.close,
-        f'range_change_{n}': np.log(span / mean(span)), f'va_width_{n}': 100 * mean(width) / levels.close, f'va_width_rel_{n}': width / mean(width),
+        f'range_change_{n}': np.log(span / mean(span)), f'va_width_{n}': 100 * mean(width) / levels.close,
+                         f'va_width_rel_{n}': width / mean(width),
         f'vpoc_deviation_{n}': 100 * deviation / levels.close, f'vpoc_z_{n}': deviation / vpoc.rolling(n).std()})
 
-# %% ../nbs/05_features.ipynb #86ea9086
+# %% ../nbs/05_features.ipynb #d7f081ea
 def _shape_features(levels: pd.DataFrame, offset: np.ndarray) -> pd.DataFrame:
     "The shape of each session, as of its end."
     before = levels.close.shift() + np.concatenate([[0.], np.diff(offset)])[:len(levels)]
     return pd.DataFrame({
-        'range_pct': 100 * (levels.high - levels.low) / levels.close, 'close_vs_vwap': 100 * (levels.close - levels.vwap) / levels.close,
-        'va_position': (levels.close - levels.val) / (levels.vah - levels.val).replace(0, np.nan), 'gap': np.log(levels.open / before)})
+        'range_pct': 100 * (levels.high - levels.low) / levels.close,
+                         'close_vs_vwap': 100 * (levels.close - levels.vwap) / levels.close,
+        'va_position': (levels.close - levels.val) / (levels.vah - levels.val).replace(0, np.nan),
+                         'gap': np.log(levels.open / before)})
 
 # %% ../nbs/05_features.ipynb #89416a6f
 def _vix_features(vix: pd.Series, dates: pd.DatetimeIndex) -> pd.DataFrame:
@@ -42,7 +45,7 @@ def _vix_features(vix: pd.Series, dates: pd.DatetimeIndex) -> pd.DataFrame:
     at = vix.index.searchsorted(dates, side='left') - 1
     return pd.DataFrame(np.where((at >= 0)[:, None], known.to_numpy()[at], np.nan), index=dates, columns=known.columns)
 
-# %% ../nbs/05_features.ipynb #db2297fd
+# %% ../nbs/05_features.ipynb #570b80c5
 def make_features(
     levels: pd.DataFrame,  # of `session_levels`
     vix: pd.Series | None = None,  # closes by date, see `read_vix`; None: no VIX columns
@@ -50,6 +53,7 @@ def make_features(
 ) -> pd.DataFrame:  # index: the session in which a row may be used; NaN until the lookback is filled
     "Figures for each session that rest on the sessions, and VIX closes, before it."
     offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
-    known = pd.concat([*(_lookback_features(levels, offset, n) for n in lookbacks), _shape_features(levels, offset)], axis=1).shift(1)
+    known = pd.concat([*(_lookback_features(levels, offset, n) for n in lookbacks), _shape_features(levels, offset)],
+                      axis=1).shift(1)
     known['weekday'] = levels.index.day_of_week.astype(float)
     return known if vix is None else known.join(_vix_features(vix, levels.index))

@@ -16,13 +16,13 @@ def aligned_width(
     "The width rounded up to a multiple."
     return -(-width // multiple) * multiple
 
-# %% ../nbs/06_model.ipynb #e9610243
+# %% ../nbs/06_model.ipynb #d922a0e0
 def make_mlp(
     features: int,  # figures a sample
     hidden: Sequence[int] = (128, 64),  # width of each hidden layer
     dropout: float = 0.1,  # share of activations dropped in training
     multiple: int = 1  # widths are rounded up to a multiple of this: 32 on a GPU
-) -> 'torch.nn.Sequential':  # (samples, features) → (samples, 1)
+) -> object:  # a torch.nn.Sequential, (samples, features) → (samples, 1)
     "A multilayer perceptron with LayerNorm, SiLU and dropout after each hidden layer."
     from torch import nn
     layers, before = [], features
@@ -31,9 +31,9 @@ def make_mlp(
         before = width
     return nn.Sequential(*layers, nn.Linear(before, 1))
 
-# %% ../nbs/06_model.ipynb #d2818b4e
+# %% ../nbs/06_model.ipynb #aa777c88
 def count_parameters(
-    model: 'torch.nn.Module'  # any network
+    model: object  # a torch.nn.Module
 ) -> int:  # numbers that training changes
     "How many parameters a network has."
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -29,16 +29,17 @@ def plot_comparison(
     panels[0].set_title(title, loc='left')
     return panels[0].figure
 
-# %% ../nbs/04b_report.ipynb #a6c6ea42
+# %% ../nbs/04b_report.ipynb #396af9ea
 def plot_trade(
     bars: pd.DataFrame,  # bars with `date`, see `add_sessions`
     trade: pd.Series,  # a row of `BacktestResult.trades`
     order: pd.Series,  # the row of the signals it came from: entry, stop, target
-    ax=None  # axes to draw on; None for new ones
+    ax: object = None  # matplotlib axes to draw on; None for new ones
 ):  # the axes
     "One trade on the bars of its session."
     ax = axes(ax, size=(8.5, 3))
-    day = bars[(bars.date == trade.date) & ((bars.segment == 'RTH') | (bars.index <= trade.exit_ts) & (bars.index >= trade.entry_ts))]
+    day = bars[(bars.date == trade.date) & ((bars.segment == 'RTH')
+                                            | (bars.index <= trade.exit_ts) & (bars.index >= trade.entry_ts))]
     x = np.arange(len(day))
     first, last = day.index.get_indexer([trade.entry_ts, min(trade.exit_ts, day.index[-1])])
     ax.vlines(x, day.low, day.high, color=COLOURS['grey'], lw=max(.6, min(3, 200 / len(day))), alpha=.8)
@@ -52,36 +53,46 @@ def plot_trade(
     hours = np.flatnonzero(np.diff(day.index.hour)) + 1
     ax.set_xticks(hours, [f'{t:%H:%M}' for t in day.index[hours]])
     ax.set(ylabel='points', xlabel='New York time', xlim=(-1, len(day) * 1.12))
-    ax.set_title(f"{trade.date:%-d %B %Y}: {'bought' if up else 'sold'} {trade.contracts}, {trade.exit_reason}, {format_metric('total_profit', trade.net)}, {trade.r_multiple:+.2f} R", loc='left')
+    ax.set_title(f"{trade.date:%-d %B %Y}: {'bought' if up else 'sold'} {trade.contracts}, {trade.exit_reason}, "
+                 f"{format_metric('total_profit', trade.net)}, {format_metric('expectancy_r', trade.r_multiple)} R", loc='left')
     return ax
 
-# %% ../nbs/04b_report.ipynb #398442eb
+# %% ../nbs/04b_report.ipynb #7355e24e
 def verdict(
     result: BacktestResult  # of `run_backtest`
 ) -> str:  # one sentence
     "What a result is worth, in words."
     m, years = result.metrics, len(result.equity) / 252
     if not m['trades']: return 'There was no trade, so there is nothing to judge.'
-    if not np.isfinite(m['sharpe']): return f"{m['trades']} trades say nothing about a Sharpe ratio: the returns do not vary."
-    if m['total_profit'] <= 0: return f"It lost money after costs: {format_metric('total_profit', m['total_profit'])} in {m['trades']} trades over {years:.1f} years."
-    if m['sharpe'] <= 0: return f"It earned less than the risk-free rate of {result.config.risk_free_rate:.1%} a year: {format_metric('cagr', m['cagr'])} a year over {years:.1f} years."
+    if not np.isfinite(m['sharpe']):
+        return f"{m['trades']} trades say nothing about a Sharpe ratio: the returns do not vary."
+    if m['total_profit'] <= 0:
+        return (f"It lost money after costs: {format_metric('total_profit', m['total_profit'])} in {m['trades']} trades "
+                f"over {years:.1f} years.")
+    if m['sharpe'] <= 0:
+        return (f"It earned less than the risk-free rate of {result.config.risk_free_rate:.1%} a year: "
+                f"{format_metric('cagr', m['cagr'])} a year over {years:.1f} years.")
     sure = f"the chance that its true Sharpe ratio is above zero is {m['dsr']:.0%}"
-    if m['dsr'] >= .95: return f"A Sharpe ratio of {m['sharpe']:.2f} over {years:.1f} years is more than luck alone would give: {sure}."
+    if m['dsr'] >= .95:
+        return f"A Sharpe ratio of {m['sharpe']:.2f} over {years:.1f} years is more than luck alone would give: {sure}."
     needed = minimum_track_record(m['sharpe'] / 252**.5) / 252
-    return f"A Sharpe ratio of {m['sharpe']:.2f} over {years:.1f} years cannot be told from luck: {sure}, and a record of about {needed:,.0f} years would be needed to reach 95%."
+    return (f"A Sharpe ratio of {m['sharpe']:.2f} over {years:.1f} years cannot be told from luck: {sure}, and a record "
+            f"of about {needed:,.0f} years would be needed to reach 95%.")
 
-# %% ../nbs/04b_report.ipynb #03857d38
+# %% ../nbs/04b_report.ipynb #ec2927dd
 def by_year(
     result: BacktestResult  # of `run_backtest`
-) -> pd.DataFrame:  # one row a year: Sessions, Trades, Win rate, Profit (US dollars), Return (on equity at the year's start), as text
+) -> pd.DataFrame:  # one row a year, as text: Sessions, Trades, Win rate, Profit, Return (on equity at the year's start)
     "Trades and profit year by year."
     start = result.equity.shift(fill_value=result.config.initial_capital)
     rows = {}
     for year, equity in result.equity.groupby(result.equity.index.year):
         net = result.trades.net[pd.DatetimeIndex(result.trades.date).year == year]
         opening = start[equity.index[0]]
-        rows[year] = {'Sessions': f'{len(equity):,}', 'Trades': f'{len(net):,}', 'Win rate': format_metric('win_rate', (net > 0).mean()),
-                      'Profit': format_metric('total_profit', equity.iloc[-1] - opening), 'Return': format_metric('cagr', equity.iloc[-1] / opening - 1)}
+        rows[year] = {'Sessions': f'{len(equity):,}', 'Trades': f'{len(net):,}',
+                      'Win rate': format_metric('win_rate', (net > 0).mean()),
+                      'Profit': format_metric('total_profit', equity.iloc[-1] - opening),
+                      'Return': format_metric('cagr', equity.iloc[-1] / opening - 1)}
     return pd.DataFrame(rows).T.rename_axis('Year')
 
 # %% ../nbs/04b_report.ipynb #04827dc9
@@ -97,7 +108,7 @@ th:first-child, td:first-child, td.text { text-align: left; } th { font-weight: 
 @media print { body { max-width: none; font-size: 11pt; } h2 { break-after: avoid; } figure, table { break-inside: avoid; } img { filter: none; } }
 '''
 
-# %% ../nbs/04b_report.ipynb #4ef97de2
+# %% ../nbs/04b_report.ipynb #6672a8d8
 def html_table(
     table: pd.DataFrame,  # texts and numbers
     index: bool = True  # show the index as the first column
@@ -105,8 +116,9 @@ def html_table(
     "A table of the page, scrolling sideways on a narrow screen."
     return f'<div class="wide">{table.to_html(index=index, border=0, escape=True, index_names=False, na_rep="–")}</div>'
 
+# %% ../nbs/04b_report.ipynb #a7c408ed
 def html_figure(
-    figure,  # a matplotlib figure or axes; it is closed
+    figure: object,  # a matplotlib figure or axes; closed afterwards
     caption: str = ''  # text below
 ) -> str:  # HTML with the picture inside
     "A picture of the page."
@@ -116,33 +128,48 @@ def html_figure(
     with plt.rc_context(STYLE): figure.savefig(data, format='png', dpi=110, metadata={'Software': None})
     plt.close(figure)
     image = base64.b64encode(data.getvalue()).decode()
-    return f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{image}"><figcaption>{escape(caption)}</figcaption></figure>'
+    caption = escape(caption)
+    return f'<figure><img alt="{caption}" src="data:image/png;base64,{image}"><figcaption>{caption}</figcaption></figure>'
 
+# %% ../nbs/04b_report.ipynb #f1ecb074
+def _p(text: str, kind: str = '') -> str: return f'<p class="{kind}">{escape(text)}</p>'
+
+# %% ../nbs/04b_report.ipynb #1dd11cff
 def html_page(
     title: str,  # of the page
     sections: dict[str, str]  # heading → HTML; a section with an empty heading stands under the title
 ) -> str:  # a whole HTML document
     "Headings and what follows them, as one self-contained page."
     body = '\n'.join(f'<section>{f"<h2>{escape(h)}</h2>" if h else ""}{s}</section>' for h, s in sections.items())
-    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<title>{escape(title)}</title><style>{CSS}</style></head>\n<body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n')
+    head = ('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<title>{escape(title)}</title><style>{CSS}</style>')
+    return (f'<!doctype html>\n<html lang="en"><head>{head}</head>\n'
+            f'<body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n')
 
-# %% ../nbs/04b_report.ipynb #07088cc1
+# %% ../nbs/04b_report.ipynb #f4f6e376
 def _trade_rows(trades: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({'Date': trades.date.dt.strftime('%Y-%m-%d'), 'Side': np.where(trades.side > 0, 'buy', 'sell'), 'Contracts': trades.contracts,
-                         'In': trades.entry_ts.dt.strftime('%H:%M'), 'Entry': trades.entry.map('{:,.2f}'.format), 'Out': trades.exit_ts.dt.strftime('%H:%M'),
-                         'Exit': trades.exit.map('{:,.2f}'.format), 'Reason': trades.exit_reason, 'Net': [format_metric('total_profit', n) for n in trades.net],
+    return pd.DataFrame({'Date': trades.date.dt.strftime('%Y-%m-%d'), 'Side': np.where(trades.side > 0, 'buy', 'sell'),
+                         'Contracts': trades.contracts,
+                         'In': trades.entry_ts.dt.strftime('%H:%M'), 'Entry': trades.entry.map('{:,.2f}'.format),
+                         'Out': trades.exit_ts.dt.strftime('%H:%M'),
+                         'Exit': trades.exit.map('{:,.2f}'.format), 'Reason': trades.exit_reason,
+                         'Net': [format_metric('total_profit', n) for n in trades.net],
                          'R': trades.r_multiple.map('{:+.2f}'.format)})
 
+# %% ../nbs/04b_report.ipynb #2ffad17a
 def _trades_section(bars: pd.DataFrame, signals: pd.DataFrame, result: BacktestResult, most: int = 5) -> str:
     trades = result.trades
-    if not len(trades): return '<p>There was none.</p>'
+    if not len(trades): return _p('There was none.')
     ranked = trades.sort_values('net', kind='stable')
     orders = signals.drop_duplicates('date').set_index('date')
-    pictures = [html_figure(plot_trade(bars, trades.loc[i], orders.loc[trades.date[i]]), f'The {name} trade') for name, i in (('best', ranked.index[-1]), ('worst', ranked.index[0]))]
-    return html_table(_trade_rows(ranked[::-1][:most]), index=False) + pictures[0] + html_table(_trade_rows(ranked[:most]), index=False) + pictures[1]
+    parts = []
+    for name, some in (('best', ranked[::-1][:most]), ('worst', ranked[:most])):
+        trade = some.iloc[0]
+        parts += [html_table(_trade_rows(some), index=False),
+                  html_figure(plot_trade(bars, trade, orders.loc[trade.date]), f'The {name} trade')]
+    return ''.join(parts)
 
-# %% ../nbs/04b_report.ipynb #d044cbed
+# %% ../nbs/04b_report.ipynb #b4f6a099
 def report_html(
     title: str,  # of the page
     about: dict[str, str],  # what was run on what, name → text
@@ -152,21 +179,25 @@ def report_html(
     results: dict[str, BacktestResult],  # name → result, the first is the one judged
     settings: str,  # as text, e.g. TOML
     versions: dict[str, str],  # package → version
-    migration=None,  # a figure or axes of the VPOC migration, None for no such picture
+    migration: object = None,  # a matplotlib figure or axes of the VPOC migration, None for no such picture
     notes: tuple[str, ...] = ()  # sentences the reader must see, under the title
 ) -> str:  # a whole HTML document
     "The report of a run as one self-contained page."
     result = next(iter(results.values()))
     causes = why.failed[~why.order].str.split('; ').explode().value_counts()
+    skipped = result.skipped.reason.value_counts()
     sections = {
-        '': ''.join(f'<p class="quiet">{escape(n)}</p>' for n in notes) + ''.join(f'<p class="verdict"><b>{escape(name.title())}.</b> {escape(verdict(r))}</p>' for name, r in results.items()),
-        'Figures': html_table(compare(**results)) + '<p class="quiet">After costs and slippage. Ratios from the returns of all sessions, those without a trade included.</p>',
-        'Equity, drawdown, trades': html_figure(plot_comparison(**results), 'Account value, fall from its peak, and every trade in multiples of its risk'),
+        '': ''.join([_p(n, 'quiet') for n in notes] + [_p(f'{name.title()}: {verdict(r)}', 'verdict') for name, r in results.items()]),
+        'Figures': html_table(compare(**results)) + _p('After costs and slippage. Ratios from the returns of all sessions, '
+                                                       'those without a trade included.', 'quiet'),
+        'Equity, drawdown, trades': html_figure(plot_comparison(**results), 'Account value, fall from its peak, and every trade '
+                                                                            'in multiples of its risk'),
         'Year by year': html_table(by_year(result)),
         'Best and worst trades': _trades_section(bars, signals, result),
-        'Orders that made no trade': html_table(result.skipped.reason.value_counts().rename('Orders').to_frame()) if len(result.skipped) else '<p>There was none.</p>',
-        'Sessions without an order': f'<p>{int((~why.order).sum()):,} of {len(why):,} sessions. A session counts once for every condition it failed.</p>' + html_table(causes.rename('Sessions').to_frame()),
-        'Where value was': html_figure(migration, 'VPOC and value area of the last sessions') if migration is not None else '',
+        'Orders that made no trade': html_table(skipped.rename('Orders').to_frame()) if len(skipped) else _p('There was none.'),
+        'Sessions without an order': _p(f'{int((~why.order).sum()):,} of {len(why):,} sessions. A session counts once for '
+                                        'every condition it failed.') + html_table(causes.rename('Sessions').to_frame()),
+        'Where value was': '' if migration is None else html_figure(migration, 'VPOC and value area of the last sessions'),
         'Data': html_table(pd.DataFrame({'': about}).rename_axis(None)),
         'Settings': f'<pre>{escape(settings)}</pre>',
         'Versions': html_table(pd.DataFrame({'': versions}))}

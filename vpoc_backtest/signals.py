@@ -15,7 +15,7 @@ import pandas as pd
 # %% ../nbs/03_signals.ipynb #48e33a16
 from .stats import log_returns, rolling_direction, rolling_runs, rolling_streaks, rolling_trend
 
-# %% ../nbs/03_signals.ipynb #47258c5a
+# %% ../nbs/03_signals.ipynb #53fcbad3
 @dataclass(frozen=True)
 class SignalRules:
     "Every number of the rules."
@@ -35,13 +35,14 @@ class SignalRules:
     tick_size: float = 0.25  # of the contract, in points
 
     def __post_init__(self):
-        if self.rule not in ('validated', 'migration'): raise ValueError(f'rule={self.rule!r} is not known: use validated or migration')
+        if self.rule not in ('validated', 'migration'):
+            raise ValueError(f'rule={self.rule!r} is not known: use validated or migration')
         if self.window < 3 or not 2 <= self.fast_volatility <= self.slow_volatility:
             raise ValueError('window must be at least 3, and 2 ≤ fast_volatility ≤ slow_volatility')
         if not 0 < self.max_stop_share <= 1 or self.stop_volatility <= 0 or self.tick_size <= 0 or self.min_stop_ticks < 1:
             raise ValueError('max_stop_share must lie in (0, 1]; stop_volatility, tick_size and min_stop_ticks must be positive')
 
-# %% ../nbs/03_signals.ipynb #50c6ab5e
+# %% ../nbs/03_signals.ipynb #5d1f5853
 NEEDED = ['close', 'vpoc', 'val', 'vah', 'contract', 'first_ts', 'last_ts']
 
 def _check_levels(levels: pd.DataFrame):
@@ -50,18 +51,20 @@ def _check_levels(levels: pd.DataFrame):
     if not levels.index.is_monotonic_increasing or levels.index.has_duplicates:
         raise ValueError('levels must have one row a session, in order: use levels.sort_index()')
 
+# %% ../nbs/03_signals.ipynb #45f2fd78
 def _offset(levels: pd.DataFrame) -> np.ndarray:
     return levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
 
-# %% ../nbs/03_signals.ipynb #f5ff21e6
+# %% ../nbs/03_signals.ipynb #f3e77f14
 def _confidence(r2: np.ndarray, p_direction: np.ndarray, vol_ratio: np.ndarray) -> np.ndarray:
     calm = np.select([vol_ratio < .8, vol_ratio < 1., vol_ratio < 1.2], [30., 20., 10.], 0.)
     return np.minimum(40 * r2 + np.clip(60 * (p_direction - .5), 0, 30) + calm, 100.)
 
+# %% ../nbs/03_signals.ipynb #35409265
 def _size_factor(vol_ratio: np.ndarray) -> np.ndarray:
     return np.select([vol_ratio < .5, vol_ratio < .8, vol_ratio <= 1.2, vol_ratio <= 1.5], [1.5, 1.25, 1., .75], .5)
 
-# %% ../nbs/03_signals.ipynb #e48936a7
+# %% ../nbs/03_signals.ipynb #99a5495f
 def _knowledge(levels: pd.DataFrame, rules: SignalRules) -> pd.DataFrame:
     "What is known at the end of each session, and the side that follows from it."
     vpoc, returns = levels.vpoc.to_numpy() - _offset(levels), pd.Series(log_returns(levels.close, _offset(levels)))
@@ -75,10 +78,11 @@ def _knowledge(levels: pd.DataFrame, rules: SignalRules) -> pd.DataFrame:
     side = np.nan_to_num(moved).astype(np.int64)
     p_direction = np.where(side < 0, 1 - p_up, p_up)
     return pd.DataFrame({'side': side, 'slope': slope, 'r2': r2, 'p_direction': p_direction, 'vol_ratio': vol_ratio,
-                         'confidence': _confidence(r2, p_direction, vol_ratio), 'size_factor': _size_factor(vol_ratio), 'volatility': fast,
+                         'confidence': _confidence(r2, p_direction, vol_ratio), 'size_factor': _size_factor(vol_ratio),
+                         'volatility': fast,
                          'runs_z': runs_z, 'runs_p': runs_p, 'longest_up': up, 'longest_down': down}, index=levels.index)
 
-# %% ../nbs/03_signals.ipynb #d3eecc5c
+# %% ../nbs/03_signals.ipynb #9df73bdb
 def _candidates(levels: pd.DataFrame, rules: SignalRules) -> pd.DataFrame:
     "For every session but the first the order it would have, whether or not the conditions hold."
     out = _knowledge(levels, rules)[:-1].set_index(levels.index[1:])
@@ -87,7 +91,8 @@ def _candidates(levels: pd.DataFrame, rules: SignalRules) -> pd.DataFrame:
     val, vah = levels.val.to_numpy()[:-1] + gap, levels.vah.to_numpy()[:-1] + gap
     buy = out.side.to_numpy() > 0
     entry, target = np.where(buy, val, vah), np.where(buy, vah, val)
-    far = np.floor(np.minimum(rules.stop_volatility * out.volatility.to_numpy() * entry, rules.max_stop_share * (vah - val)) / tick + 1e-9)
+    far = np.floor(np.minimum(rules.stop_volatility * out.volatility.to_numpy() * entry,
+                              rules.max_stop_share * (vah - val)) / tick + 1e-9)
     ticks = np.maximum(far, rules.min_stop_ticks)
     out['entry'], out['stop'], out['target'] = entry, np.round(entry - np.where(buy, 1, -1) * ticks * tick, 9), target
     out['room'] = ticks * tick <= rules.max_stop_share * (vah - val) + 1e-9
@@ -118,13 +123,13 @@ def _conditions(c: pd.DataFrame, rules: SignalRules) -> dict[str, np.ndarray]:
     if rules.min_streak: asked[f'streak ≥ {rules.min_streak}'] = streak >= rules.min_streak
     return always | asked
 
-# %% ../nbs/03_signals.ipynb #48c4ff76
+# %% ../nbs/03_signals.ipynb #8e100b23
 FIGURES = ['slope', 'r2', 'p_direction', 'vol_ratio', 'runs_z', 'runs_p', 'longest_up', 'longest_down']
 
 def explain_signals(
     levels: pd.DataFrame,  # of `session_levels`
     rules: SignalRules = SignalRules()  # the rule and its numbers
-) -> pd.DataFrame:  # index `date`, all sessions but the first: order (bool), failed (the conditions that did not hold), side, figures and prices
+) -> pd.DataFrame:  # index `date`, all sessions but the first: order (bool), failed (conditions), side, figures, prices
     "For every session: is there an order, and if not, which conditions failed."
     _check_levels(levels)
     candidates = _candidates(levels, rules)
@@ -132,24 +137,29 @@ def explain_signals(
     order = np.logical_and.reduce(list(holds.values()))
     history = next(iter(holds))
     failed = [''] * len(candidates)
-    for i in np.flatnonzero(~order): failed[i] = history if not holds[history][i] else '; '.join(n for n, ok in holds.items() if not ok[i])
+    for i in np.flatnonzero(~order):
+        failed[i] = history if not holds[history][i] else '; '.join(n for n, ok in holds.items() if not ok[i])
     candidates.insert(0, 'order', order)
     candidates.insert(1, 'failed', failed)
     return candidates.drop(columns=['room', 'carried'])
 
-# %% ../nbs/03_signals.ipynb #b07a8eb6
+# %% ../nbs/03_signals.ipynb #62263960
 def _reasons(c: pd.DataFrame) -> list[str]:
     way = {1: ('buy', 'up'), -1: ('sell', 'down')}
     rows = zip(c.side, c.slope, c.r2, c.p_direction, c.vol_ratio)
-    return [f'{way[s][0]}: VPOC {slope:+.2f} points a session, R² {r2:.2f}, p({way[s][1]}) {p:.2f}, volatility {v:.2f} of usual' for s, slope, r2, p, v in rows]
+    return [f'{way[s][0]}: VPOC {slope:+.2f} points a session, R² {r2:.2f}, p({way[s][1]}) {p:.2f}, '
+            f'volatility {v:.2f} of usual' for s, slope, r2, p, v in rows]
 
+# %% ../nbs/03_signals.ipynb #6aee0e1c
 def make_signals(
     levels: pd.DataFrame,  # of `session_levels`
     rules: SignalRules = SignalRules()  # the rule and its numbers
-) -> pd.DataFrame:  # one row an order: date, side (+1/−1), entry stop target (points), confidence (0–100), size_factor, known_at, reason, figures
+) -> pd.DataFrame:  # one row an order: date, side (+1/−1), prices, confidence (0–100), size_factor, known_at, reason, figures
     "The orders of the rule. Each rests on sessions before its own; raises `ValueError` if `levels` are none."
     _check_levels(levels)
     candidates = _candidates(levels, rules)
-    orders = candidates[np.logical_and.reduce([np.asarray(ok, dtype=bool) for ok in _conditions(candidates, rules).values()])]
-    signals = orders.rename_axis('date').reset_index()[['date', 'side', 'entry', 'stop', 'target', 'confidence', 'size_factor', 'known_at']]
+    orders = candidates[np.logical_and.reduce([np.asarray(ok, dtype=bool)
+                                               for ok in _conditions(candidates, rules).values()])]
+    signals = orders.rename_axis('date').reset_index()[['date', 'side', 'entry', 'stop', 'target', 'confidence',
+                                                        'size_factor', 'known_at']]
     return signals.assign(reason=pd.Series(_reasons(orders), dtype=str), **{f: orders[f].to_numpy() for f in FIGURES})

@@ -61,11 +61,12 @@ def _runs_z(values, continuity):
     if continuity: gap = np.sign(gap) * max(abs(gap) - .5, 0)
     return gap / np.sqrt(variance) if variance > 0 else 0.
 
-# %% ../nbs/02_stats.ipynb #bec778c4
+# %% ../nbs/02_stats.ipynb #ed65e313
 def _two_sided(z: np.ndarray) -> np.ndarray:
     from scipy.special import ndtr
     return 2 * ndtr(-np.abs(z))
 
+# %% ../nbs/02_stats.ipynb #f4b8dd5b
 def runs_test(
     values: np.ndarray,  # (n,) any unit
     continuity: bool = False  # move the count of runs half a run towards its mean, for short sequences
@@ -97,13 +98,14 @@ class TrendTest:
     longest_up: int  # rises in a row
     longest_down: int  # falls in a row
 
-# %% ../nbs/02_stats.ipynb #4a457b4e
+# %% ../nbs/02_stats.ipynb #05ba9207
 def trend_test(
     values: np.ndarray  # (n,) prices or any other sequence, n ≥ 3
 ) -> TrendTest:  # see the fields
     "Slope, fit, runs and streaks of a sequence."
     values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or len(values) < 3: raise ValueError(f'a trend needs a sequence of at least 3 values, not an array of shape {values.shape}')
+    if values.ndim != 1 or len(values) < 3:
+        raise ValueError(f'a trend needs a sequence of at least 3 values, not an array of shape {values.shape}')
     slope, r2 = _line(values)
     runs, (up, down) = runs_test(values), _streaks(values)
     return TrendTest(float(slope), float(r2), float(_slope_p_value(r2, len(values))), runs.z, runs.p, up, down)
@@ -116,13 +118,14 @@ class Direction:
     low: float  # lower end of the 95% credible interval
     high: float  # its upper end
 
-# %% ../nbs/02_stats.ipynb #49748535
+# %% ../nbs/02_stats.ipynb #74cda5da
 def _posterior(ups: np.ndarray, downs: np.ndarray, prior: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Mean and central 95% interval of the Beta posterior."
     from scipy.special import betaincinv
     a, b = prior[0] + ups, prior[1] + downs
     return a / (a + b), betaincinv(a, b, .025), betaincinv(a, b, .975)
 
+# %% ../nbs/02_stats.ipynb #f1ec0995
 def direction_probability(
     values: np.ndarray,  # (n,) prices, whose n − 1 moves are counted
     prior: tuple[float, float] = (1, 1)  # Beta parameters before the first move: ups, downs
@@ -131,7 +134,7 @@ def direction_probability(
     moves = np.diff(np.asarray(values, dtype=float))
     return Direction(*map(float, _posterior((moves > 0).sum(), (moves < 0).sum(), prior)))
 
-# %% ../nbs/02_stats.ipynb #998b5e73
+# %% ../nbs/02_stats.ipynb #56a36cad
 @njit(cache=True)
 def _rolling_line(values, window):
     n = len(values)
@@ -151,20 +154,23 @@ def _rolling_line(values, window):
             sxy += (window - 1) * new - (sy - gone)
             sy, syy = sy + new - gone, syy + new * new - gone * gone
         xy, yy = sxy - sy * (window - 1) / 2, syy - sy * sy / window
-        slope[i], r2[i] = xy / xx, min(xy * xy / (xx * yy), 1.) if yy > 1e-9 * max(syy, 1e-300) else (0. if yy == yy else np.nan)
+        slope[i], r2[i] = xy / xx, 0. * yy
+        if yy > 1e-9 * max(syy, 1e-300): r2[i] = min(xy * xy / (xx * yy), 1.)
     return slope, r2
 
-# %% ../nbs/02_stats.ipynb #6c3a33db
+# %% ../nbs/02_stats.ipynb #db8550ad
 def _as_sequence(values: np.ndarray, window: int) -> np.ndarray:
     values = np.ascontiguousarray(values, dtype=float)
     if values.ndim != 1: raise ValueError(f'values must be a sequence, not an array of shape {values.shape}')
     if window < 3: raise ValueError(f'window={window} is too short: use at least 3')
     return values
 
+# %% ../nbs/02_stats.ipynb #2ce1c150
 def rolling_trend(
     values: np.ndarray,  # (n,) prices
     window: int  # values in each fit, at least 3
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # slope (unit of values per step), r2, p_value; each (n,), NaN for the first window − 1
+) -> tuple[np.ndarray, np.ndarray,
+           np.ndarray]:  # slope (unit of values per step), r2, p_value; each (n,), NaN for the first window − 1
     "`trend_test`'s line through the last `window` values, at every step."
     slope, r2 = _rolling_line(_as_sequence(values, window), window)
     return slope, r2, _slope_p_value(r2, window)
@@ -190,20 +196,21 @@ def rolling_direction(
     "`direction_probability` of the last `window` values, at every step."
     return _posterior(*_rolling_count(_as_sequence(values, window), window), prior)
 
-# %% ../nbs/02_stats.ipynb #f5ba7286
+# %% ../nbs/02_stats.ipynb #f9eb98e6
 @njit(cache=True)
 def _rolling_runs(values, window):
     out = np.full(len(values), np.nan)
     for i in range(window - 1, len(values)): out[i] = _runs_z(values[i - window + 1:i + 1], False)
     return out
 
+# %% ../nbs/02_stats.ipynb #57b40ab1
 @njit(cache=True)
 def _rolling_streaks(values, window):
     out = np.full((2, len(values)), np.nan)
     for i in range(window - 1, len(values)): out[0, i], out[1, i] = _streaks(values[i - window + 1:i + 1])
     return out
 
-# %% ../nbs/02_stats.ipynb #40653866
+# %% ../nbs/02_stats.ipynb #7a06cdb4
 def rolling_runs(
     values: np.ndarray,  # (n,) prices
     window: int  # values in each test
@@ -212,6 +219,7 @@ def rolling_runs(
     z = _rolling_runs(_as_sequence(values, window), window)
     return z, _two_sided(z)
 
+# %% ../nbs/02_stats.ipynb #e786e3c9
 def rolling_streaks(
     values: np.ndarray,  # (n,) prices
     window: int  # values looked at
@@ -219,23 +227,25 @@ def rolling_streaks(
     "The longest streaks within the last `window` values, at every step."
     return tuple(_rolling_streaks(_as_sequence(values, window), window))
 
-# %% ../nbs/02_stats.ipynb #b6e6ef8f
+# %% ../nbs/02_stats.ipynb #d2044131
 def log_returns(
     close: np.ndarray,  # (n,) prices, one a session
-    offset: np.ndarray | float = 0.  # (n,) what each session's contract stands above the first one, in points; 0 without rolls
+    offset: np.ndarray
+                | float = 0.  # (n,) what each session's contract stands above the first one, in points; 0 without rolls
 ) -> np.ndarray:  # (n,), NaN for the first
     "Log returns from close to close; over a roll, the new contract's."
     close = np.asarray(close, dtype=float)
     gap = np.diff(np.broadcast_to(offset, close.shape))
     return np.concatenate([np.full(min(1, len(close)), np.nan), np.log(close[1:] / (close[:-1] + gap))])
 
-# %% ../nbs/02_stats.ipynb #5f39c4c8
+# %% ../nbs/02_stats.ipynb #c1ce48a6
 def _excess(returns: np.ndarray, periods: float, risk_free: float) -> np.ndarray:
     "Returns above the risk-free rate; NaN where there is no variation to measure risk by."
     returns = np.asarray(returns, dtype=float)
     if len(returns) < 2 or returns.min() == returns.max(): return np.full(2, np.nan)
     return returns - risk_free / periods
 
+# %% ../nbs/02_stats.ipynb #16b77304
 def sharpe_ratio(
     returns: np.ndarray,  # (n,) simple returns, one a period, periods without a trade included
     periods: float = 252,  # periods a year; 1 for the Sharpe ratio per period
@@ -256,7 +266,7 @@ def sortino_ratio(
     shortfall = np.sqrt(np.mean(np.minimum(excess, 0)**2))
     return float(excess.mean() / shortfall * periods**.5) if shortfall != 0 else float('nan')
 
-# %% ../nbs/02_stats.ipynb #689b1e2f
+# %% ../nbs/02_stats.ipynb #49228c41
 def drawdowns(
     equity: np.ndarray  # (n,) account values, positive
 ) -> np.ndarray:  # (n,) fractions ≤ 0
@@ -264,6 +274,7 @@ def drawdowns(
     equity = np.asarray(equity, dtype=float)
     return equity / np.maximum.accumulate(equity) - 1
 
+# %% ../nbs/02_stats.ipynb #b95b68aa
 def max_drawdown(
     equity: np.ndarray  # (n,) account values, positive
 ) -> float:  # a fraction ≤ 0: −0.10 is a fall of 10%
@@ -278,11 +289,12 @@ def sharpe_standard_error(
     "Standard error of a Sharpe ratio of independent normal returns (Lo, 2002)."
     return float(np.sqrt((1 + sharpe**2 / 2) / n))
 
-# %% ../nbs/02_stats.ipynb #49d57846
+# %% ../nbs/02_stats.ipynb #50ae83c7
 def _sharpe_variance(sharpe: float, skew: float, kurtosis: float) -> float:
     "n − 1 times the variance of a Sharpe ratio per period (Mertens, 2002)."
     return 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe**2
 
+# %% ../nbs/02_stats.ipynb #abf197cd
 def probabilistic_sharpe_ratio(
     sharpe: float,  # per period
     n: int,  # observations it comes from
@@ -294,7 +306,7 @@ def probabilistic_sharpe_ratio(
     from scipy.special import ndtr
     return float(ndtr((sharpe - benchmark) * np.sqrt((n - 1) / _sharpe_variance(sharpe, skew, kurtosis))))
 
-# %% ../nbs/02_stats.ipynb #419582a2
+# %% ../nbs/02_stats.ipynb #3197ee5e
 def expected_max_sharpe(
     trials: int,  # strategies tried
     variance: float  # of their Sharpe ratios, per period
@@ -302,8 +314,10 @@ def expected_max_sharpe(
     "The Sharpe ratio that the best of so many worthless strategies is expected to show."
     from scipy.special import ndtri
     if trials < 2: return 0.
-    return float(np.sqrt(variance) * ((1 - np.euler_gamma) * ndtri(1 - 1 / trials) + np.euler_gamma * ndtri(1 - 1 / (trials * np.e))))
+    return float(np.sqrt(variance) * ((1 - np.euler_gamma) * ndtri(1 - 1 / trials)
+                                      + np.euler_gamma * ndtri(1 - 1 / (trials * np.e))))
 
+# %% ../nbs/02_stats.ipynb #47665fdb
 def deflated_sharpe_ratio(
     sharpe: float,  # per period, of the strategy chosen
     n: int,  # observations it comes from

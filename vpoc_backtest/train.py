@@ -19,7 +19,7 @@ class Window:
     train: np.ndarray  # positions of the samples to train on, ascending
     test: np.ndarray  # positions of the samples to predict, ascending
 
-# %% ../nbs/07_train.ipynb #b118044a
+# %% ../nbs/07_train.ipynb #780cce28
 def walk_forward_windows(
     dates: pd.DatetimeIndex,  # session of each sample, ascending, doubles allowed
     label_end: pd.DatetimeIndex | None = None,  # when each sample's answer is known; None: within its own session
@@ -29,7 +29,8 @@ def walk_forward_windows(
     embargo: int = 5  # sessions left out between training and test
 ) -> list[Window]:  # expanding; each test session in exactly one
     "Expanding windows, purged by the end of the labels and embargoed."
-    if first < 1 or step < 1 or embargo < 0: raise ValueError('first and step must be positive, embargo must not be negative')
+    if first < 1 or step < 1 or embargo < 0:
+        raise ValueError('first and step must be positive, embargo must not be negative')
     if not dates.is_monotonic_increasing: raise ValueError('samples must be in order of their session')
     ends = dates if label_end is None else pd.DatetimeIndex(label_end)
     sessions, windows = dates.unique(), []

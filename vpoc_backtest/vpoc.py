@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-# %% ../nbs/01_vpoc.ipynb #6f3eb2ff
-from .data import (BadData, COLOURS, ContractSpec, ES, PRICES, ZONE, add_sessions, axes, check_bars, check_one_contract)
+# %% ../nbs/01_vpoc.ipynb #60f3086a
+from .data import (BadData, COLOURS, ContractSpec, ES, PRICES, ZONE, add_sessions, axes, check_bars,
+                                check_one_contract)
 
 # %% ../nbs/01_vpoc.ipynb #b2082e39
 UNIT = 1 << 28  # units of volume in one contract
@@ -37,10 +38,10 @@ def _nearness(ticks: int, tick_size: float) -> np.ndarray:
     "Weights 1/(1 + distance in points) for distances of 0, 1, … ticks."
     return np.rint(WEIGHT / (1 + np.arange(ticks) * tick_size)).astype(np.int64)
 
-# %% ../nbs/01_vpoc.ipynb #9b706450
+# %% ../nbs/01_vpoc.ipynb #bb3e0354
 @njit(cache=True, inline='always')
 def _add_ohlc(units, at, ticks, open, close, volume, near, weights):
-    "Share `volume` contracts among the `ticks` levels from `at` on; open and close are counted from the low. `weights` is room to work in."
+    "Share `volume` contracts among the `ticks` levels from `at` on; open and close count from the low, `weights` is scratch."
     total = 0
     for i in range(ticks):
         weights[i] = WEIGHT + near[abs(i - open)] + near[ticks - 1 - i] + near[i] + near[abs(i - close)]
@@ -106,7 +107,7 @@ def _summarise(session, high, low, volume, n):
         count[s] += 1
     return first, last, top, bottom, total, count
 
-# %% ../nbs/01_vpoc.ipynb #82222ebc
+# %% ../nbs/01_vpoc.ipynb #55003ee1
 SPREADS = ('uniform', 'ohlc', 'close')
 
 @njit(cache=True, inline='always')
@@ -116,25 +117,29 @@ def _add_bar(units, start, open, high, low, close, volume, spread, near, weights
     elif spread == 1: _add_ohlc(units, start + low, high - low + 1, open - low, close - low, volume, near, weights)
     else: units[start + close] += volume * UNIT
 
+# %% ../nbs/01_vpoc.ipynb #1df3bf41
 @njit(cache=True)
 def _fill(session, open, high, low, close, volume, spread, near, bottom, offsets, units):
     weights = np.empty(len(near), np.int64)
     for i in range(len(session)):
         s = session[i]
-        if s >= 0: _add_bar(units, offsets[s] - bottom[s], np.int64(open[i]), np.int64(high[i]), np.int64(low[i]), np.int64(close[i]), np.int64(volume[i]), spread, near, weights)
+        if s >= 0:
+            _add_bar(units, offsets[s] - bottom[s], np.int64(open[i]), np.int64(high[i]), np.int64(low[i]),
+                     np.int64(close[i]), np.int64(volume[i]), spread, near, weights)
 
-# %% ../nbs/01_vpoc.ipynb #83d43350
+# %% ../nbs/01_vpoc.ipynb #895f09bd
 SEGMENTS = ('RTH', 'ETH', 'all')
 
 def _choice(value: str, options: tuple, name: str) -> int:
     if value not in options: raise ValueError(f"{name}={value!r} is not known: use {', '.join(options)}")
     return options.index(value)
 
+# %% ../nbs/01_vpoc.ipynb #64f6d4d1
 def _in_segment(bars: pd.DataFrame, segment: str) -> np.ndarray:
     _choice(segment, SEGMENTS, 'segment')
     return np.ones(len(bars), bool) if segment == 'all' else (bars.segment == segment).to_numpy()
 
-# %% ../nbs/01_vpoc.ipynb #8edd8ae7
+# %% ../nbs/01_vpoc.ipynb #78890f7c
 @dataclass(frozen=True)
 class _Columns:
     "Bars as arrays: session number, ticks and volume of every bar, and a summary of every session."
@@ -144,7 +149,9 @@ class _Columns:
     dates: pd.DatetimeIndex
     summary: tuple
 
-def _columns(bars: pd.DataFrame, segment: str, contract: ContractSpec, prices: list[str] = PRICES, volume: str = 'volume') -> _Columns:
+# %% ../nbs/01_vpoc.ipynb #6ed1f7a3
+def _columns(bars: pd.DataFrame, segment: str, contract: ContractSpec, prices: list[str] = PRICES,
+             volume: str = 'volume') -> _Columns:
     bars = bars if 'date' in bars else add_sessions(bars, contract)
     session = _number_sessions(bars.date.to_numpy().astype(np.int64), _in_segment(bars, segment))
     ticks = {c: contract.to_ticks(bars[c].to_numpy()) for c in set(prices)}
@@ -154,11 +161,12 @@ def _columns(bars: pd.DataFrame, segment: str, contract: ContractSpec, prices: l
     dates = pd.DatetimeIndex(bars.date.to_numpy()[summary[0]], name='date')
     return _Columns(session, ticks, volumes, dates, summary)
 
-# %% ../nbs/01_vpoc.ipynb #a9c9be87
+# %% ../nbs/01_vpoc.ipynb #ed4a25d4
 def _profiles(columns: _Columns, spread: str, contract: ContractSpec) -> VolumeProfiles:
     _, _, top, bottom, _, _ = columns.summary
     wild = np.flatnonzero(top - bottom > 1_000_000)
-    if len(wild): raise BadData(f'session {columns.dates[wild[0]].date()} spans over a million ticks: one of its prices must be wrong')
+    if len(wild):
+        raise BadData(f'session {columns.dates[wild[0]].date()} spans over a million ticks: one of its prices must be wrong')
     offsets = np.concatenate([[0], np.cumsum(top - bottom + 1)])
     units = np.zeros(offsets[-1], np.int64)
     kind = _choice(spread, SPREADS, 'spread')
@@ -240,10 +248,11 @@ def _levels(units, offsets, cluster, rows, pct):
         out[s] = poc, low, high, inside
     return out
 
-# %% ../nbs/01_vpoc.ipynb #033ae52b
+# %% ../nbs/01_vpoc.ipynb #b1e07971
 def _check_pct(pct: float):
     if not 0 < pct <= 1: raise ValueError(f'pct={pct} must lie above 0 and not above 1: write 70% as 0.70')
 
+# %% ../nbs/01_vpoc.ipynb #f25f87b0
 def profile_levels(
     profile: pd.Series,  # volume (contracts) by price (points), ascending
     *,
@@ -254,23 +263,25 @@ def profile_levels(
     "Point of control and value area of one profile."
     _check_pct(pct)
     units = np.rint(profile.to_numpy(float) * UNIT).astype(np.int64)
-    at, low, high, inside = _levels(units, np.array([0, len(units)]), _choice(poc, POCS, 'poc'), 1 + _choice(area, AREAS, 'area'), pct)[0]
+    at, low, high, inside = _levels(units, np.array([0, len(units)]), _choice(poc, POCS, 'poc'),
+                                    1 + _choice(area, AREAS, 'area'), pct)[0]
     price = profile.index.to_numpy()
     return pd.Series({'vpoc': price[at], 'val': price[low], 'vah': price[high], 'va_volume': inside / UNIT})
 
-# %% ../nbs/01_vpoc.ipynb #481760fd
+# %% ../nbs/01_vpoc.ipynb #22e183e3
 def _level_prices(profiles: VolumeProfiles, poc: str, area: str, pct: float) -> pd.DataFrame:
     at = _levels(profiles.units, profiles.offsets, _choice(poc, POCS, 'poc'), 1 + _choice(area, AREAS, 'area'), pct)
     traded = at[:, 0] >= 0
     tick = profiles.low[:, None] + at[:, :3]
     prices = np.where(traded[:, None], profiles.contract.to_prices(tick), np.nan)
-    weighted = (np.arange(len(profiles.units)) - np.repeat(profiles.offsets[:-1], np.diff(profiles.offsets))) * profiles.volumes
-    volume = np.add.reduceat(profiles.volumes, profiles.offsets[:-1])
-    with np.errstate(invalid='ignore'): mean = np.add.reduceat(weighted, profiles.offsets[:-1]) / volume
+    start = profiles.offsets[:-1]
+    weighted = (np.arange(len(profiles.units)) - np.repeat(start, np.diff(profiles.offsets))) * profiles.volumes
+    with np.errstate(invalid='ignore'): mean = np.add.reduceat(weighted, start) / np.add.reduceat(profiles.volumes, start)
     vwap = (profiles.low + mean) * profiles.contract.tick_size
-    return pd.DataFrame({'vwap': vwap, 'vpoc': prices[:, 0], 'val': prices[:, 1], 'vah': prices[:, 2], 'va_volume': np.where(traded, at[:, 3] / UNIT, 0.)}, index=profiles.dates)
+    return pd.DataFrame({'vwap': vwap, 'vpoc': prices[:, 0], 'val': prices[:, 1], 'vah': prices[:, 2],
+                         'va_volume': np.where(traded, at[:, 3] / UNIT, 0.)}, index=profiles.dates)
 
-# %% ../nbs/01_vpoc.ipynb #b993a95a
+# %% ../nbs/01_vpoc.ipynb #bc21b737
 def session_levels(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     *,
@@ -282,7 +293,7 @@ def session_levels(
     smooth: int = 1,  # ticks over which the profile is smoothed first, odd; 1 for not at all
     contract: ContractSpec = ES,  # whose ticks and hours they are
     device: str = 'cpu'  # where it is computed
-) -> pd.DataFrame:  # index `date`; open high low close vwap vpoc val vah (points), volume va_volume (contracts), n_bars, contract, first_ts last_ts
+) -> pd.DataFrame:  # index `date`; prices in points, volumes in contracts; first_ts, last_ts: its first and last bar
     "The levels of every session, each from that session's bars alone; raises `BadData` for bars that are none."
     _check_pct(pct)
     _choice(device, ('cpu',), 'device')
@@ -291,7 +302,8 @@ def session_levels(
     columns = _columns(check_one_contract(bars), segment, contract)
     first, last, top, bottom, total, count = columns.summary
     levels = _level_prices(smooth_profiles(_profiles(columns, spread, contract), smooth), poc, area, pct)
-    day = pd.DataFrame({'open': bars.open.to_numpy()[first], 'high': contract.to_prices(top), 'low': contract.to_prices(bottom),
+    day = pd.DataFrame({'open': bars.open.to_numpy()[first], 'high': contract.to_prices(top),
+                        'low': contract.to_prices(bottom),
                         'close': bars.close.to_numpy()[last], 'volume': total}, index=levels.index)
     names = bars.contract.to_numpy()[first].astype(str) if 'contract' in bars else contract.symbol
     levels = day.join(levels).assign(n_bars=count, contract=names, first_ts=bars.index[first], last_ts=bars.index[last])
@@ -309,13 +321,14 @@ def _smooth(units, offsets, width):
             out[i] += units[i] - share * width
     return out
 
-# %% ../nbs/01_vpoc.ipynb #de4f2e42
+# %% ../nbs/01_vpoc.ipynb #042941fe
 def smooth_profiles(
     profiles: VolumeProfiles,  # of one or many sessions
     ticks: int  # width of the window, odd; 1 leaves them as they are
 ) -> VolumeProfiles:  # of the same size and the same volume
     "Share every level's volume equally among the `ticks` levels around it."
-    if ticks < 1 or ticks % 2 == 0: raise ValueError(f'smooth={ticks} must be an odd number of ticks, so that a level is the middle of its window')
+    if ticks < 1 or ticks % 2 == 0:
+        raise ValueError(f'smooth={ticks} must be an odd number of ticks, so that a level is the middle of its window')
     return profiles if ticks == 1 else replace(profiles, units=_smooth(profiles.units, profiles.offsets, ticks))
 
 # %% ../nbs/01_vpoc.ipynb #b0d81061
@@ -335,7 +348,7 @@ def nodes(
                           'kind': ['high'] * len(high) + ['low'] * len(low)})
     return found.sort_values('price', ignore_index=True)
 
-# %% ../nbs/01_vpoc.ipynb #933392f9
+# %% ../nbs/01_vpoc.ipynb #02610700
 def plot_session(
     bars: pd.DataFrame,  # bars that contain the session
     date: str | pd.Timestamp,  # trade date
@@ -343,7 +356,7 @@ def plot_session(
     segment: str = 'RTH',  # 'RTH', 'ETH' or 'all'
     spread: str = 'uniform',  # 'uniform', 'ohlc' or 'close'
     contract: ContractSpec = ES,  # whose ticks and hours they are
-    ax=None,  # axes to draw on; None for new ones
+    ax: object = None,  # matplotlib axes to draw on; None for new ones
     **kwargs  # poc, area, pct for `profile_levels`
 ):  # the axes
     "Price of one session beside its volume profile, with VPOC and value area."
@@ -357,16 +370,19 @@ def plot_session(
     ax.plot(x, day.close, color=COLOURS['blue'], lw=1)
     left, width = len(day) * 1.02, len(day) * .3 / profile.max()
     inside = (profile.index >= at.val) & (profile.index <= at.vah)
-    ax.barh(profile.index, profile * width, height=contract.tick_size, left=left, color=np.where(inside, COLOURS['sky'], '#cccccc'))
+    ax.barh(profile.index, profile * width, height=contract.tick_size, left=left,
+            color=np.where(inside, COLOURS['sky'], '#cccccc'))
     ax.axhspan(at.val, at.vah, color=COLOURS['sky'], alpha=.12, lw=0)
     for name, style in (('vah', ':'), ('vpoc', '-'), ('val', ':')):
         ax.axhline(at[name], color=COLOURS['vermilion'], lw=1, ls=style)
-        ax.text(len(day) * 1.34, at[name], f'{name.upper()} {at[name]:,.2f}', va='center', fontsize=8.5, color=COLOURS['vermilion'], backgroundcolor='white')
+        ax.text(len(day) * 1.34, at[name], f'{name.upper()} {at[name]:,.2f}', va='center', fontsize=8.5,
+                color=COLOURS['vermilion'], backgroundcolor='white')
     _mark_hours(ax, day.index)
     ax.set(xlim=(-2, len(day) * 1.5), ylabel='points')
     ax.set_title(f'{pd.Timestamp(date):%A %-d %B %Y}, {segment}: {int(day.volume.sum()):,} contracts', loc='left')
     return ax
 
+# %% ../nbs/01_vpoc.ipynb #fe87e77f
 def _mark_hours(ax, times: pd.DatetimeIndex):
     "Label whole hours in New York time under bars drawn at 0, 1, 2, …"
     starts = np.flatnonzero(np.r_[True, times.hour[1:] != times.hour[:-1]])
@@ -375,23 +391,24 @@ def _mark_hours(ax, times: pd.DatetimeIndex):
     ax.set_xticks(starts, [f'{t:%H:%M}' for t in times[starts]])
     ax.set_xlabel('New York time')
 
-# %% ../nbs/01_vpoc.ipynb #be3701e3
+# %% ../nbs/01_vpoc.ipynb #199b199a
 def plot_migration(
     levels: pd.DataFrame,  # of `session_levels`
     *,
-    ax=None  # axes to draw on; None for new ones
+    ax: object = None  # matplotlib axes to draw on; None for new ones
 ):  # the axes
     "VPOC and value area session by session; the contracts joined where one follows another."
     shift = levels.offset if 'offset' in levels else 0.
     ax, x = axes(ax), levels.index
-    ax.fill_between(x, levels.val - shift, levels.vah - shift, step='mid', color=COLOURS['sky'], alpha=.35, lw=0, label='value area')
+    ax.fill_between(x, levels.val - shift, levels.vah - shift, step='mid', color=COLOURS['sky'], alpha=.35, lw=0,
+                    label='value area')
     ax.plot(x, levels.close - shift, color=COLOURS['grey'], lw=.7, label='close')
     ax.step(x, levels.vpoc - shift, where='mid', color=COLOURS['vermilion'], lw=1.2, label='VPOC')
     ax.set(ylabel='points')
     ax.legend(ncols=3, loc='upper left')
     return ax
 
-# %% ../nbs/01_vpoc.ipynb #c158a20d
+# %% ../nbs/01_vpoc.ipynb #fed5067f
 @njit(cache=True)
 def _develop(session, open, high, low, close, volume, spread, near, bottom, top, cluster, rows, pct, out):
     now, first, last, units, weights = -1, 0, 0, np.zeros(1, np.int64), np.empty(len(near), np.int64)
@@ -401,7 +418,8 @@ def _develop(session, open, high, low, close, volume, spread, near, bottom, top,
         if s != now:
             now, first, last = s, low[i], high[i]
             units = np.zeros(top[s] - bottom[s] + 1, np.int64)
-        _add_bar(units, -bottom[s], np.int64(open[i]), np.int64(high[i]), np.int64(low[i]), np.int64(close[i]), np.int64(volume[i]), spread, near, weights)
+        _add_bar(units, -bottom[s], np.int64(open[i]), np.int64(high[i]), np.int64(low[i]), np.int64(close[i]),
+                 np.int64(volume[i]), spread, near, weights)
         first, last = min(first, low[i]), max(last, high[i])
         so_far = units[first - bottom[s]:last - bottom[s] + 1]
         at = _levels(so_far, np.array([0, len(so_far)]), cluster, rows, pct)[0]
@@ -444,19 +462,20 @@ def _first_cover(level, start, high, low, block=512):
             else: i += 1
     return out
 
-# %% ../nbs/01_vpoc.ipynb #8b5e4abe
+# %% ../nbs/01_vpoc.ipynb #9662ef55
 def naked_vpocs(
     levels: pd.DataFrame,  # of `session_levels`
     bars: pd.DataFrame  # the bars they were made from, all segments that can cover a level
-) -> pd.DataFrame:  # index `date`; vpoc (points) and covered_at (time of the first later bar that traded there, NaT if none has)
+) -> pd.DataFrame:  # index `date`; vpoc (points), covered_at (the first later bar that traded there, NaT if none has)
     "When each session's VPOC was traded again."
     shift, level_shift = (t.offset.to_numpy() if 'offset' in t else 0. for t in (bars, levels))
     start = bars.index.searchsorted(levels.last_ts, side='right')
-    at = _first_cover(levels.vpoc.to_numpy() - level_shift, start, bars.high.to_numpy() - shift, bars.low.to_numpy() - shift)
+    at = _first_cover(levels.vpoc.to_numpy() - level_shift, start, bars.high.to_numpy() - shift,
+                      bars.low.to_numpy() - shift)
     covered = pd.Series(bars.index[at], index=levels.index).where(at >= 0)
     return pd.DataFrame({'vpoc': levels.vpoc, 'covered_at': covered})
 
-# %% ../nbs/01_vpoc.ipynb #8441f768
+# %% ../nbs/01_vpoc.ipynb #02573fe7
 def composite_profile(
     profiles: VolumeProfiles,  # of many sessions
     start: str | pd.Timestamp | None = None,  # first date, None for the beginning
@@ -465,9 +484,9 @@ def composite_profile(
     "The volume by price of all sessions from `start` to `end` together."
     first, last = profiles.dates.slice_locs(start, end)
     if first == last: raise BadData(f'no session between {start} and {end}')
-    ticks = profiles.low[first:last].repeat(np.diff(profiles.offsets[first:last + 1]))
-    ticks += np.arange(len(ticks)) - (profiles.offsets[first:last] - profiles.offsets[first]).repeat(np.diff(profiles.offsets[first:last + 1]))
+    start, size = profiles.offsets[first:last], np.diff(profiles.offsets[first:last + 1])
+    ticks = np.arange(start[0], profiles.offsets[last]) + (profiles.low[first:last] - start).repeat(size)
     units = np.zeros(ticks.max() - ticks.min() + 1, np.int64)
-    np.add.at(units, ticks - ticks.min(), profiles.units[profiles.offsets[first]:profiles.offsets[last]])
+    np.add.at(units, ticks - ticks.min(), profiles.units[start[0]:profiles.offsets[last]])
     price = profiles.contract.to_prices(ticks.min() + np.arange(len(units)))
     return pd.Series(units / UNIT, index=pd.Index(price, name='price'), name='volume')
