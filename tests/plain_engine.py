@@ -1,7 +1,8 @@
 """A bracket-order backtest in plain Python: slow, short, meant to be read.
 
 Every rule is written once, for a long. A short is a long in a market turned upside down:
-multiply all prices by side (-1), and high and low change places.
+multiply all prices by side (-1), and high and low change places. Prices are compared as they are,
+so the tick must be one that floating point knows exactly, such as 0.25.
 """
 from math import floor
 
@@ -55,15 +56,12 @@ def plain_backtest(bars, signals, *, initial_capital=100_000., commission_per_tr
                     mae=pos['mae'], mfe=pos['mfe'], bars=i - pos['bar'] + 1, ambiguous=both)
 
     tape = [dict(row, ts=ts) for ts, row in zip(bars.index, bars.to_dict('records'))]
-    opens, first_rth, last_rth = {}, {}, {}          # bar numbers by date; a session is a date with RTH bars
+    first_rth, last_rth = {}, {}                     # bar numbers by date; a session is a date with RTH bars
     for i, bar in enumerate(tape):
-        opens.setdefault(bar['date'], i)
         if bar['segment'] == 'RTH':
             first_rth.setdefault(bar['date'], i)
             last_rth[bar['date']] = i
-    days = list(last_rth)
-    rolls = {opens[b] - 1 for a, b in zip(days, days[1:])
-             if tape[last_rth[a]].get('contract') != tape[last_rth[b]].get('contract')}
+    rolls = {i for i, (bar, after) in enumerate(zip(tape, tape[1:])) if bar.get('contract') != after.get('contract')}
     orders = [dict(row, signal=k, blocked=False) for k, row in enumerate(signals.to_dict('records'))]
     for order in orders:                             # from here on an order's prices are a long's, too
         order.update({key: order['side'] * order[key] for key in ('entry', 'stop', 'target')})

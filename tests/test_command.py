@@ -1,5 +1,7 @@
 """The command as a user types it: what it leaves behind, that it repeats itself, and what it says when it cannot go on."""
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +89,10 @@ def test_a_folder_of_contracts_in_DATA(tmp_path):
     (['--data', 'nothing.csv'], 'no such file or folder'), (['--symbol', 'GC'], 'use ES, MES, NQ, MNQ'), (['--segment', 'night'], 'use RTH, ETH, all'),
     (['--data', 'bars.csv', '--layout', 'excel'], 'is not known'), (['--data', 'bars.csv', '--tz', 'Chicago'], 'is no time zone'), (['--data', 'bars.csv', '--stamp', 'middle'], 'use open or end'),
     (['--data', 'adjusted.csv'], 'off the 0.25 grid'), (['--data', 'empty.csv'], 'is empty'), (['--data', 'evening.csv'], 'no bar lies in RTH hours'),
-    (['--config', 'bad.toml'], 'has no setting'), (['--model', 'train'], '--model none'), (['--vix', 'bars.csv'], 'not a day and a VIX close'), (['--out', 'mine'], 'is not empty'),
+    (['--config', 'bad.toml'], 'has no setting'), (['--model', 'train'], '--model none'), (['--vix', 'bars.csv'], 'not a day and a VIX close'),
+    (['--out', 'mine'], 'not just an earlier run'), (['--data', ''], 'is a variable not set'), (['--seed', '-1'], 'zero or more'), (['--data', 'NQ 12-13.Last.txt'], 'use --symbol NQ'),
+    (['--data', 'two'], 'different contracts'), (['--data', 'daily.csv', '--segment', 'all'], 'no bar lies in regular trading hours'), (['--data', 'doubt.csv'], 'month-first'),
+    (['--config', 'odd.toml'], 'kind of its default'), (['--tz', '../x', '--data', 'bars.csv'], 'is no time zone'), (['--data', 'twice.csv'], "two columns mean 'volume'"),
     (['--seed', 'x'], 'invalid int'), (['--nonsense'], 'unrecognized')])
 def test_what_a_user_can_mend_is_one_line(tmp_path, args, message):
     head, rows = 'timestamp,open,high,low,close,volume\n', '2020-01-06 {}:30,4000,4001,4000,{},5\n2020-01-06 {}:31,4000,4001,4000,4000,5\n'
@@ -96,11 +101,53 @@ def test_what_a_user_can_mend_is_one_line(tmp_path, args, message):
     (tmp_path/'evening.csv').write_text(head + rows.format('19', 4000, '19'))
     (tmp_path/'empty.csv').write_text('')
     (tmp_path/'bad.toml').write_text('[rules]\nmin_r_squared = 0.7\n')
+    (tmp_path/'odd.toml').write_text('[rules]\nmin_confidence = -inf\n')
+    (tmp_path/'NQ 12-13.Last.txt').write_text('20131007 133100;3200;3200;3200;3200;5\n20131007 133200;3200;3200;3200;3200;5\n')
+    (tmp_path/'daily.csv').write_text('Date,Open,High,Low,Close,Volume\n2020-01-06,1,1,1,1,5\n2020-01-07,1,1,1,1,5\n')
+    (tmp_path/'doubt.csv').write_text('Date,Time,Open,High,Low,Close,Volume\n10/09/2013,09:30,1,1,1,1,5\n')
+    (tmp_path/'twice.csv').write_text('timestamp,open,high,low,close,volume,Vol\n2020-01-06 09:30,1,1,1,1,5,5\n')
+    (tmp_path/'two').mkdir()
+    for i in range(2): (tmp_path/f'two/{i}.csv').write_text(head + ''.join(f'2020-01-06 10:{m:02d},{4000 - 7 * i},4001,3990,4000,5\n' for m in range(60)))
     (tmp_path/'mine').mkdir()
+    (tmp_path/'mine/manifest.json').write_text('{"name": "a web app"}')
     (tmp_path/'mine/thesis.txt').write_text('years of work')
     done = run(*args, *([] if '--out' in args else ['--out', 'out']), cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1] and 'Traceback' not in done.stderr
     assert not (tmp_path/'out').exists() and (tmp_path/'mine/thesis.txt').read_text() == 'years of work'
+
+
+def test_one_session_is_enough_to_see_why_there_is_no_order(tmp_path):
+    rows = ''.join(f'2020-01-06 10:{m:02d},4000,4001,3999,4000,5\n' for m in range(30))
+    (tmp_path/'one.csv').write_text('timestamp,open,high,low,close,volume\n' + rows)
+    done = run('--data', 'one.csv', '--out', 'out', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert check_run(tmp_path/'out')[0]['original']['trades'] == 0
+
+
+def test_a_run_can_be_replaced_from_inside_itself(tmp_path):
+    random_walk(60, bars_per_session=13).tz_localize(None).to_csv(tmp_path/'w.csv')
+    first = run('--data', tmp_path/'w.csv', '--out', 'out', cwd=tmp_path)
+    again = run('--data', tmp_path/'w.csv', '--out', '../out', cwd=tmp_path/'out')
+    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+    check_run(tmp_path/'out')
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['out', 'w.csv']
+
+
+def test_a_terminal_without_unicode(tmp_path):
+    random_walk(60, bars_per_session=13).tz_localize(None).to_csv(tmp_path/'w.csv')
+    done = subprocess.run([command, '--data', 'w.csv', '--out', 'out'], cwd=tmp_path, capture_output=True, timeout=300, env={**os.environ, 'PYTHONIOENCODING': 'ascii'})
+    assert done.returncode == 0 and b'Trades' in done.stdout
+
+
+def test_interrupted_it_leaves_nothing(tmp_path):
+    for sign, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        running = subprocess.Popen([command, '--out', 'out'], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for line in running.stderr:
+            if line.startswith('backtest'): break
+        running.send_signal(sign)
+        running.communicate(timeout=60)
+        assert running.returncode in (code, 0)  # 0: it had finished
+        assert [p.name for p in tmp_path.iterdir()] in ([], ['out'])
 
 
 def test_help_fits_a_screen(tmp_path):

@@ -260,7 +260,7 @@ def random_case(rng):
         date, bars = f"2024-01-{d + 1:02d}", []
         kinds = ["ETH"] * rng.randint(0, 4) + ["RTH"] * rng.choice([0, 1, 3, 8]) + ["ETH"] * rng.randint(0, 2)
         for kind in kinds:
-            o = price + rng.randint(-4, 4) / 4
+            o = price + rng.choice([-12, *range(-4, 5), 12]) / 4
             c = o + rng.randint(-8, 8) / 4
             bars.append((o, max(o, c) + rng.randint(0, 8) / 4, min(o, c) - rng.randint(0, 8) / 4, c, kind))
             price = c
@@ -272,8 +272,8 @@ def random_case(rng):
     settings = dict(hold=rng.choice(["session", "overnight"]), ambiguous=rng.choice(["stop", "target", "path"]),
                     limit_through=rng.randint(0, 2), slippage_ticks=rng.randint(0, 2),
                     fees_per_contract=rng.choice([0., 2.]),
-                    initial_capital=rng.choice([500., 3000., 20_000., 100_000.]), risk_per_trade=rng.choice([.01, .1, 2.]),
-                    day_margin=rng.choice([.01, .1]))
+                    initial_capital=rng.choice([300., 3000., 20_000., 100_000.]), risk_per_trade=rng.choice([.01, .1, 1.]),
+                    day_margin=rng.choice([.001, .1]))
     return frame(*sessions), pd.DataFrame(dates), settings
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from vpoc_backtest.data import BadData, PRICES, ZONE, check_bars, read_bars
+from vpoc_backtest.data import BadData, PRICES, ZONE, bar_files, check_bars, read_bars
 
 price = st.one_of(st.integers(15_990, 16_010).map(lambda t: f'{t / 4:.2f}'), st.sampled_from(['', 'x', '-1', '0', 'nan', '1e3', '4000.1']))
 volume = st.one_of(st.integers(0, 50).map(str), st.sampled_from(['', '-3', '2.5', 'many']))
@@ -47,6 +47,36 @@ def test_parquet_with_a_time_index_and_names_in_any_case(tmp_path):
     frame.to_parquet(tmp_path/'bars.parquet')
     bars, rejects = read_bars(tmp_path/'bars.parquet')
     assert len(bars) == 5 and not len(rejects) and str(bars.index.tz) == ZONE and bars.index[0].hour == 9
+
+
+def test_a_stray_quotation_mark_costs_its_own_row(tmp_path):
+    rows = [f'2020-01-06 10:{m:02d},4000,4001,3999,4000,5' for m in range(60)]
+    rows[20], rows[40] = rows[20].replace(',5', ',"5'), rows[40].replace('4000,4001', '"4000",4001')
+    (tmp_path/'bars.csv').write_text('timestamp,open,high,low,close,volume\n' + '\n'.join(rows))
+    bars, rejects = read_bars(tmp_path/'bars.csv')
+    assert len(bars) + len(rejects) == 60 and len(rejects) <= 1
+
+
+def test_times_without_colons(tmp_path):
+    rows = [f'20131007,{h * 100 + m},4000,4001,3999,4000,5' for h in range(4) for m in range(60)]
+    (tmp_path/'bars.csv').write_text('Date,Time,Open,High,Low,Close,Volume\n' + '\n'.join(rows))
+    bars, rejects = read_bars(tmp_path/'bars.csv')
+    assert not len(rejects) and (bars.index == pd.date_range('2013-10-07', periods=240, freq='min', tz=ZONE)).all()
+
+
+def test_contracts_named_by_letters_in_a_column(tmp_path):
+    rows = [f'2013-10-07 10:{m:02d},4000,4001,3999,4000,5,{c}' for m in range(30) for c in ('ESZ3', 'ESH4')]
+    (tmp_path/'bars.csv').write_text('timestamp,open,high,low,close,volume,symbol\n' + '\n'.join(rows))
+    bars, rejects = read_bars(tmp_path/'bars.csv')
+    assert not len(rejects) and sorted(bars.contract.unique()) == ['ES 03-14', 'ES 12-13']
+
+
+def test_what_lies_in_a_folder(tmp_path):
+    (tmp_path/'bars.csv').write_text('timestamp,open,high,low,close,volume\n2020-01-06 10:00,1,1,1,1,1')
+    for name in ('VIX.csv', 'old.zip', 'README.md'): (tmp_path/name).touch()
+    (tmp_path/'folder.csv').mkdir()
+    files, others = bar_files(tmp_path)
+    assert [f.name for f in files] == ['bars.csv'] and [f.name for f in others] == ['VIX.csv', 'folder.csv', 'old.zip']
 
 
 def test_broken_parquet(tmp_path):

@@ -13,12 +13,12 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/04b_report.ipynb #27b31870
+# %% ../nbs/04b_report.ipynb #68669877
 from .backtest import BacktestResult, compare, format_metric, plot_drawdown, plot_equity, plot_trades
 from .data import BadData, COLOURS, ContractSpec, ES, STYLE, axes
-from .stats import minimum_track_record
+from .stats import expected_max_sharpe, minimum_track_record, moments
 
-# %% ../nbs/04b_report.ipynb #7cf6597c
+# %% ../nbs/04b_report.ipynb #b2a4a69a
 def plot_comparison(
     title: str = '',  # written above
     **results  # name=BacktestResult
@@ -26,10 +26,10 @@ def plot_comparison(
     "Equity, drawdown and trades of one or several strategies over one axis of time."
     panels = axes(size=(9, 6.2), nrows=3, sharex=True, height_ratios=[3, 1.2, 1.8])
     for draw, ax in zip((plot_equity, plot_drawdown, plot_trades), panels): draw(ax, **results)
-    panels[0].set_title(title, loc='left')
+    panels[0].set_title(title, loc='left', parse_math=False)
     return panels[0].figure
 
-# %% ../nbs/04b_report.ipynb #396af9ea
+# %% ../nbs/04b_report.ipynb #44e0e1ea
 def plot_trade(
     bars: pd.DataFrame,  # bars with `date`, see `add_sessions`
     trade: pd.Series,  # a row of `BacktestResult.trades`
@@ -53,11 +53,11 @@ def plot_trade(
     hours = np.flatnonzero(np.diff(day.index.hour)) + 1
     ax.set_xticks(hours, [f'{t:%H:%M}' for t in day.index[hours]])
     ax.set(ylabel='points', xlabel='New York time', xlim=(-1, len(day) * 1.12))
-    ax.set_title(f"{trade.date:%-d %B %Y}: {'bought' if up else 'sold'} {trade.contracts}, {trade.exit_reason}, "
+    ax.set_title(f"{trade.date:%-d %B %Y}: {'bought' if up else 'sold'} {trade.contracts}, left at the {trade.exit_reason}, "
                  f"{format_metric('total_profit', trade.net)}, {format_metric('expectancy_r', trade.r_multiple)} R", loc='left')
     return ax
 
-# %% ../nbs/04b_report.ipynb #7355e24e
+# %% ../nbs/04b_report.ipynb #50d3386d
 def verdict(
     result: BacktestResult  # of `run_backtest`
 ) -> str:  # one sentence
@@ -75,9 +75,11 @@ def verdict(
     sure = f"the chance that its true Sharpe ratio is above zero is {m['dsr']:.0%}"
     if m['dsr'] >= .95:
         return f"A Sharpe ratio of {m['sharpe']:.2f} over {years:.1f} years is more than luck alone would give: {sure}."
-    needed = minimum_track_record(m['sharpe'] / 252**.5) / 252
-    return (f"A Sharpe ratio of {m['sharpe']:.2f} over {years:.1f} years cannot be told from luck: {sure}, and a record "
-            f"of about {needed:,.0f} years would be needed to reach 95%.")
+    luck = expected_max_sharpe(m['trials'], 1 / len(result.equity))
+    needed = minimum_track_record(m['sharpe'] / 252**.5, luck, *moments(result.returns)) / 252
+    length = f'a record of about {needed:,.0f} years' if np.isfinite(needed) else 'a higher one, however long the record,'
+    return (f"A Sharpe ratio of {m['sharpe']:.2f} (above {result.config.risk_free_rate:.1%} a year) over {years:.1f} years "
+            f"cannot be told from luck: {sure}, and {length} would be needed to reach 95%.")
 
 # %% ../nbs/04b_report.ipynb #ec2927dd
 def by_year(
@@ -169,7 +171,7 @@ def _trades_section(bars: pd.DataFrame, signals: pd.DataFrame, result: BacktestR
                   html_figure(plot_trade(bars, trade, orders.loc[trade.date]), f'The {name} trade')]
     return ''.join(parts)
 
-# %% ../nbs/04b_report.ipynb #b4f6a099
+# %% ../nbs/04b_report.ipynb #03d276ef
 def report_html(
     title: str,  # of the page
     about: dict[str, str],  # what was run on what, name → text
@@ -184,7 +186,7 @@ def report_html(
 ) -> str:  # a whole HTML document
     "The report of a run as one self-contained page."
     result = next(iter(results.values()))
-    causes = why.failed[~why.order].str.split('; ').explode().value_counts()
+    causes = why.failed[~why.order].astype(str).str.split('; ').explode().value_counts()
     skipped = result.skipped.reason.value_counts()
     sections = {
         '': ''.join([_p(n, 'quiet') for n in notes] + [_p(f'{name.title()}: {verdict(r)}', 'verdict') for name, r in results.items()]),

@@ -15,7 +15,7 @@ import pandas as pd
 # %% ../nbs/03_signals.ipynb #48e33a16
 from .stats import log_returns, rolling_direction, rolling_runs, rolling_streaks, rolling_trend
 
-# %% ../nbs/03_signals.ipynb #53fcbad3
+# %% ../nbs/03_signals.ipynb #58536749
 @dataclass(frozen=True)
 class SignalRules:
     "Every number of the rules."
@@ -39,6 +39,12 @@ class SignalRules:
             raise ValueError(f'rule={self.rule!r} is not known: use validated or migration')
         if self.window < 3 or not 2 <= self.fast_volatility <= self.slow_volatility:
             raise ValueError('window must be at least 3, and 2 ≤ fast_volatility ≤ slow_volatility')
+        if self.window > 10_000 or self.slow_volatility > 10_000: raise ValueError('window and slow_volatility must be at most 10,000 sessions')
+        if len(self.prior) != 2 or not all(isinstance(x, (int, float)) and x > 0 for x in self.prior):
+            raise ValueError(f'prior={list(self.prior)} must be two positive numbers')
+        if not 0 <= self.min_r2 <= 1: raise ValueError(f'min_r2={self.min_r2} must lie between 0 and 1')
+        if not 0 <= self.min_probability <= 1: raise ValueError(f'min_probability={self.min_probability} must lie between 0 and 1: write 53% as 0.53')
+        if not 0 <= self.min_confidence <= 100: raise ValueError(f'min_confidence={self.min_confidence} must lie between 0 and 100')
         if not 0 < self.max_stop_share <= 1 or self.stop_volatility <= 0 or self.tick_size <= 0 or self.min_stop_ticks < 1:
             raise ValueError('max_stop_share must lie in (0, 1]; stop_volatility, tick_size and min_stop_ticks must be positive')
 
@@ -106,11 +112,11 @@ def _candidates(levels: pd.DataFrame, rules: SignalRules) -> pd.DataFrame:
         out['known_at'] = measured.where(measured > out.known_at, out.known_at)
     return out
 
-# %% ../nbs/03_signals.ipynb #c15dfa13
+# %% ../nbs/03_signals.ipynb #821d4474
 def _conditions(c: pd.DataFrame, rules: SignalRules) -> dict[str, np.ndarray]:
     "For every condition, by its description, where it holds; in the order in which they are asked."
     known = np.isfinite(c[['slope', 'vol_ratio', 'p_direction', 'entry', 'target']]).all(axis=1)
-    always = {f'{rules.slow_volatility + 1} sessions of history': known,
+    always = {f'{rules.slow_volatility + 1} sessions of history, all with volume': known,
               'the VPOC moves': c.side != 0,
               'value area wide enough for a stop': c.room,
               'roll gap measured before the open': c.carried}
@@ -150,12 +156,12 @@ def _reasons(c: pd.DataFrame) -> list[str]:
     return [f'{way[s][0]}: VPOC {slope:+.2f} points a session, R² {r2:.2f}, p({way[s][1]}) {p:.2f}, '
             f'volatility {v:.2f} of usual' for s, slope, r2, p, v in rows]
 
-# %% ../nbs/03_signals.ipynb #6aee0e1c
+# %% ../nbs/03_signals.ipynb #54715350
 def make_signals(
     levels: pd.DataFrame,  # of `session_levels`
     rules: SignalRules = SignalRules()  # the rule and its numbers
 ) -> pd.DataFrame:  # one row an order: date, side (+1/−1), prices, confidence (0–100), size_factor, known_at, reason, figures
-    "The orders of the rule. Each rests on sessions before its own; raises `ValueError` if `levels` are none."
+    "The orders of the rule. Each rests on sessions before its own; raises `ValueError` for invalid levels."
     _check_levels(levels)
     candidates = _candidates(levels, rules)
     orders = candidates[np.logical_and.reduce([np.asarray(ok, dtype=bool)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RunsTest', 'runs_test', 'TrendTest', 'trend_test', 'Direction', 'direction_probability', 'rolling_trend',
            'rolling_direction', 'rolling_runs', 'rolling_streaks', 'log_returns', 'sharpe_ratio', 'sortino_ratio',
-           'drawdowns', 'max_drawdown', 'sharpe_standard_error', 'probabilistic_sharpe_ratio', 'expected_max_sharpe',
-           'deflated_sharpe_ratio', 'minimum_track_record']
+           'drawdowns', 'max_drawdown', 'sharpe_standard_error', 'probabilistic_sharpe_ratio', 'moments',
+           'expected_max_sharpe', 'deflated_sharpe_ratio', 'minimum_track_record']
 
 # %% ../nbs/02_stats.ipynb #2b97ab37
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
-# %% ../nbs/02_stats.ipynb #c92147f6
+# %% ../nbs/02_stats.ipynb #d0f7fdd0
 @njit(cache=True)
 def _line(values):
     "Slope and R² of the least-squares line through values at 0, 1, 2, …"
@@ -26,7 +26,7 @@ def _line(values):
     for i in range(n):
         xy += (i - x_mean) * (values[i] - y_mean)
         yy += (values[i] - y_mean)**2
-    return xy / xx, xy * xy / (xx * yy) if yy > 0 else 0.
+    return xy / xx, min(xy * xy / (xx * yy), 1.) if yy > 0 else 0. * yy
 
 # %% ../nbs/02_stats.ipynb #299f8eb1
 def _slope_p_value(r2: np.ndarray, n: int) -> np.ndarray:
@@ -43,10 +43,11 @@ class RunsTest:
     z: float  # negative: fewer runs than independent values make, as in a trend
     p: float  # two-sided, normal approximation; 1 where one side is empty
 
-# %% ../nbs/02_stats.ipynb #1c6d1dcd
+# %% ../nbs/02_stats.ipynb #e60affba
 @njit(cache=True)
 def _runs_z(values, continuity):
     middle, above, below, runs, side = np.median(values), 0, 0, 0, 0
+    if not np.isfinite(values.sum()): return np.nan
     for v in values:
         if v == middle: continue
         now = 1 if v > middle else -1
@@ -125,37 +126,46 @@ def _posterior(ups: np.ndarray, downs: np.ndarray, prior: tuple) -> tuple[np.nda
     a, b = prior[0] + ups, prior[1] + downs
     return a / (a + b), betaincinv(a, b, .025), betaincinv(a, b, .975)
 
-# %% ../nbs/02_stats.ipynb #f1ec0995
+# %% ../nbs/02_stats.ipynb #7ef1733f
 def direction_probability(
     values: np.ndarray,  # (n,) prices, whose n − 1 moves are counted
     prior: tuple[float, float] = (1, 1)  # Beta parameters before the first move: ups, downs
 ) -> Direction:  # posterior mean and 95% credible interval
     "How likely the next move is up, by the moves so far (Beta–Binomial)."
     moves = np.diff(np.asarray(values, dtype=float))
+    if not np.isfinite(moves).all(): return Direction(np.nan, np.nan, np.nan)
     return Direction(*map(float, _posterior((moves > 0).sum(), (moves < 0).sum(), prior)))
 
-# %% ../nbs/02_stats.ipynb #56a36cad
+# %% ../nbs/02_stats.ipynb #6446f349
+@njit(cache=True, inline='always')
+def _sums(values, first, window, shift):
+    "Σy, Σy² and Σxy of one window, y counted from `shift`."
+    sy = syy = sxy = 0.
+    for j in range(window):
+        y = values[first + j] - shift
+        sy, syy, sxy = sy + y, syy + y * y, sxy + j * y
+    return sy, syy, sxy
+
+# %% ../nbs/02_stats.ipynb #87a14f2d
 @njit(cache=True)
 def _rolling_line(values, window):
     n = len(values)
     slope, r2 = np.full(n, np.nan), np.full(n, np.nan)
     xx = window * (window * window - 1) / 12
-    s = sy = syy = sxy = 0.
+    shift = sy = syy = sxy = 0.
     for i in range(window - 1, n):
         first = i - window + 1
-        if first % window == 0 or not np.isfinite(sy):
-            s = values[first]
-            sy = syy = sxy = 0.
-            for j in range(window):
-                y = values[first + j] - s
-                sy, syy, sxy = sy + y, syy + y * y, sxy + j * y
-        else:
-            gone, new = values[first - 1] - s, values[i] - s
+        fresh = first % window == 0
+        if not fresh:
+            gone, new = values[first - 1] - shift, values[i] - shift
             sxy += (window - 1) * new - (sy - gone)
             sy, syy = sy + new - gone, syy + new * new - gone * gone
+            fresh = not syy - sy * sy / window > 1e-6 * syy  # too much cancels, or a NaN has just left
+        if fresh:
+            shift = values[first]
+            sy, syy, sxy = _sums(values, first, window, shift)
         xy, yy = sxy - sy * (window - 1) / 2, syy - sy * sy / window
-        slope[i], r2[i] = xy / xx, 0. * yy
-        if yy > 1e-9 * max(syy, 1e-300): r2[i] = min(xy * xy / (xx * yy), 1.)
+        slope[i], r2[i] = xy / xx, min(xy * xy / (xx * yy), 1.) if yy > 1e-12 * syy else 0. * yy
     return slope, r2
 
 # %% ../nbs/02_stats.ipynb #db8550ad
@@ -175,16 +185,19 @@ def rolling_trend(
     slope, r2 = _rolling_line(_as_sequence(values, window), window)
     return slope, r2, _slope_p_value(r2, window)
 
-# %% ../nbs/02_stats.ipynb #3c4d0886
+# %% ../nbs/02_stats.ipynb #66b61f56
 @njit(cache=True)
 def _rolling_count(values, window):
-    n, ups, downs = len(values), 0, 0
+    n, ups, downs, missing = len(values), 0, 0, 0
     up, down = np.full(n, np.nan), np.full(n, np.nan)
-    for i in range(1, n):
-        ups, downs = ups + (values[i] > values[i - 1]), downs + (values[i] < values[i - 1])
-        gone = i - window + 1
-        if gone >= 1: ups, downs = ups - (values[gone] > values[gone - 1]), downs - (values[gone] < values[gone - 1])
-        if i >= window - 1: up[i], down[i] = ups, downs
+    for i in range(n):
+        missing += not np.isfinite(values[i])
+        if i >= 1: ups, downs = ups + (values[i] > values[i - 1]), downs + (values[i] < values[i - 1])
+        gone = i - window
+        if gone >= 0:
+            ups, downs = ups - (values[gone + 1] > values[gone]), downs - (values[gone + 1] < values[gone])
+            missing -= not np.isfinite(values[gone])
+        if i >= window - 1 and not missing: up[i], down[i] = ups, downs
     return up, down
 
 # %% ../nbs/02_stats.ipynb #a4602ee7
@@ -203,11 +216,13 @@ def _rolling_runs(values, window):
     for i in range(window - 1, len(values)): out[i] = _runs_z(values[i - window + 1:i + 1], False)
     return out
 
-# %% ../nbs/02_stats.ipynb #57b40ab1
+# %% ../nbs/02_stats.ipynb #6bc720fe
 @njit(cache=True)
 def _rolling_streaks(values, window):
     out = np.full((2, len(values)), np.nan)
-    for i in range(window - 1, len(values)): out[0, i], out[1, i] = _streaks(values[i - window + 1:i + 1])
+    for i in range(window - 1, len(values)):
+        some = values[i - window + 1:i + 1]
+        if np.isfinite(some.sum()): out[0, i], out[1, i] = _streaks(some)
     return out
 
 # %% ../nbs/02_stats.ipynb #7a06cdb4
@@ -238,11 +253,11 @@ def log_returns(
     gap = np.diff(np.broadcast_to(offset, close.shape))
     return np.concatenate([np.full(min(1, len(close)), np.nan), np.log(close[1:] / (close[:-1] + gap))])
 
-# %% ../nbs/02_stats.ipynb #c1ce48a6
+# %% ../nbs/02_stats.ipynb #b0e36ea9
 def _excess(returns: np.ndarray, periods: float, risk_free: float) -> np.ndarray:
     "Returns above the risk-free rate; NaN where there is no variation to measure risk by."
     returns = np.asarray(returns, dtype=float)
-    if len(returns) < 2 or returns.min() == returns.max(): return np.full(2, np.nan)
+    if len(returns) < 2 or np.ptp(returns) <= 1e-12 * np.abs(returns).max(): return np.full(2, np.nan)
     return returns - risk_free / periods
 
 # %% ../nbs/02_stats.ipynb #16b77304
@@ -305,6 +320,16 @@ def probabilistic_sharpe_ratio(
     "Probability that the true Sharpe ratio exceeds the benchmark (Bailey and López de Prado, 2012)."
     from scipy.special import ndtr
     return float(ndtr((sharpe - benchmark) * np.sqrt((n - 1) / _sharpe_variance(sharpe, skew, kurtosis))))
+
+# %% ../nbs/02_stats.ipynb #98fa8ee4
+def moments(
+    values: np.ndarray  # (n,)
+) -> tuple[float, float]:  # skewness, and kurtosis (3 for a normal distribution)
+    "Shape of a distribution, from population moments; (0, 3) where the values do not vary."
+    from_mean = np.asarray(values, dtype=float) - np.mean(values)
+    variance = (from_mean**2).mean()
+    if not variance > 0: return 0., 3.
+    return float((from_mean**3).mean() / variance**1.5), float((from_mean**4).mean() / variance**2)
 
 # %% ../nbs/02_stats.ipynb #3197ee5e
 def expected_max_sharpe(

@@ -19,9 +19,9 @@ class Window:
     train: np.ndarray  # positions of the samples to train on, ascending
     test: np.ndarray  # positions of the samples to predict, ascending
 
-# %% ../nbs/07_train.ipynb #780cce28
+# %% ../nbs/07_train.ipynb #9946c93d
 def walk_forward_windows(
-    dates: pd.DatetimeIndex,  # session of each sample, ascending, doubles allowed
+    dates: pd.DatetimeIndex,  # session of each sample, ascending, duplicates allowed
     label_end: pd.DatetimeIndex | None = None,  # when each sample's answer is known; None: within its own session
     *,
     first: int = 250,  # sessions before the first test window
