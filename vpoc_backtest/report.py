@@ -171,7 +171,7 @@ def _trades_section(bars: pd.DataFrame, signals: pd.DataFrame, result: BacktestR
                   html_figure(plot_trade(bars, trade, orders.loc[trade.date]), f'The {name} trade')]
     return ''.join(parts)
 
-# %% ../nbs/04b_report.ipynb #03d276ef
+# %% ../nbs/04b_report.ipynb #025b12a9
 def report_html(
     title: str,  # of the page
     about: dict[str, str],  # what was run on what, name → text
@@ -182,7 +182,8 @@ def report_html(
     settings: str,  # as text, e.g. TOML
     versions: dict[str, str],  # package → version
     migration: object = None,  # a matplotlib figure or axes of the VPOC migration, None for no such picture
-    notes: tuple[str, ...] = ()  # sentences the reader must see, under the title
+    notes: tuple[str, ...] = (),  # sentences the reader must see, under the title
+    more: dict[str, str] | None = None  # heading → HTML, sections between the figures and the years
 ) -> str:  # a whole HTML document
     "The report of a run as one self-contained page."
     result = next(iter(results.values()))
@@ -194,6 +195,7 @@ def report_html(
                                                        'those without a trade included.', 'quiet'),
         'Equity, drawdown, trades': html_figure(plot_comparison(**results), 'Account value, fall from its peak, and every trade '
                                                                             'in multiples of its risk'),
+        **(more or {}),
         'Year by year': html_table(by_year(result)),
         'Best and worst trades': _trades_section(bars, signals, result),
         'Orders that made no trade': html_table(skipped.rename('Orders').to_frame()) if len(skipped) else _p('There was none.'),
