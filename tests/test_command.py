@@ -22,7 +22,7 @@ def run(*args, cwd):
 
 
 def check_run(folder):
-    "The run directory is complete and its files agree with each other."
+    "The run directory of a rule without a filter is complete and its files agree with each other."
     assert {p.name for p in folder.iterdir()} == FILES
     metrics, trades = json.loads((folder/'metrics.json').read_text()), pd.read_csv(folder/'trades.csv')
     equity, skipped, signals = (pd.read_csv(folder/f'{n}.csv') for n in ('equity', 'skipped', 'signals'))
@@ -36,8 +36,25 @@ def check_run(folder):
     return metrics, trades
 
 
+def test_both_strategies_on_the_sample_market(tmp_path):
+    done = run('--out', 'out', '--seed', 1, cwd=tmp_path)
+    assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
+    folder = tmp_path/'out'
+    assert {p.name for p in folder.iterdir()} == FILES
+    metrics, trades, equity = json.loads((folder/'metrics.json').read_text()), pd.read_csv(folder/'trades.csv'), pd.read_csv(folder/'equity.csv')
+    told, signals = metrics['filter'], pd.read_csv(folder/'signals.csv')
+    assert told['accepted'] + told['refused'] == told['signals'] == signals.accepted.notna().sum() == (signals.date >= told['first_session']).sum()
+    assert equity.date.iloc[0] == told['first_session'] and trades.date.min() >= told['first_session']
+    for name in ('original', 'ml'):
+        net = trades.net[trades.strategy == name]
+        assert equity[f'{name}_equity'].iloc[-1] == pytest.approx(100_000 + net.sum(), abs=.005) and metrics[name]['trades'] == len(net)
+    assert (signals.trained_until.dropna() < signals.date[signals.trained_until.notna()]).all()
+    page = (folder/'report.html').read_text()
+    assert 'The filter' in page and page.count('data:image/png') >= 6 and len(page) < 5e6
+
+
 def test_sample_market_twice(tmp_path):
-    first, second = (run('--out', tmp_path/n, cwd=tmp_path) for n in ('a', 'b'))
+    first, second = (run('--model', 'none', '--out', tmp_path/n, cwd=tmp_path) for n in ('a', 'b'))
     assert first.returncode == second.returncode == 0, first.stderr
     assert 'sample market' in first.stderr and 'Win rate' in first.stdout and 'Traceback' not in first.stderr
     metrics, trades = check_run(tmp_path/'a')
@@ -48,8 +65,8 @@ def test_sample_market_twice(tmp_path):
 
 def test_own_settings_come_back(tmp_path):
     (tmp_path/'my.toml').write_text('[rules]\nrule = "migration"\n[backtest]\nslippage_ticks = 2\n')
-    done = run('--config', 'my.toml', '--out', 'a', cwd=tmp_path)
-    again = run('--config', 'a/config.toml', '--out', 'b', cwd=tmp_path)
+    done = run('--model', 'none', '--config', 'my.toml', '--out', 'a', cwd=tmp_path)
+    again = run('--model', 'none', '--config', 'a/config.toml', '--out', 'b', cwd=tmp_path)
     assert done.returncode == again.returncode == 0, done.stderr + again.stderr
     assert (tmp_path/'a/metrics.json').read_bytes() == (tmp_path/'b/metrics.json').read_bytes()
     assert 'rule = "migration"' in (tmp_path/'b/config.toml').read_text()
@@ -89,10 +106,10 @@ def test_a_folder_of_contracts_in_DATA(tmp_path):
     (['--data', 'nothing.csv'], 'no such file or folder'), (['--symbol', 'GC'], 'use ES, MES, NQ, MNQ'), (['--segment', 'night'], 'use RTH, ETH, all'),
     (['--data', 'bars.csv', '--layout', 'excel'], 'is not known'), (['--data', 'bars.csv', '--tz', 'Chicago'], 'is no time zone'), (['--data', 'bars.csv', '--stamp', 'middle'], 'use open or end'),
     (['--data', 'adjusted.csv'], 'off the 0.25 grid'), (['--data', 'empty.csv'], 'is empty'), (['--data', 'evening.csv'], 'no bar lies in RTH hours'),
-    (['--config', 'bad.toml'], 'has no setting'), (['--model', 'train'], '--model none'), (['--vix', 'bars.csv'], 'not a day and a VIX close'),
+    (['--config', 'bad.toml'], 'has no setting'), (['--model', 'train', '--data', 'bars.csv'], '--model none'), (['--model', 'oracle'], 'no such folder'), (['--model', 'latest'], 'run vpoc_train first'), (['--vix', 'bars.csv'], 'not a day and a VIX close'),
     (['--out', 'mine'], 'not just an earlier run'), (['--data', ''], 'is a variable not set'), (['--seed', '-1'], 'zero or more'), (['--data', 'NQ 12-13.Last.txt'], 'use --symbol NQ'),
     (['--data', 'two'], 'different contracts'), (['--data', 'daily.csv', '--segment', 'all'], 'no bar lies in regular trading hours'), (['--data', 'doubt.csv'], 'month-first'),
-    (['--config', 'odd.toml'], 'kind of its default'), (['--tz', '../x', '--data', 'bars.csv'], 'is no time zone'), (['--data', 'twice.csv'], "two columns mean 'volume'"),
+    (['--config', 'odd.toml'], 'kind of its default'), (['--config', 'small.toml'], 'use mlp or attention'), (['--device', 'tpu', '--model', 'train'], 'use auto, cpu, cuda'), (['--tz', '../x', '--data', 'bars.csv'], 'is no time zone'), (['--data', 'twice.csv'], "two columns mean 'volume'"),
     (['--seed', 'x'], 'invalid int'), (['--nonsense'], 'unrecognized')])
 def test_what_a_user_can_mend_is_one_line(tmp_path, args, message):
     head, rows = 'timestamp,open,high,low,close,volume\n', '2020-01-06 {}:30,4000,4001,4000,{},5\n2020-01-06 {}:31,4000,4001,4000,4000,5\n'
@@ -101,6 +118,7 @@ def test_what_a_user_can_mend_is_one_line(tmp_path, args, message):
     (tmp_path/'evening.csv').write_text(head + rows.format('19', 4000, '19'))
     (tmp_path/'empty.csv').write_text('')
     (tmp_path/'bad.toml').write_text('[rules]\nmin_r_squared = 0.7\n')
+    (tmp_path/'small.toml').write_text('[filter]\narch = "tree"\n')
     (tmp_path/'odd.toml').write_text('[rules]\nmin_confidence = -inf\n')
     (tmp_path/'NQ 12-13.Last.txt').write_text('20131007 133100;3200;3200;3200;3200;5\n20131007 133200;3200;3200;3200;3200;5\n')
     (tmp_path/'daily.csv').write_text('Date,Open,High,Low,Close,Volume\n2020-01-06,1,1,1,1,5\n2020-01-07,1,1,1,1,5\n')

@@ -19,7 +19,7 @@ def test_wheel_runs_on_the_sample_market(tmp_path):
     env = {**os.environ, 'PYTHONPATH': str(site)}
     where = subprocess.run([sys.executable, '-c', 'import vpoc_backtest; print(vpoc_backtest.__file__)'], cwd=away, env=env, capture_output=True, text=True)
     assert where.stdout.startswith(str(site))
-    done = subprocess.run([sys.executable, site/'bin/vpoc_backtest', '--out', 'out'], cwd=away, env=env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, site/'bin/vpoc_backtest', '--model', 'none', '--out', 'out'], cwd=away, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert 'Win rate' in done.stdout and (away/'out/report.html').exists()
     assert '"git_revision": null' in (away/'out/manifest.json').read_text()
