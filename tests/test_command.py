@@ -43,7 +43,7 @@ def test_both_strategies_on_the_sample_market(tmp_path):
     assert {p.name for p in folder.iterdir()} == FILES
     metrics, trades, equity = json.loads((folder/'metrics.json').read_text()), pd.read_csv(folder/'trades.csv'), pd.read_csv(folder/'equity.csv')
     told, signals = metrics['filter'], pd.read_csv(folder/'signals.csv')
-    assert told['accepted'] + told['refused'] == told['signals'] == signals.accepted.notna().sum() == (signals.date >= told['first_session']).sum()
+    assert told['accepted'] + told['refused'] + told['unjudged'] == told['signals'] == signals.accepted.notna().sum() == (signals.date >= told['first_session']).sum()
     assert equity.date.iloc[0] == told['first_session'] and trades.date.min() >= told['first_session']
     for name in ('original', 'ml'):
         net = trades.net[trades.strategy == name]

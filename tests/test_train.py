@@ -47,6 +47,8 @@ def test_a_killed_training_goes_on_bit_for_bit(market):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert place.exists() and not (market/'killed/manifest.json').exists(), 'it was to be killed between two epochs'
+    other = run('vpoc_train', '--resume', '--output', 'killed', '--epochs', 50, cwd=market)
+    assert other.returncode == 2 and 'leave this one out' in other.stderr
     done = run('vpoc_train', '--resume', '--output', 'killed', cwd=market, OMP_NUM_THREADS='1')
     assert done.returncode == 0 and 'resuming' in done.stderr, done.stderr
     assert same_model(market/'whole', market/'killed')
@@ -69,7 +71,8 @@ def test_a_saved_filter_judges_what_it_has_not_seen(market):
     trained, = (market/'TRAINING').iterdir()
     assert {'model', 'predictions.csv', 'metrics.json', 'history.json', 'history.png', 'calibration.png', 'config.toml', 'arguments.json',
             'manifest.json'} == {p.name for p in trained.iterdir()}
-    ranked = run('vpoc_evaluate', cwd=market)
+    ranked = run('vpoc_evaluate', 'TRAINING', cwd=market)
+    assert ranked.stdout == run('vpoc_evaluate', cwd=market).stdout
     assert ranked.returncode == 0 and trained.name in ranked.stdout and (market/'TRAINING/calibration.png').exists(), ranked.stderr
     done = run('vpoc_backtest', '--data', 'walk.parquet', '--model', 'latest', '--out', 'latest', cwd=market)
     assert done.returncode == 0, done.stderr

@@ -42,11 +42,34 @@ def _check_range(config: object, names: str, low: float, high: float, outside: t
 class ShortHistory(ValueError):
     "There are too few sessions to train a filter on."
 
-# %% ../nbs/05_features.ipynb #24025e9b
+# %% ../nbs/05_features.ipynb #7d8fddf7
 TARGETS, NETWORKS = ('trade_outcome', 'session_return'), ('mlp', 'attention')
 COUNTS = {'first_sessions': 1, 'step_sessions': 1, 'sequence': 1, 'heads': 1, 'members': 1, 'epochs': 1, 'batch_size': 1,
           'patience': 1, 'select': 0, 'embargo': 0}  # whole numbers, and the least that makes sense
 
+def _check_config(config: object):
+    "Raise ValueError for a setting that cannot be meant."
+    for name, known in (('target', TARGETS), ('arch', NETWORKS)):
+        if getattr(config, name) not in known:
+            raise ValueError(f'{name}={getattr(config, name)!r} is not known: use {" or ".join(known)}')
+    widths = config.hidden if isinstance(config.hidden, (tuple, list)) else ()
+    if not widths or any(type(w) is not int or w < 1 for w in widths):
+        raise ValueError(f'hidden={config.hidden} must be the widths of the layers, as in (128, 64)')
+    for name, least in COUNTS.items():
+        if type(getattr(config, name)) is not int or getattr(config, name) < least:
+            raise ValueError(f'{name}={getattr(config, name)!r} must be a whole number, at least {least}')
+    for name in ('garch', 'mixed_precision'):
+        if not isinstance(getattr(config, name), bool):
+            raise ValueError(f'{name}={getattr(config, name)!r} must be true or false')
+    _check_range(config, 'dropout warmup', 0, 1, outside=(1,))
+    _check_range(config, 'validation', 0, .5, outside=(0,))
+    _check_range(config, 'winsor', 0, .25)
+    _check_range(config, 'learning_rate clip', 0, np.inf, outside=(0, np.inf))
+    _check_range(config, 'weight_decay', 0, np.inf, outside=(np.inf,))
+    _check_range(config, 'min_confidence', 0, 100)
+    _check_range(config, 'batch_size', 1, 65_536)
+
+# %% ../nbs/05_features.ipynb #6421bba7
 @dataclass(frozen=True)
 class FilterConfig:
     "What the neural filter looks at, how it is trained and when it lets a trade pass."
@@ -76,26 +99,9 @@ class FilterConfig:
     min_confidence: float = 70.  # 0 to 100, that a trade needs
 
     def __post_init__(self):
-        for name, known in (('target', TARGETS), ('arch', NETWORKS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f'{name}={getattr(self, name)!r} is not known: use {" or ".join(known)}')
         object.__setattr__(self, 'lookbacks', _check_lookbacks(self.lookbacks))
-        widths = self.hidden if isinstance(self.hidden, (tuple, list)) else ()
-        if not widths or any(type(w) is not int or w < 1 for w in widths):
-            raise ValueError(f'hidden={self.hidden} must be the widths of the layers, as in (128, 64)')
-        object.__setattr__(self, 'hidden', tuple(widths))
-        for name, least in COUNTS.items():
-            if type(getattr(self, name)) is not int or getattr(self, name) < least:
-                raise ValueError(f'{name}={getattr(self, name)!r} must be a whole number, at least {least}')
-        for name in ('garch', 'mixed_precision'):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f'{name}={getattr(self, name)!r} must be true or false')
-        _check_range(self, 'dropout warmup', 0, 1, outside=(1,))
-        _check_range(self, 'validation', 0, .5, outside=(0,))
-        _check_range(self, 'winsor', 0, .25)
-        _check_range(self, 'learning_rate clip', 0, np.inf, outside=(0, np.inf))
-        _check_range(self, 'weight_decay', 0, np.inf, outside=(np.inf,))
-        _check_range(self, 'min_confidence', 0, 100)
+        _check_config(self)
+        object.__setattr__(self, 'hidden', tuple(self.hidden))
 
 # %% ../nbs/05_features.ipynb #f76210fa
 def _log(x: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
@@ -309,12 +315,12 @@ def make_samples(
                       known * _signs(features.columns, side), orders[list(order_columns)].astype(float),
                       pd.Series((side < 0).astype(float), name='is_sell')], axis=1)
 
-# %% ../nbs/05_features.ipynb #ee341e74
+# %% ../nbs/05_features.ipynb #02c140c9
 def _scale(x: np.ndarray) -> float:
-    "Spread of a column: 1.4826 × MAD; where more than half of it is one value its standard deviation; for a constant 1."
-    mad, std = 1.4826022185056018 * np.median(np.abs(x - np.median(x))), x.std()
-    if mad > 1e-9 * std: return float(mad)
-    return float(std) if std > 1e-12 * np.abs(x).max() else 1.
+    "Spread of a column: 1.4826 × MAD; where most rows are nearly one value its standard deviation; for a constant 1."
+    mad, wide = 1.4826022185056018 * np.median(np.abs(x - np.median(x))), np.diff(np.quantile(x, [.05, .95]))[0] / 3.29
+    if mad > max(.2 * wide, 1e-9 * x.std()): return float(mad)
+    return float(x.std()) if x.std() > 1e-12 * np.abs(x).max() else 1.
 
 # %% ../nbs/05_features.ipynb #a9486500
 @dataclass(frozen=True)

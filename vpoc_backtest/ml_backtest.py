@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NO_REJECTS', 'ORDER_SETTINGS', 'TRAINING', 'PACKAGES', 'NOTE_SAMPLE', 'FILES', 'main', 'LevelConfig', 'RunConfig',
            'config_toml', 'read_config', 'Market', 'load_market', 'Filtered', 'Run', 'filter_basis', 'run_all',
-           'describe_filter', 'describe_market', 'filter_metrics', 'run_metrics', 'save_run', 'backtest_command',
+           'filter_metrics', 'describe_filter', 'describe_market', 'run_metrics', 'save_run', 'backtest_command',
            'errors_in_one_line']
 
 # %% ../nbs/08_ml_backtest.ipynb #daf37f7e
@@ -48,14 +48,14 @@ class LevelConfig:
         if not 0 < self.pct <= 1: raise ValueError(f'pct={self.pct} must lie above 0 and not above 1: write 70% as 0.70')
         if not 1 <= self.smooth <= 1001 or self.smooth % 2 == 0: raise ValueError(f'smooth={self.smooth} must be an odd number of ticks, at most 1,001')
 
-# %% ../nbs/08_ml_backtest.ipynb #c24ba037
+# %% ../nbs/08_ml_backtest.ipynb #fe90fa7b
 @dataclass(frozen=True)
 class RunConfig:
     "All settings of a run."
-    levels: LevelConfig = field(default_factory=LevelConfig)
-    rules: SignalRules = field(default_factory=SignalRules)
-    backtest: BacktestConfig = field(default_factory=BacktestConfig)
-    filter: FilterConfig = field(default_factory=FilterConfig)
+    levels: LevelConfig = field(default_factory=LevelConfig)  # how profiles become levels
+    rules: SignalRules = field(default_factory=SignalRules)  # when and where to order
+    backtest: BacktestConfig = field(default_factory=BacktestConfig)  # costs, fills, size
+    filter: FilterConfig = field(default_factory=FilterConfig)  # features, network, training
 
 # %% ../nbs/08_ml_backtest.ipynb #0e235d59
 def _toml_value(value) -> str:
@@ -161,7 +161,7 @@ def load_market(
     bars, rejects = read_bars(path, layout=layout, tz=tz, stamp=stamp, contract=contract)
     return Market(path.resolve().name, _how_read(path, layout, tz, stamp), front_month(bars, contract), len(bars), rejects, closes, contract)
 
-# %% ../nbs/08_ml_backtest.ipynb #e1ed0b00
+# %% ../nbs/08_ml_backtest.ipynb #eae139ce
 @dataclass(frozen=True)
 class Filtered:
     "What a filter said of the signals, out of sample, and what became of those it refused."
@@ -171,21 +171,22 @@ class Filtered:
     refused: BacktestResult  # the signals that did not pass, traded
     calibration: pd.DataFrame  # outcome of both orders of every session by confidence
     windows: tuple | None  # sessions of the samples and the windows of the walk-forward, None for a saved filter
+    config: FilterConfig  # with which it was trained, and the confidence it asks for
 
-# %% ../nbs/08_ml_backtest.ipynb #83e4b40c
+# %% ../nbs/08_ml_backtest.ipynb #2ffc2478
 @dataclass(frozen=True)
 class Run:
     "Everything that a run found out."
-    market: Market
-    config: RunConfig
+    market: Market  # what it was run on
+    config: RunConfig  # with which settings
     levels: pd.DataFrame  # of `session_levels`
     why: pd.DataFrame  # of `explain_signals`
     signals: pd.DataFrame  # of `make_signals`
     results: dict[str, BacktestResult]  # strategy → result: 'original', and 'ml' where a filter ran
-    seed: int
+    seed: int  # of everything random
     filtered: Filtered | None = None  # what the filter said
 
-# %% ../nbs/08_ml_backtest.ipynb #02a0858b
+# %% ../nbs/08_ml_backtest.ipynb #cfe0536f
 ORDER_SETTINGS = ('window', 'fast_volatility', 'slow_volatility', 'prior', 'stop_volatility', 'max_stop_share', 'min_stop_ticks', 'tick_size')
 
 def filter_basis(
@@ -193,22 +194,30 @@ def filter_basis(
     contract: ContractSpec  # what is traded
 ) -> dict:  # setting → value, as JSON gives it back
     "The settings that levels and orders rest on, and a saved filter with them."
-    rules = {f'rules.{k}': getattr(config.rules, k) for k in ORDER_SETTINGS}
+    rules = {f'rules.{k}': getattr(config.rules, k) for k in ORDER_SETTINGS} | {'backtest.hold': config.backtest.hold}
     return json.loads(json.dumps({'symbol': contract.symbol} | {f'levels.{k}': v for k, v in asdict(config.levels).items()} | rules))
 
-# %% ../nbs/08_ml_backtest.ipynb #2a9733ae
+# %% ../nbs/08_ml_backtest.ipynb #1dcf27fd
+def _created(manifest: Path) -> str:
+    "When a training was finished; empty for a file that does not say."
+    try: return str(json.loads(manifest.read_text(encoding='utf-8'))['created'])
+    except (OSError, ValueError, KeyError, TypeError): return ''
+
+# %% ../nbs/08_ml_backtest.ipynb #157abb4a
 TRAINING = Path('TRAINING')
 
 def _model_folder(model: str) -> Path:
     "The folder of a saved filter: 'latest', a training run, or the model in it."
     if model != 'latest': return Path(model)/'model' if (Path(model)/'model').is_dir() else Path(model)
-    created = {f.parent: json.loads(f.read_text(encoding='utf-8')).get('created', '') for f in TRAINING.glob('*/manifest.json')}
-    if not created: raise BadData(f'{TRAINING}/ holds no finished training: run vpoc_train first, or use --model train')
-    return max(created, key=lambda run: (created[run], run.name))/'model'
+    created = {f.parent: _created(f) for f in TRAINING.glob('*/manifest.json') if (f.parent/'model/model.json').exists()}
+    finished = [run for run, when in created.items() if when]
+    if not finished: raise BadData(f'{TRAINING}/ holds no finished training: run vpoc_train first, or use --model train')
+    return max(finished, key=lambda run: (created[run], run.name))/'model'
 
-# %% ../nbs/08_ml_backtest.ipynb #34048e30
-def _saved_predictions(market: Market, levels: pd.DataFrame, config: RunConfig, model: str, device: str) -> tuple:
-    "Samples, predictions of a saved filter for the sessions it has not seen, and how it was trained."
+# %% ../nbs/08_ml_backtest.ipynb #ebc6c68b
+def _saved_predictions(market: Market, levels: pd.DataFrame, config: RunConfig, model: str, device: str
+                       ) -> tuple[pd.DataFrame, pd.DataFrame, str, tuple | None, FilterConfig]:
+    "Of a saved filter, for the sessions it has not seen: samples, predictions, source in words, no windows, settings."
     from vpoc_backtest.trade_filter import filter_samples, load_filter, unseen_sessions
     folder = _model_folder(model)
     saved, about = load_filter(folder, device)
@@ -219,11 +228,12 @@ def _saved_predictions(market: Market, levels: pd.DataFrame, config: RunConfig, 
     if not len(samples): raise ShortHistory('no session has the history that the filter needs: give a longer one')
     seen = unseen_sessions(pd.DatetimeIndex(samples.date.unique()), saved)
     predictions = saved.predict(samples, np.flatnonzero(samples.date.isin(seen)))
-    return samples, predictions, f'{folder}, trained on {saved.trained[0]} to {saved.trained[1]}', None, saved.config.min_confidence
+    return samples, predictions, f'{folder}, trained on {saved.trained[0]} to {saved.trained[1]}', None, replace(saved.config, min_confidence=config.filter.min_confidence)
 
-# %% ../nbs/08_ml_backtest.ipynb #ad359050
-def _trained_predictions(market: Market, levels: pd.DataFrame, config: RunConfig, seed: int, device: str, say: Callable) -> tuple:
-    "Samples, predictions of filters that are trained here, and how."
+# %% ../nbs/08_ml_backtest.ipynb #6acb31f8
+def _trained_predictions(market: Market, levels: pd.DataFrame, config: RunConfig, seed: int, device: str, say: Callable
+                         ) -> tuple[pd.DataFrame, pd.DataFrame, str, tuple | None, FilterConfig]:
+    "Of filters that are trained here: samples, predictions, source in words, sessions and windows, settings."
     from vpoc_backtest.train import walk_forward
     from vpoc_backtest.trade_filter import filter_samples
     samples = filter_samples(market.bars, levels, market.vix, config.rules, config.filter, config.backtest, market.contract)
@@ -231,28 +241,35 @@ def _trained_predictions(market: Market, levels: pd.DataFrame, config: RunConfig
     walked = walk_forward(samples, config.filter, seed=seed, device=device, say=say)
     dates = pd.DatetimeIndex(samples.date)
     source = f'{len(walked.windows)} windows of {config.filter.members} networks, trained walk-forward from {dates[walked.windows[0].train[0]].date()} on'
-    return samples, walked.predictions, source, (dates, walked.windows), config.filter.min_confidence
+    return samples, walked.predictions, source, (dates, walked.windows), config.filter
 
-# %% ../nbs/08_ml_backtest.ipynb #213b5b53
+# %% ../nbs/08_ml_backtest.ipynb #33febc8e
 def _filtered(market: Market, levels: pd.DataFrame, signals: pd.DataFrame, config: RunConfig, model: str, seed: int, device: str,
               say: Callable) -> tuple[dict[str, BacktestResult], Filtered]:
     "Both strategies over the sessions that the filter had not seen."
     from vpoc_backtest.train import calibration
     from vpoc_backtest.trade_filter import judge_signals
     try:
-        samples, predictions, source, windows, least = (
+        samples, predictions, source, windows, settings = (
             _trained_predictions(market, levels, config, seed, device, say) if model == 'train'
             else _saved_predictions(market, levels, config, model, device))
-        judged = judge_signals(signals, predictions, least)
+        judged = judge_signals(signals, predictions, settings.min_confidence)
     except (BadData, ShortHistory): raise
     except ValueError as e: raise BadData(f'{market.source}: {e}') from None
     first = predictions.date.min()
     bars = market.bars[market.bars.date >= first]
     trade = lambda some: run_backtest(bars, some, config.backtest, market.contract)
     results = {'original': trade(signals[signals.date >= first]), 'ml': trade(judged[judged.accepted])}
-    return results, Filtered(source, first, judged, trade(judged[~judged.accepted]), calibration(predictions, samples), windows)
+    refused = trade(judged[~judged.accepted & judged.confidence.notna()])
+    return results, Filtered(source, first, judged, refused, calibration(predictions, samples), windows, settings)
 
-# %% ../nbs/08_ml_backtest.ipynb #9c6071b2
+# %% ../nbs/08_ml_backtest.ipynb #bcb9337e
+def _no_orders(why: pd.DataFrame) -> str:
+    "The most frequent reason why there was no order."
+    if not len(why): return 'one session has no day before it'
+    return f'most frequent reason for none: {why.failed.str.split("; ").explode().mode()[0]}'
+
+# %% ../nbs/08_ml_backtest.ipynb #8b2b346e
 def run_all(
     market: Market,  # of `load_market`
     config: RunConfig = RunConfig(),  # all settings
@@ -270,9 +287,7 @@ def run_all(
     say(f'levels     {len(levels):,} sessions, {levels.index[0].date()} to {levels.index[-1].date()}')
     why, signals = explain_signals(levels, config.rules), make_signals(levels, config.rules)
     say(f'signals    {len(signals):,} orders by the {config.rules.rule} rule')
-    if not len(signals):
-        say(f'           most frequent reason for none: {why.failed.str.split("; ").explode().mode()[0]}'
-            if len(why) else '           one session has no day before it')
+    if not len(signals): say(f'           {_no_orders(why)}')
     results, filtered = {}, None
     if model != 'none':
         try: results, filtered = _filtered(market, levels, signals, config, model or 'train', seed, device, say)
@@ -282,16 +297,28 @@ def run_all(
     if filtered is None: results = {'original': run_backtest(market.bars, signals, config.backtest, market.contract)}
     if filtered: say(f'compared   from {filtered.first.date()} on, {describe_filter(filtered)}')
     for name, r in results.items(): say(f'{name:10} {len(r.trades):,} trades, {len(r.skipped):,} orders skipped')
-    return Run(market, config, levels, why, signals, results, seed, filtered)
+    return Run(market, replace(config, filter=filtered.config) if filtered else config, levels, why, signals, results, seed, filtered)
 
-# %% ../nbs/08_ml_backtest.ipynb #5e85bf77
+# %% ../nbs/08_ml_backtest.ipynb #91628d22
+def filter_metrics(
+    filtered: Filtered  # of `run_all`
+) -> dict:  # plain values
+    "What a filter did."
+    judged, refused = filtered.judged, filtered.refused.metrics
+    return {'source': filtered.source, 'first_session': str(filtered.first.date()), 'signals': len(judged), 'accepted': int(judged.accepted.sum()),
+            'refused': int((~judged.accepted & judged.confidence.notna()).sum()), 'unjudged': int(judged.confidence.isna().sum()), 'refused_trades': refused['trades'], 'refused_profit': refused['total_profit']}
+
+# %% ../nbs/08_ml_backtest.ipynb #4233475f
 def describe_filter(
     filtered: Filtered  # of `run_all`
 ) -> str:  # what it did with the signals
     "What a filter refused, and what that would have earned."
-    accepted, refused = int(filtered.judged.accepted.sum()), filtered.refused
-    return (f'{accepted:,} of {len(filtered.judged):,} signals accepted; the others would have made '
-            f'{format_metric("total_profit", refused.metrics["total_profit"])} in {len(refused.trades):,} trades')
+    told, table = filter_metrics(filtered), filtered.calibration
+    silent = f', no opinion on {told["unjudged"]:,} (a figure was missing)' if told['unjudged'] else ''
+    usual = (table['mean'] * table.trades).sum() / max(table.trades.sum(), 1)
+    return (f'{told["accepted"]:,} of {told["signals"]:,} signals accepted{silent}; the refused ones would have made '
+            f'{format_metric("total_profit", told["refused_profit"])} in {told["refused_trades"]:,} trades '
+            f'(mean outcome of all orders, wanted or not: {usual:+.2f})')
 
 # %% ../nbs/08_ml_backtest.ipynb #a206e5c9
 def _json(value) -> str:
@@ -316,15 +343,6 @@ def describe_market(
             'contracts': sorted({*levels.contract}), 'rolls': len(rolls),
             'rolls_without_measured_gap': int(rolls.measured.isna().sum()),
             'vix_closes': 0 if market.vix is None else len(market.vix)}
-
-# %% ../nbs/08_ml_backtest.ipynb #3c2d2e97
-def filter_metrics(
-    filtered: Filtered  # of `run_all`
-) -> dict:  # plain values
-    "What a filter did."
-    judged, refused = filtered.judged, filtered.refused.metrics
-    return {'source': filtered.source, 'first_session': str(filtered.first.date()), 'signals': len(judged), 'accepted': int(judged.accepted.sum()),
-            'refused': int((~judged.accepted).sum()), 'refused_trades': refused['trades'], 'refused_profit': refused['total_profit']}
 
 # %% ../nbs/08_ml_backtest.ipynb #5804d7cb
 def run_metrics(
@@ -359,14 +377,13 @@ def _manifest(run: Run) -> dict:
             'fingerprint': fingerprint(run.market.bars), 'seed': run.seed,
             'git_revision': _git_revision(), 'versions': _versions()}
 
-# %% ../nbs/08_ml_backtest.ipynb #6fa9b7ad
+# %% ../nbs/08_ml_backtest.ipynb #1e2705d6
 def _signal_table(run: Run) -> pd.DataFrame:
     "The signals, with the filter's word on those it was asked about."
     if run.filtered is None: return run.signals
     said = run.filtered.judged.rename(columns={'confidence': 'filter_confidence'})
-    return run.signals.merge(said[['date', 'side', 'filter_confidence', 'expectation', 'spread', 'trained_until', 'accepted']
-                                  if 'trained_until' in said else ['date', 'side', 'filter_confidence', 'expectation', 'spread', 'accepted']],
-                             on=['date', 'side'], how='left')
+    columns = ['date', 'side', 'filter_confidence', 'expectation', 'spread', 'trained_until', 'accepted']
+    return run.signals.merge(said[[c for c in columns if c in said]], on=['date', 'side'], how='left')
 
 # %% ../nbs/08_ml_backtest.ipynb #2ac677f5
 def _tables(run: Run) -> dict[str, pd.DataFrame]:

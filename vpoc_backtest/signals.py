@@ -170,12 +170,12 @@ def make_signals(
                                                         'size_factor', 'known_at']]
     return signals.assign(reason=pd.Series(_reasons(orders), dtype=str), **{f: orders[f].to_numpy() for f in FIGURES})
 
-# %% ../nbs/03_signals.ipynb #35a5a4c6
+# %% ../nbs/03_signals.ipynb #972bb950
 ORDER_FIGURES = ('trend', 'r2', 'p_direction', 'vol_ratio', 'reward_risk', 'stop_pct')
 
 def _order_figures(c: pd.DataFrame) -> dict[str, pd.Series]:
     risk = (c.entry - c.stop).abs()
-    return {'trend': 100 * c.side * c.slope / c.entry, 'reward_risk': (c.target - c.entry).abs() / risk, 'stop_pct': 100 * risk / c.entry}
+    return {'trend': 100 * c.side * c.slope / c.entry, 'reward_risk': np.log((c.target - c.entry).abs() / risk), 'stop_pct': 100 * risk / c.entry}
 
 # %% ../nbs/03_signals.ipynb #45160ae9
 def hypothetical_orders(

@@ -13,25 +13,39 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/07a_trade_filter.ipynb #82f84f1b
-from .backtest import BacktestConfig, run_backtest
+# %% ../nbs/07a_trade_filter.ipynb #4f20cd29
+from .backtest import BacktestConfig, affordable_contracts, run_backtest
 from .data import BadData, ContractSpec, ES
 from .features import FilterConfig, Scaler, make_features, make_samples, outcome_targets, session_targets
 from .model import BadModel, load_model, save_model
 from .signals import ORDER_FIGURES, SignalRules, hypothetical_orders, make_signals
 from .train import TradeFilter
 
-# %% ../nbs/07a_trade_filter.ipynb #5fa4df29
+# %% ../nbs/07a_trade_filter.ipynb #337226e5
 def order_outcomes(
     bars: pd.DataFrame,  # bars of one contract a session
     orders: pd.DataFrame,  # of `hypothetical_orders`
     config: BacktestConfig = BacktestConfig(),  # costs and fills
     contract: ContractSpec = ES  # what is traded
-) -> pd.DataFrame:  # trades of `run_backtest`, one contract each
+) -> pd.DataFrame:  # trades of `run_backtest`, one contract each with its share of the commission
     "What each order by itself would have made."
-    alone = replace(config, initial_capital=1e9, max_contracts=1)
-    trades = [run_backtest(bars, some, alone, contract).trades for side in (1, -1) if len(some := orders[orders.side == side])]
-    return pd.concat(trades, ignore_index=True) if trades else run_backtest(bars, orders, alone, contract).trades
+    alone, done = replace(config, initial_capital=1e9, max_contracts=1, commission_per_trade=0.), []
+    for side in (1, -1):
+        waiting = orders[orders.side == side]
+        while len(waiting):
+            result = run_backtest(bars, waiting, alone, contract)
+            done.append(result.trades)
+            waiting = result.skipped[result.skipped.reason == 'another position open'].drop(columns='reason')
+    trades = pd.concat(done, ignore_index=True) if done else run_backtest(bars, orders, alone, contract).trades
+    return _with_commission(trades, orders, config, contract)
+
+# %% ../nbs/07a_trade_filter.ipynb #b2be5703
+def _with_commission(trades: pd.DataFrame, orders: pd.DataFrame, config: BacktestConfig, contract: ContractSpec) -> pd.DataFrame:
+    "Trades of one contract less its share of a commission, their R multiples too."
+    of = trades[['date', 'side']].merge(orders, on=['date', 'side'], how='left', validate='one_to_one')
+    share = config.commission_per_trade / affordable_contracts(of, config, contract)
+    risk = (of.entry - of.stop).abs().to_numpy() * contract.point_value
+    return trades.assign(costs=trades.costs + share, net=trades.net - share, r_multiple=trades.r_multiple - share / risk)
 
 # %% ../nbs/07a_trade_filter.ipynb #87c113d1
 def filter_samples(
@@ -50,14 +64,14 @@ def filter_samples(
     features = make_features(levels, vix, config.lookbacks, garch=config.garch)
     return make_samples(features, orders, targets, ORDER_FIGURES)
 
-# %% ../nbs/07a_trade_filter.ipynb #9aa1430f
+# %% ../nbs/07a_trade_filter.ipynb #166747dd
 def judge_signals(
     signals: pd.DataFrame,  # of `make_signals`
     predictions: pd.DataFrame,  # of `walk_forward` or `TradeFilter.predict`
     min_confidence: float = 70.  # 0 to 100
-) -> pd.DataFrame:  # signals of the predicted sessions: confidence of the filter, expectation, spread, accepted
+) -> pd.DataFrame:  # signals from the first prediction on: confidence of the filter (NaN: no opinion), expectation, spread, accepted
     "The filter's word on each signal."
-    span = signals[signals.date.isin(predictions.date)].drop(columns='confidence')
+    span = signals[signals.date >= predictions.date.min()].drop(columns='confidence')
     said = predictions.drop(columns=['window'], errors='ignore')
     judged = span.merge(said, on=['date', 'side'], how='left', validate='one_to_one')
     judged = judged[[c for c in signals if c in judged] + [c for c in judged if c not in signals]]

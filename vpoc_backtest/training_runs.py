@@ -12,10 +12,10 @@ from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-# %% ../nbs/08a_training_runs.ipynb #91d067a6
+# %% ../nbs/08a_training_runs.ipynb #80f8e57a
 import numpy as np
 import pandas as pd
-from fastcore.script import call_parse
+from fastcore.script import Param, call_parse
 
 # %% ../nbs/08a_training_runs.ipynb #0a97a38a
 from .data import BadData, axes, fingerprint
@@ -24,13 +24,14 @@ from .ml_backtest import (Market, RunConfig, TRAINING, _contract, _git_revision,
                                        errors_in_one_line, filter_basis, load_market, read_config)
 from .vpoc import session_levels
 
-# %% ../nbs/08a_training_runs.ipynb #b18a32f4
+# %% ../nbs/08a_training_runs.ipynb #9912cf21
 TRAINED_SHARE = .75  # of the sessions, where no date is given
 
 def _learnable(samples: pd.DataFrame, sessions: pd.DatetimeIndex, until: str | None) -> tuple[pd.DataFrame, pd.Timestamp]:
     "Samples up to a date, with the outcomes that were known by then, and that date."
+    if until is not None and not re.fullmatch(r'\d{4}-\d\d-\d\d', until): raise BadData(f'--until {until}: is not a date: write it as 2016-06-30')
     try: last = sessions[int(len(sessions) * TRAINED_SHARE) - 1] if until is None else pd.Timestamp(until)
-    except ValueError: raise BadData(f'--until {until}: is not a date: write it as 2016-06-30') from None
+    except ValueError: raise BadData(f'--until {until}: there is no such day') from None
     known = samples[samples.date <= last].reset_index(drop=True)
     if not len(known): raise BadData(f'--until {last.date()}: no session with the history that is needed lies before: give a later date or more data')
     late = pd.DatetimeIndex(known.label_end).tz_localize(None).normalize() > last
@@ -49,8 +50,9 @@ def out_of_sample(
             'accepted_error': float(accepted.sem()) if len(accepted) > 1 else float('nan'),
             'rank_correlation': float(known.expectation.corr(known.target, method='spearman'))}
 
-# %% ../nbs/08a_training_runs.ipynb #ede84715
+# %% ../nbs/08a_training_runs.ipynb #8df74f8c
 def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
+    "Draw history.png and calibration.png."
     from matplotlib import pyplot as plt
     from vpoc_backtest.train import plot_calibration, plot_history
     panels = axes(size=(11, 2.6), ncols=4)
@@ -130,6 +132,14 @@ def _unfinished(output: str | None) -> Path:
     if not found: raise BadData(f'{output or TRAINING}: holds no training that has not ended: leave out --resume')
     return found[-1]
 
+# %% ../nbs/08a_training_runs.ipynb #75926a36
+def _noted_options(folder: Path) -> dict:
+    "The options with which a training was started."
+    try: found = json.loads((folder/'arguments.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError): found = None
+    if not isinstance(found, dict) or set(found) != set(OPTIONS): raise BadData(f'{folder/"arguments.json"}: cannot be read: train anew')
+    return found
+
 # %% ../nbs/08a_training_runs.ipynb #8c747302
 def _start(output: str | None, options: dict, config: RunConfig) -> Path:
     "A new folder with the options in it."
@@ -142,7 +152,7 @@ def _start(output: str | None, options: dict, config: RunConfig) -> Path:
     (folder/'arguments.json').write_text(_json(options), encoding='utf-8')
     return folder
 
-# %% ../nbs/08a_training_runs.ipynb #4dc4e911
+# %% ../nbs/08a_training_runs.ipynb #b518dee6
 def _chosen_device(device_ids: str | None) -> str:
     "The device of this process; does not return where several have to be started."
     from vpoc_backtest.train import join_processes
@@ -150,17 +160,19 @@ def _chosen_device(device_ids: str | None) -> str:
     if device_ids is None: return 'auto'
     import torch
     ids, gpus = _whole_numbers(device_ids, '--device_ids'), torch.cuda.device_count()
+    if len(set(ids)) < len(ids): raise BadData(f'--device_ids {device_ids}: name each GPU once')
     if max(ids) >= gpus: raise BadData(f'--device_ids {device_ids}: torch sees {gpus or "no"} GPU{"s" * (gpus != 1)} here: leave the option out')
     if len(ids) == 1: return f'cuda:{ids[0]}'
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={len(ids)}', '--no_python', *sys.argv]
-    sys.exit(subprocess.run(launch, env=os.environ | {'CUDA_VISIBLE_DEVICES': device_ids}).returncode)
+    seen = os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(gpus)))).split(',')
+    sys.exit(subprocess.run(launch, env=os.environ | {'CUDA_VISIBLE_DEVICES': ','.join(seen[i] for i in ids)}).returncode)
 
-# %% ../nbs/08a_training_runs.ipynb #7cbeecdb
+# %% ../nbs/08a_training_runs.ipynb #17e0cc82
 def train_command(
     data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
     vix: str = None,  # CSV of daily VIX closes (default: a file in DATA/ with VIX in its name)
     output: str = None,  # folder to write (default: a new one in TRAINING/)
-    epochs: int = None,  # at most, see [filter] of a settings file for this and the next four
+    epochs: int = None,  # at most (this and the next five: default as in the settings, [filter])
     batch_size: int = None,  # samples a step
     learning_rate: float = None,  # at its highest
     hidden_layers: str = None,  # widths, as in 192,128,64
@@ -182,7 +194,10 @@ def train_command(
     device, first = _chosen_device(device_ids), int(os.environ.get('RANK', 0)) == 0
     if resume:
         folder = _unfinished(output)
-        options, settings = json.loads((folder/'arguments.json').read_text(encoding='utf-8')), read_config(folder/'config.toml')
+        given = [k for k, v in dict(data=data, vix=vix, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, arch=arch, members=members,
+                                    hidden_layers=hidden_layers, until=until, config=config).items() if v is not None]
+        if given: raise BadData(f'--{given[0]}: --resume goes on with the options of {folder}: leave this one out, or train anew')
+        options, settings = _noted_options(folder), read_config(folder/'config.toml')
     else:
         options = dict(zip(OPTIONS, (data, vix, symbol, layout, tz, stamp, until, seed)))
         settings = _changed(RunConfig() if config is None else read_config(config), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
@@ -193,10 +208,13 @@ def train_command(
     if not resume and first: folder = _start(output, options, settings)
     if not resume and not first: folder = Path(output or TRAINING)
     if first: _say(f'{"resuming" if resume else "training":10} {folder}, on {market.source}')
-    found = train_run(market, settings, folder, until=options['until'], seed=options['seed'], device=device, resume=resume)
+    try: found = train_run(market, settings, folder, until=options['until'], seed=options['seed'], device=device, resume=resume)
+    except BadData:
+        if first and not (folder/'checkpoints').exists(): shutil.rmtree(folder)
+        raise
     if first: print(f'{pd.Series(found, name="out of sample").to_string()}\n\n{folder}')
 
-# %% ../nbs/08a_training_runs.ipynb #3bbb4c3a
+# %% ../nbs/08a_training_runs.ipynb #47d0e82f
 def evaluate_runs(
     folder: str | Path  # whose subfolders are trainings
 ) -> pd.DataFrame:  # one row a training, best first: figures of `out_of_sample`, lift, lift_t, network, trained
@@ -209,7 +227,7 @@ def evaluate_runs(
             rows[path.parent.name] = found['out_of_sample'] | {
                 'network': settings and f'{settings.arch} {"-".join(map(str, settings.hidden))}', 'members': found['members'],
                 'trained': ' to '.join(found['training_span'])}
-        except (OSError, ValueError, KeyError) as e: raise BadData(f'{path.parent}: its files cannot be read ({e}): train again or remove it') from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e: _say(f'left out   {path.parent}: its files cannot be read ({e})')
     if not rows: raise BadData(f'{folder}: holds no finished training: run vpoc_train first')
     table = pd.DataFrame(rows).T.rename_axis('training')
     figures = ['orders', 'mean', 'accepted', 'accepted_mean', 'accepted_error', 'rank_correlation', 'members']
@@ -218,9 +236,15 @@ def evaluate_runs(
     table = table.assign(lift=lift, lift_t=lift / table.accepted_error)
     return table.sort_values(['lift_t', 'rank_correlation'], ascending=False, kind='stable')
 
-# %% ../nbs/08a_training_runs.ipynb #31d6ec50
+# %% ../nbs/08a_training_runs.ipynb #82a59755
+def _noted_predictions(path: Path) -> pd.DataFrame:
+    "Predictions that a training left, with their outcomes."
+    try: return pd.read_csv(path, parse_dates=['date'])[['date', 'side', 'expectation', 'confidence', 'target']]
+    except (OSError, ValueError, KeyError) as e: raise BadData(f'{path}: cannot be read ({e}): train again or remove the folder') from None
+
+# %% ../nbs/08a_training_runs.ipynb #5c32edfe
 def evaluate_command(
-    folder: str = 'TRAINING',  # whose subfolders are trainings
+    folder: Param('whose subfolders are trainings', str, opt=False, nargs='?') = 'TRAINING'
 ):
     "Rank the filters that vpoc_train has kept by their figures out of sample, and draw their calibration into the folder."
     from matplotlib import pyplot as plt
@@ -229,7 +253,7 @@ def evaluate_command(
     best = table.index[:4]
     panels = np.atleast_1d(axes(size=(9, 2.9 * len(best)), nrows=len(best)))
     for name, ax in zip(best, panels):
-        p = pd.read_csv(Path(folder)/name/'predictions.csv', parse_dates=['date'])
+        p = _noted_predictions(Path(folder)/name/'predictions.csv')
         plot_calibration(calibration(p.drop(columns='target'), p), ax).set_title(name, loc='left')
     panels[0].figure.savefig(Path(folder)/'calibration.png', dpi=120, metadata={'Software': None})
     plt.close('all')
