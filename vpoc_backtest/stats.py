@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['RunsTest', 'runs_test', 'TrendTest', 'trend_test', 'Direction', 'direction_probability', 'rolling_trend',
            'rolling_direction', 'rolling_runs', 'rolling_streaks', 'log_returns', 'sharpe_ratio', 'sortino_ratio',
-           'drawdowns', 'max_drawdown', 'sharpe_standard_error', 'probabilistic_sharpe_ratio', 'moments',
-           'expected_max_sharpe', 'deflated_sharpe_ratio', 'minimum_track_record']
+           'drawdowns', 'max_drawdown', 'autocorrelations', 'annualisation_factor', 'sharpe_standard_error',
+           'probabilistic_sharpe_ratio', 'moments', 'expected_max_sharpe', 'deflated_sharpe_ratio',
+           'minimum_track_record', 'Overfitting', 'overfitting_probability', 'MonteCarlo', 'monte_carlo']
 
-# %% ../nbs/02_stats.ipynb #2b97ab37
-from dataclasses import dataclass
+# %% ../nbs/02_stats.ipynb #c357f3fa
+from dataclasses import dataclass, field
+from itertools import combinations
 
 # %% ../nbs/02_stats.ipynb #d0658964
 import numpy as np
@@ -296,6 +298,28 @@ def max_drawdown(
     "The deepest fall from a peak."
     return float(drawdowns(equity).min(initial=0.))
 
+# %% ../nbs/02_stats.ipynb #ece3b497
+def autocorrelations(
+    values: np.ndarray,  # (n,) returns
+    lags: int  # how many, fewer than n
+) -> np.ndarray:  # (lags,) at lags 1, 2, …; NaN where the values do not vary
+    "Sample autocorrelations, each a sum over all n (the biased estimate, whose variance is small)."
+    from_mean = np.asarray(values, dtype=float) - np.mean(values)
+    with np.errstate(invalid='ignore'):
+        return np.array([from_mean[k:] @ from_mean[:-k] for k in range(1, lags + 1)]) / (from_mean @ from_mean)
+
+# %% ../nbs/02_stats.ipynb #9ffcab5a
+def annualisation_factor(
+    q: int,  # periods in a year, e.g. 252
+    autocorrelations: np.ndarray  # (k,) of the returns per period at lags 1, 2, …; taken for zero after the last one given
+) -> float:  # times the Sharpe ratio per period: the annual one; √q where nothing depends on anything
+    "From a Sharpe ratio per period to an annual one (Lo, 2002). Raises ValueError where a year would have no variance."
+    rho = np.atleast_1d(np.asarray(autocorrelations, dtype=float))[:q - 1]
+    variance = q + 2 * ((q - 1 - np.arange(len(rho))) * rho).sum()
+    if variance > 0: return float(q / np.sqrt(variance))
+    raise ValueError(f'with these autocorrelations {q} periods would have a variance of {variance:.3g} times that of one: '
+                     'use fewer lags')
+
 # %% ../nbs/02_stats.ipynb #d9ed29f8
 def sharpe_standard_error(
     sharpe: float,  # per period
@@ -366,3 +390,145 @@ def minimum_track_record(
     from scipy.special import ndtri
     if sharpe <= benchmark: return float('inf')
     return float(1 + _sharpe_variance(sharpe, skew, kurtosis) * (ndtri(confidence) / (sharpe - benchmark))**2)
+
+# %% ../nbs/02_stats.ipynb #dd6bfec3
+@dataclass(frozen=True, eq=False)
+class Overfitting:
+    "What combinatorially symmetric cross-validation says of choosing the best strategy."
+    probability: float  # that the one chosen is no better than the median where it was not chosen
+    loss: float  # probability that it loses money there
+    slope: float  # of its Sharpe ratio there on the one it was chosen for; below zero, the better it looked the worse it did
+    logits: np.ndarray = field(repr=False)  # (ways to choose,) of its relative rank; 0 at the median
+
+# %% ../nbs/02_stats.ipynb #65ae6f71
+def _half_sharpes(performance: np.ndarray, blocks: int) -> np.ndarray:
+    "Sharpe ratios per period, (ways, N), in every half of the blocks; reversed, the rows are those of the other halves."
+    edges = np.linspace(0, len(performance), blocks + 1).astype(int)
+    mean = performance.mean(0)
+    sums, squares = (np.add.reduceat((performance - mean)**power, edges[:-1]) for power in (1, 2))
+    chosen = np.array([np.bincount(c, minlength=blocks) for c in combinations(range(blocks), blocks // 2)], dtype=float)
+    n = (chosen @ np.diff(edges))[:, None]
+    shift = chosen @ sums / n
+    variance = (chosen @ squares / n - shift**2) * n / (n - 1)
+    varies = variance > 1e-12 * squares.sum(0) / len(performance)
+    return np.divide(mean + shift, np.sqrt(np.where(varies, variance, 1)), out=np.zeros_like(shift), where=varies).round(12)
+
+# %% ../nbs/02_stats.ipynb #bbd63cc9
+def overfitting_probability(
+    performance: np.ndarray,  # (T, N) returns per period, a column for every strategy tried
+    blocks: int = 16  # to cut the T periods into; even
+) -> Overfitting:  # see the fields
+    """Probability of backtest overfitting (Bailey, Borwein, López de Prado and Zhu, 2017).
+
+    Where returns do not vary, as in a half without a trade, the Sharpe ratio counts as 0.
+    Raises ValueError for a table or a number of blocks that cannot be used."""
+    x = np.asarray(performance, dtype=float)
+    if x.ndim != 2 or x.shape[1] < 2:
+        raise ValueError(f'performance must be periods × strategies, at least two of these, not of shape {x.shape}')
+    if not np.isfinite(x).all():
+        raise ValueError('performance has missing or infinite returns: a period without a trade returns 0')
+    if blocks < 2 or blocks % 2 or len(x) < 2 * blocks:
+        raise ValueError(f'blocks={blocks} must be even and at most half of the {len(x)} periods')
+    ratios = _half_sharpes(x, blocks)
+    best, other = ratios.argmax(1), ratios[::-1]
+    here, there = (np.take_along_axis(r, best[:, None], 1) for r in (ratios, other))
+    rank = (other < there).sum(1) + ((other == there).sum(1) + 1) / 2
+    logits = np.log(rank / (x.shape[1] + 1 - rank))
+    here, there = here[:, 0] - here.mean(), there[:, 0]
+    slope = here @ there / (here @ here) if here.any() else float('nan')
+    return Overfitting(float((logits <= 0).mean()), float((there < 0).mean()), float(slope), logits)
+
+# %% ../nbs/02_stats.ipynb #f026e2f4
+@njit(cache=True, inline='always')
+def _hash(z):
+    "The finaliser of SplitMix64."
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+# %% ../nbs/02_stats.ipynb #82695950
+@njit(cache=True)
+def _paths(profits, jump, shuffle, seed, n, steps):
+    "Final profit, deepest fall, lowest point and the profit at `steps` of n paths; jump: 2³² × the chance of a new block."
+    size = len(profits)
+    final, fall, lowest, seen = np.empty(n), np.empty(n), np.empty(n), np.zeros((n, len(steps)))
+    order, half = profits.copy(), np.uint64(32)
+    for k in range(n):
+        state = _hash(seed + _hash(np.uint64(k + 1)))
+        at, column, total, peak, low, deep = size - 1, 1, 0., 0., 0., 0.
+        for i in range(size):
+            state += np.uint64(0x9E3779B97F4A7C15)
+            z = _hash(state)
+            if shuffle:  # Fisher and Yates
+                at = i + np.int64(((z >> half) * np.uint64(size - i)) >> half)
+                order[i], order[at] = order[at], order[i]
+                total += order[i]
+            else:
+                fresh = i == 0 or (z & np.uint64(0xFFFFFFFF)) < jump
+                if fresh: at = np.int64(((z >> half) * np.uint64(size)) >> half)
+                else: at = at + 1 if at + 1 < size else 0
+                total += profits[at]
+            peak, low = max(peak, total), min(low, total)
+            deep = min(deep, total - peak)
+            if i + 1 == steps[column]: seen[k, column], column = total, column + 1
+        final[k], fall[k], lowest[k] = total, deep, low
+        if shuffle: order[:] = profits
+    return final, fall, lowest, seen
+
+# %% ../nbs/02_stats.ipynb #9a01d35c
+@dataclass(frozen=True, eq=False)
+class MonteCarlo:
+    "Paths that the same profits could have taken; all in the unit of the profits."
+    method: str  # 'bootstrap', 'block' or 'shuffle'
+    block: float  # mean profits in a block; 1 for bootstrap, their number for shuffle
+    final_profits: np.ndarray = field(repr=False)  # (n,) where each path ends; all the same for shuffle
+    max_drawdowns: np.ndarray = field(repr=False)  # (n,) ≤ 0, deepest fall of each from a peak, the start included
+    lowest: np.ndarray = field(repr=False)  # (n,) ≤ 0, lowest point of each, the start being 0
+    steps: np.ndarray = field(repr=False)  # (m,) after how many profits the fan is drawn, from 0 to all of them
+    levels: tuple[float, ...]  # of the quantiles that make the fan
+    fan: np.ndarray = field(repr=False)  # (levels, m) quantiles of all paths at each step
+
+    def interval(self,
+                 confidence: float = 0.90  # share of the paths that end inside
+                 ) -> tuple[float, float]:  # low, high
+        "Where the middle of the paths ends. Raises ValueError for shuffle, which cannot say."
+        if self.method == 'shuffle':
+            raise ValueError("the same profits in another order have the same sum: shuffle says nothing about it, "
+                             "use method='bootstrap' or 'block'")
+        return tuple(map(float, np.quantile(self.final_profits, [.5 - confidence / 2, .5 + confidence / 2])))
+
+    def drawdown(self,
+                 confidence: float = 0.95  # share of the paths that fall no deeper
+                 ) -> float:  # ≤ 0
+        "The drawdown to be ready for."
+        return float(np.quantile(self.max_drawdowns, 1 - confidence))
+
+    def ruin_probability(self,
+                         capital: float,  # at the start
+                         floor: float = 0.0  # account value at which trading ends, e.g. the margin of one contract
+                         ) -> float:  # share of the paths
+        "How often an account falls to the floor on its way."
+        return float((capital + self.lowest <= floor).mean())
+
+# %% ../nbs/02_stats.ipynb #c7cb1b76
+def monte_carlo(
+    profits: np.ndarray,  # (trades or sessions,) in the order in which they were made
+    n: int = 10_000,  # paths
+    method: str = 'bootstrap',  # 'bootstrap', 'block' or 'shuffle'
+    seed: int = 0,  # the same seed draws the same paths, to the bit
+    block: float | None = None  # mean profits in a block, for 'block'; None: the cube root of their number
+) -> MonteCarlo:  # see the fields
+    "Other paths of the same profits (Efron, 1979; Politis and Romano, 1994). Raises ValueError for what it cannot draw from."
+    x = np.ascontiguousarray(profits, dtype=float)
+    if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
+        raise ValueError('profits must be a sequence of finite numbers, at least one')
+    if n < 1: raise ValueError(f'n={n} paths cannot be drawn: use at least 1')
+    blocks = {'bootstrap': 1, 'block': len(x)**(1 / 3) if block is None else block, 'shuffle': len(x)}
+    if method not in blocks: raise ValueError(f"method={method!r} is unknown: use 'bootstrap', 'block' or 'shuffle'")
+    if not blocks[method] >= 1: raise ValueError(f'block={block} is too short: a mean of at least 1')
+    steps = np.unique(np.linspace(0, len(x), 101).round().astype(np.int64))
+    jump = np.uint64(2**32 / blocks[method])
+    final, fall, lowest, seen = _paths(x, jump, method == 'shuffle', np.uint64(seed % 2**64), n, steps)
+    if method == 'shuffle': final[:] = seen[:, -1] = x.sum()
+    levels = (.05, .25, .5, .75, .95)
+    return MonteCarlo(method, float(blocks[method]), final, fall, lowest, steps, levels, np.quantile(seen, levels, axis=0))

@@ -21,7 +21,13 @@ from .model import BadModel, load_model, save_model
 from .signals import ORDER_FIGURES, SignalRules, hypothetical_orders, make_signals
 from .train import TradeFilter
 
-# %% ../nbs/07a_trade_filter.ipynb #337226e5
+# %% ../nbs/07a_trade_filter.ipynb #be22a6e8
+def _undisturbed(trades: pd.DataFrame) -> pd.Series:
+    "Trades in whose session no earlier one was still open."
+    earlier = trades.exit_ts.cummax().shift()
+    return earlier.isna() | (earlier.dt.tz_localize(None).dt.normalize() < trades.date)
+
+# %% ../nbs/07a_trade_filter.ipynb #dac73239
 def order_outcomes(
     bars: pd.DataFrame,  # bars of one contract a session
     orders: pd.DataFrame,  # of `hypothetical_orders`
@@ -34,8 +40,10 @@ def order_outcomes(
         waiting = orders[orders.side == side]
         while len(waiting):
             result = run_backtest(bars, waiting, alone, contract)
-            done.append(result.trades)
-            waiting = result.skipped[result.skipped.reason == 'another position open'].drop(columns='reason')
+            free = _undisturbed(result.trades)
+            done.append(result.trades[free])
+            busy = result.skipped.date[result.skipped.reason == 'another position open']
+            waiting = waiting[waiting.date.isin([*busy, *result.trades.date[~free]])]
     trades = pd.concat(done, ignore_index=True) if done else run_backtest(bars, orders, alone, contract).trades
     return _with_commission(trades, orders, config, contract)
 
