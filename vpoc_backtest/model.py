@@ -59,7 +59,7 @@ def _widths(architecture: Architecture) -> list[int]:
     first = math.lcm(architecture.multiple, architecture.heads if architecture.arch == 'attention' else 1)
     return [aligned_width(h, architecture.multiple if i else first) for i, h in enumerate(architecture.hidden)]
 
-# %% ../nbs/06_model.ipynb #393e64f9
+# %% ../nbs/06_model.ipynb #60194c9d
 class StackedLinear(nn.Module):
     "One linear map for each of several networks: (networks, rows, inputs) → (networks, rows, outputs)."
 
@@ -69,12 +69,15 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(networks, outputs)) if offset else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        "Rows of each network through its own map."
         if self.bias is None: return torch.bmm(x, self.weight.mT)
         return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
 
-    def extra_repr(self) -> str: return f'linear, {self.weight.shape[2]} → {self.weight.shape[1]}'
+    def extra_repr(self) -> str:
+        "What it is, for the summary."
+        return f'linear, {self.weight.shape[2]} → {self.weight.shape[1]}'
 
-# %% ../nbs/06_model.ipynb #6764b8a9
+# %% ../nbs/06_model.ipynb #19d3cc20
 class StackedNorm(nn.Module):
     "Layer normalisation, each network with its own scale and offset: (networks, rows, width) → the same."
 
@@ -84,16 +87,19 @@ class StackedNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(networks, width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        "Rows of each network, normalised."
         if len(x) == 1: return F.layer_norm(x, x.shape[-1:], self.weight[0], self.bias[0])  # one kernel forward, one back
         return torch.addcmul(self.bias[:, None], F.layer_norm(x, x.shape[-1:]), self.weight[:, None])
 
-    def extra_repr(self) -> str: return f'normalisation of {self.weight.shape[1]}'
+    def extra_repr(self) -> str:
+        "What it is, for the summary."
+        return f'normalisation of {self.weight.shape[1]}'
 
 # %% ../nbs/06_model.ipynb #5c265a91
 def _drop(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return x if mask is None else x * mask
 
-# %% ../nbs/06_model.ipynb #ccbd1fd3
+# %% ../nbs/06_model.ipynb #3cd06e37
 class HiddenLayer(nn.Module):
     "Linear map, normalisation, SiLU and dropout: (networks, rows, inputs) → (networks, rows, width)."
 
@@ -102,6 +108,7 @@ class HiddenLayer(nn.Module):
         self.linear, self.norm = StackedLinear(networks, inputs, width), StackedNorm(networks, width)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        "One layer; mask None drops nothing."
         return _drop(F.silu(self.norm(self.linear(x))), mask)
 
 # %% ../nbs/06_model.ipynb #81389e38
@@ -110,7 +117,7 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torc
     parts = [x.split(65_535 // query.shape[1]) for x in (query, key, value)]
     return torch.cat([F.scaled_dot_product_attention(*part) for part in zip(*parts)])
 
-# %% ../nbs/06_model.ipynb #e45c5b01
+# %% ../nbs/06_model.ipynb #9bc0712a
 class SessionAttention(nn.Module):
     "The newest session asks all: (networks, batch, sessions, features) → (networks, batch, width)."
 
@@ -128,6 +135,7 @@ class SessionAttention(nn.Module):
         self.norm_out = StackedNorm(networks, width)
 
     def forward(self, x: torch.Tensor, masks: Iterator) -> torch.Tensor:
+        "The newest session's row after it has read the others; masks: three, or None without end."
         networks, batch, sessions, _ = x.shape
         rows = self.embed(x.flatten(1, 2)).unflatten(1, (batch, sessions)) + self.position[:, None]
         last, asked = rows[:, :, -1], self.norm_in(rows.flatten(1, 2))
@@ -140,6 +148,7 @@ class SessionAttention(nn.Module):
         return self.norm_out(last + _drop(self.contract(more), next(masks)))
 
     def extra_repr(self) -> str:
+        "What it is, for the summary."
         return f'{self.position.shape[1]} sessions, {self.heads} heads of {self.position.shape[2] // self.heads}'
 
 # %% ../nbs/06_model.ipynb #3b53fb02

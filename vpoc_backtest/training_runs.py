@@ -62,7 +62,7 @@ def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
     ax.figure.savefig(folder/'calibration.png', dpi=120, metadata={'Software': None})
     plt.close('all')
 
-# %% ../nbs/08a_training_runs.ipynb #16ff3cea
+# %% ../nbs/08a_training_runs.ipynb #1b9b98c8
 def _save_training(folder: Path, market: Market, config: RunConfig, samples: pd.DataFrame, walked: object, seed: int):
     "Write what a training found, the manifest last."
     from vpoc_backtest.train import calibration
@@ -73,7 +73,8 @@ def _save_training(folder: Path, market: Market, config: RunConfig, samples: pd.
     save_filter(folder/'model', walked.final, rests_on)
     predictions.to_csv(folder/'predictions.csv', index=False, lineterminator='\n')
     found = {'out_of_sample': out_of_sample(predictions, config.filter.min_confidence), 'training_span': list(walked.final.trained),
-             'samples': len(samples), 'figures': len(walked.final.names), 'windows': len(walked.windows), 'members': config.filter.members}
+             'samples': len(samples), 'figures': len(walked.final.names), 'windows': len(walked.windows), 'members': config.filter.members,
+             'outliers': walked.final.scaler.outliers(samples).to_dict()}
     (folder/'metrics.json').write_text(_json(found), encoding='utf-8')
     (folder/'history.json').write_text(_json(walked.history.to_dict('records')), encoding='utf-8')
     _save_pictures(folder, walked.history, calibration(walked.predictions, samples))
@@ -167,7 +168,16 @@ def _chosen_device(device_ids: str | None) -> str:
     seen = os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(gpus)))).split(',')
     sys.exit(subprocess.run(launch, env=os.environ | {'CUDA_VISIBLE_DEVICES': ','.join(seen[i] for i in ids)}).returncode)
 
-# %% ../nbs/08a_training_runs.ipynb #17e0cc82
+# %% ../nbs/08a_training_runs.ipynb #9af1cf65
+def _resumed(output: str | None, given: dict) -> tuple[Path, dict, RunConfig]:
+    "The training to go on with, its options and settings; none can be given anew."
+    folder = _unfinished(output)
+    changed = [k for k, v in given.items() if v is not None]
+    option = {'hidden': 'hidden_layers', 'mixed_precision': 'use_mixed_precision'}
+    if changed: raise BadData(f'--{option.get(changed[0], changed[0])}: --resume goes on with the options of {folder}: leave this one out, or train anew')
+    return folder, _noted_options(folder), read_config(folder/'config.toml')
+
+# %% ../nbs/08a_training_runs.ipynb #a6c2467b
 def train_command(
     data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
     vix: str = None,  # CSV of daily VIX closes (default: a file in DATA/ with VIX in its name)
@@ -192,17 +202,13 @@ def train_command(
     "Train a filter over the VPOC strategy, walk-forward and then on all sessions but the last quarter, and keep it in TRAINING/."
     if seed < 0: raise BadData(f'--seed {seed}: must be zero or more')
     device, first = _chosen_device(device_ids), int(os.environ.get('RANK', 0)) == 0
-    if resume:
-        folder = _unfinished(output)
-        given = [k for k, v in dict(data=data, vix=vix, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, arch=arch, members=members,
-                                    hidden_layers=hidden_layers, until=until, config=config).items() if v is not None]
-        if given: raise BadData(f'--{given[0]}: --resume goes on with the options of {folder}: leave this one out, or train anew')
-        options, settings = _noted_options(folder), read_config(folder/'config.toml')
+    hidden = None if hidden_layers is None else _whole_numbers(hidden_layers, '--hidden_layers')
+    changes = dict(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, arch=arch, members=members, hidden=hidden,
+                   mixed_precision=use_mixed_precision or None)
+    if resume: folder, options, settings = _resumed(output, changes | dict(data=data, vix=vix, until=until, config=config))
     else:
         options = dict(zip(OPTIONS, (data, vix, symbol, layout, tz, stamp, until, seed)))
-        settings = _changed(RunConfig() if config is None else read_config(config), epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
-                            arch=arch, members=members, mixed_precision=use_mixed_precision or None,
-                            hidden=None if hidden_layers is None else _whole_numbers(hidden_layers, '--hidden_layers'))
+        settings = _changed(RunConfig() if config is None else read_config(config), **changes)
     market = load_market(options['data'], options['vix'], contract=_contract(options['symbol']), layout=options['layout'], tz=options['tz'],
                          stamp=options['stamp'], seed=options['seed'])
     if not resume and first: folder = _start(output, options, settings)
@@ -210,7 +216,7 @@ def train_command(
     if first: _say(f'{"resuming" if resume else "training":10} {folder}, on {market.source}')
     try: found = train_run(market, settings, folder, until=options['until'], seed=options['seed'], device=device, resume=resume)
     except BadData:
-        if first and not (folder/'checkpoints').exists(): shutil.rmtree(folder)
+        if first and not resume and not (folder/'checkpoints').exists(): shutil.rmtree(folder)
         raise
     if first: print(f'{pd.Series(found, name="out of sample").to_string()}\n\n{folder}')
 
