@@ -308,7 +308,7 @@ def filter_metrics(
     return {'source': filtered.source, 'first_session': str(filtered.first.date()), 'signals': len(judged), 'accepted': int(judged.accepted.sum()),
             'refused': int((~judged.accepted & judged.confidence.notna()).sum()), 'unjudged': int(judged.confidence.isna().sum()), 'refused_trades': refused['trades'], 'refused_profit': refused['total_profit']}
 
-# %% ../nbs/08_ml_backtest.ipynb #4233475f
+# %% ../nbs/08_ml_backtest.ipynb #c6afe9b6
 def describe_filter(
     filtered: Filtered  # of `run_all`
 ) -> str:  # what it did with the signals
@@ -318,7 +318,7 @@ def describe_filter(
     usual = (table['mean'] * table.trades).sum() / max(table.trades.sum(), 1)
     return (f'{told["accepted"]:,} of {told["signals"]:,} signals accepted{silent}; the refused ones would have made '
             f'{format_metric("total_profit", told["refused_profit"])} in {told["refused_trades"]:,} trades '
-            f'(mean outcome of all orders, wanted or not: {usual:+.2f})')
+            f'(mean outcome of all orders, wanted or not: {usual:+.2f})').replace('-', '−')
 
 # %% ../nbs/08_ml_backtest.ipynb #a206e5c9
 def _json(value) -> str:

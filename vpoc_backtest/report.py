@@ -171,7 +171,7 @@ def _trades_section(bars: pd.DataFrame, signals: pd.DataFrame, result: BacktestR
                   html_figure(plot_trade(bars, trade, orders.loc[trade.date]), f'The {name} trade')]
     return ''.join(parts)
 
-# %% ../nbs/04b_report.ipynb #025b12a9
+# %% ../nbs/04b_report.ipynb #7173b3eb
 def report_html(
     title: str,  # of the page
     about: dict[str, str],  # what was run on what, name → text
@@ -190,7 +190,7 @@ def report_html(
     causes = why.failed[~why.order].astype(str).str.split('; ').explode().value_counts()
     skipped = result.skipped.reason.value_counts()
     sections = {
-        '': ''.join([_p(n, 'quiet') for n in notes] + [_p(f'{name.title()}: {verdict(r)}', 'verdict') for name, r in results.items()]),
+        '': ''.join([_p(n, 'quiet') for n in notes] + [_p(f'{name.upper() if name == "ml" else name.title()}: {verdict(r)}', 'verdict') for name, r in results.items()]),
         'Figures': html_table(compare(**results)) + _p('After costs and slippage. Ratios from the returns of all sessions, '
                                                        'those without a trade included.', 'quiet'),
         'Equity, drawdown, trades': html_figure(plot_comparison(**results), 'Account value, fall from its peak, and every trade '
