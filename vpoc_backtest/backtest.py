@@ -120,15 +120,15 @@ def _contracts(equity, entry, stop, factor, terms):
     if by_margin < 1: return 0, 5
     return int(min(by_risk, by_margin, terms.most)), 0
 
-# %% ../nbs/04_backtest.ipynb #7999c45c
+# %% ../nbs/04_backtest.ipynb #f34c9021
 def affordable_contracts(
     orders: pd.DataFrame,  # entry, stop, and size_factor where there is one
     config: BacktestConfig = BacktestConfig(),  # whose initial capital counts
     contract: ContractSpec = ES  # tick size and point value
 ) -> np.ndarray:  # (orders,) whole numbers, at least 1
     "Contracts that the initial capital would buy for each order; 1 where it would buy none."
-    ticks = (contract.to_ticks(orders[c]).astype(float) for c in ('entry', 'stop'))
-    sized = (_contracts(config.initial_capital, entry, stop, factor, _terms(config, contract))[0]
+    ticks, terms = (contract.to_ticks(orders[c]).astype(float) for c in ('entry', 'stop')), _terms(config, contract)
+    sized = (_contracts(config.initial_capital, entry, stop, factor, terms)[0]
              for entry, stop, factor in zip(*ticks, _size_factors(orders)))
     return np.maximum(np.fromiter(sized, dtype=int, count=len(orders)), 1)
 

@@ -133,7 +133,7 @@ def _judge_placebo(bars: pd.DataFrame, seed: int, contract: ContractSpec, *rest)
     make, rules, config, levels = rest
     return {'seed': seed} | _judge(placebo(bars, seed, contract), make, rules, config, contract, levels)
 
-# %% ../nbs/04a_evidence.ipynb #4347093a
+# %% ../nbs/04a_evidence.ipynb #5a4c84b9
 def placebo_test(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     rules: SignalRules = SignalRules(),  # the rule and its numbers
@@ -147,15 +147,13 @@ def placebo_test(
     **levels  # settings of `session_levels`: segment, spread, poc, area, pct, smooth
 ) -> PlaceboTest:  # the result, the placebos, the p-values
     "Run a rule on `bars` and on n placebos of them; raises `BadData` for invalid bars."
+    from joblib import Parallel, delayed
     from tqdm import tqdm
     if n < 1: raise ValueError(f'n={n} must be at least 1')
     bars = bars if 'date' in bars else add_sessions(bars, contract)
     metrics = _judge(bars, make, rules, config, contract, levels)
     work = [(bars, seed + i, contract, make, rules, config, levels) for i in range(n)]
-    if jobs == 1: rows = (_judge_placebo(*w) for w in work)
-    else:
-        from joblib import Parallel, delayed
-        rows = Parallel(n_jobs=jobs, return_as='generator')(delayed(_judge_placebo)(*w) for w in work)
+    rows = Parallel(n_jobs=jobs, return_as='generator')(delayed(_judge_placebo)(*w) for w in work)
     placebos = pd.DataFrame(list(tqdm(rows, total=n, desc='placebos', disable=None))).set_index('seed')
     return PlaceboTest(metrics, placebos, {k: _p_value(metrics[k], placebos[k].to_numpy(float)) for k in JUDGED})
 

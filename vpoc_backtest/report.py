@@ -13,9 +13,9 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/04b_report.ipynb #68669877
+# %% ../nbs/04b_report.ipynb #5274b16b
 from .backtest import BacktestResult, compare, format_metric, plot_drawdown, plot_equity, plot_trades
-from .data import BadData, COLOURS, ContractSpec, ES, STYLE, axes
+from .data import COLOURS, STYLE, axes
 from .stats import expected_max_sharpe, minimum_track_record, moments
 
 # %% ../nbs/04b_report.ipynb #b2a4a69a

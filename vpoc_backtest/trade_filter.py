@@ -13,19 +13,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/07a_trade_filter.ipynb #4f20cd29
+# %% ../nbs/07a_trade_filter.ipynb #2838a985
 from .backtest import BacktestConfig, affordable_contracts, run_backtest
 from .data import BadData, ContractSpec, ES
 from .features import FilterConfig, Scaler, make_features, make_samples, outcome_targets, session_targets
 from .model import BadModel, load_model, save_model
-from .signals import ORDER_FIGURES, SignalRules, hypothetical_orders, make_signals
-from .train import TradeFilter
+from .signals import ORDER_FIGURES, SignalRules, hypothetical_orders
+from .train import TradeFilter, _label_days
 
-# %% ../nbs/07a_trade_filter.ipynb #be22a6e8
+# %% ../nbs/07a_trade_filter.ipynb #77279d77
 def _undisturbed(trades: pd.DataFrame) -> pd.Series:
     "Trades in whose session no earlier one was still open."
     earlier = trades.exit_ts.cummax().shift()
-    return earlier.isna() | (earlier.dt.tz_localize(None).dt.normalize() < trades.date)
+    return earlier.isna() | (_label_days(trades.date, earlier) < trades.date)
 
 # %% ../nbs/07a_trade_filter.ipynb #dac73239
 def order_outcomes(

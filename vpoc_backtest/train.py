@@ -8,9 +8,9 @@ __all__ = ['BREAK', 'KEYS', 'BLOCK', 'HUBER', 'CPU_ROOM', 'Window', 'walk_forwar
            'walk_forward', 'plot_history', 'calibration', 'plot_calibration', 'combinatorial_windows', 'cross_validate',
            'join_processes']
 
-# %% ../nbs/07_train.ipynb #18e50e66
-import hashlib, json, os
-from dataclasses import asdict, dataclass, field, replace
+# %% ../nbs/07_train.ipynb #311854be
+import functools, hashlib, json, os
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -158,19 +158,23 @@ def _sequences(samples: pd.DataFrame, length: int) -> np.ndarray:
         out[rows] = np.where(at >= 0, rows[at], -1)
     return out
 
+# %% ../nbs/07_train.ipynb #b8ca4da0
+def _read_together(samples: pd.DataFrame, config: FilterConfig) -> np.ndarray | None:
+    "`_sequences` for the attention network; None for the MLP, which reads one session."
+    return _sequences(samples, config.sequence) if config.arch == 'attention' else None
+
 # %% ../nbs/07_train.ipynb #ffa71ca8
 def _usable(samples: pd.DataFrame, sequence: np.ndarray | None) -> np.ndarray:
     "Samples whose figures, and those of the sessions read with them, are all there."
     complete = samples.drop(columns=list(KEYS)).notna().all(axis=1).to_numpy()
     return complete if sequence is None else np.append(complete, False)[sequence].all(axis=1)
 
-# %% ../nbs/07_train.ipynb #c2c51c5e
+# %% ../nbs/07_train.ipynb #c007a7fd
 def _task(samples: pd.DataFrame, lessons: list[Lesson], config: FilterConfig, seed: int, sequence: np.ndarray | None,
           numbers: list[int], steps: int) -> Task:
     "The arrays of some windows' networks."
     dates, target = pd.DatetimeIndex(samples.date), samples.target.to_numpy()
-    figures = samples.set_index('date')
-    x = np.stack([np.ascontiguousarray(np.nan_to_num(l.scaler.transform(figures[l.names]))) for l in lessons])
+    x = np.stack([np.ascontiguousarray(np.nan_to_num(l.scaler.transform(samples))) for l in lessons])
     y = np.stack([np.nan_to_num(np.clip(target, l.low, l.high) / l.scale) for l in lessons]).astype(np.float32)
     keys = [(number, m) for number in numbers for m in range(config.members)]
     window = np.repeat(np.arange(len(lessons)), config.members)
@@ -235,7 +239,7 @@ def _processes() -> tuple[int, int]:
     d = torch.distributed
     return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
 
-# %% ../nbs/07_train.ipynb #6904a785
+# %% ../nbs/07_train.ipynb #2b5582ce
 class Trainer:
     "The networks of a pass, their optimiser, and the best weights so far."
     def __init__(self,
@@ -256,6 +260,11 @@ class Trainer:
         self.best = [p.detach().clone() for p in self.parameters]
         self.best_loss, self.best_epoch = _check(self), torch.zeros(len(seeds), dtype=torch.long, device=device)
         self.epoch, self.history = 0, []
+
+    @functools.cached_property
+    def digest(self) -> str:
+        "What the networks learn from and with which settings, as a hash."
+        return _digest(self)
 
 # %% ../nbs/07_train.ipynb #b3887359
 def _step(trainer: Trainer, rows: torch.Tensor, masks: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -323,9 +332,9 @@ def _train_epoch(trainer: Trainer):
     trainer.history.append({'epoch': trainer.epoch, 'networks': int(running.sum()), 'loss': mean(losses), 'check': mean(checked), 'rate': rate,
                             'gradient': mean(norms), 'memory': _memory(trainer.device)})
 
-# %% ../nbs/07_train.ipynb #3b8873fc
+# %% ../nbs/07_train.ipynb #8a9e39e6
 def _digest(trainer: Trainer) -> str:
-    "What the networks learn from and with which settings, as a hash."
+    "See `Trainer.digest`."
     task = trainer.task
     found = hashlib.sha256(json.dumps([asdict(trainer.config), asdict(trainer.ensemble.architecture), trainer.seed, task.keys, task.names, task.steps]).encode())
     for part in (task.x, task.y, task.check, task.centre): found.update(np.ascontiguousarray(part.cpu()))
@@ -341,18 +350,18 @@ def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
         found |= {f'weight.{i}': p.detach(), f'best.{i}': best, f'moment.{i}': state['exp_avg'], f'square.{i}': state['exp_avg_sq']}
     return {k: v.contiguous().cpu() for k, v in found.items()}
 
-# %% ../nbs/07_train.ipynb #6f8244cd
+# %% ../nbs/07_train.ipynb #12db1a48
 def _save_checkpoint(trainer: Trainer, path: Path):
     "Write the state of training, whole or not at all; of several processes the first does."
     from safetensors.torch import save_file
     if _processes()[0]: return
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {'epoch': trainer.epoch, 'history': trainer.history, 'digest': _digest(trainer)}
+    about = {'epoch': trainer.epoch, 'history': trainer.history, 'digest': trainer.digest}
     beside = path.with_suffix('.new')
     save_file(_tensors(trainer), beside, {'about': json.dumps(about)})
     os.replace(beside, path)
 
-# %% ../nbs/07_train.ipynb #1e5c93b2
+# %% ../nbs/07_train.ipynb #5d2f09ea
 def _load_checkpoint(trainer: Trainer, path: Path):
     "Go on where a checkpoint ended; raises `ValueError` if it belongs to other data or settings."
     from safetensors import SafetensorError, safe_open
@@ -360,7 +369,7 @@ def _load_checkpoint(trainer: Trainer, path: Path):
         with safe_open(path, 'pt', device=str(trainer.device)) as file:
             about, found = json.loads(file.metadata()['about']), {k: file.get_tensor(k) for k in file.keys()}
     except (SafetensorError, KeyError, TypeError, ValueError): raise ValueError(f'{path}: not a checkpoint of this training: remove it') from None
-    if about['digest'] != _digest(trainer):
+    if about['digest'] != trainer.digest:
         raise ValueError(f'{path}: the data or the settings have changed since this checkpoint: train anew, without --resume')
     trainer.epoch, trainer.history = about['epoch'], about['history']
     trainer.best_loss, trainer.best_epoch = found['best_loss'], found['best_epoch']
@@ -402,12 +411,12 @@ class TradeFilter:
         "Judge samples."
         return _judge(self, samples, np.arange(len(samples)) if rows is None else rows)
 
-# %% ../nbs/07_train.ipynb #ae25c014
+# %% ../nbs/07_train.ipynb #e059788a
 @torch.no_grad()
 def _outputs(f: TradeFilter, samples: pd.DataFrame, rows: np.ndarray, sequence: np.ndarray | None) -> np.ndarray:
     "What each member says of complete rows, (members, rows), in the unit of the target."
     device = next(f.ensemble.parameters()).device
-    x = torch.from_numpy(np.nan_to_num(f.scaler.transform(samples.set_index('date')[f.names]))).to(device)
+    x = torch.from_numpy(np.nan_to_num(f.scaler.transform(samples))).to(device)
     parts = [x[torch.from_numpy(p if sequence is None else sequence[p]).to(device)] for p in np.array_split(rows, -(-len(rows) // 1024))]
     out = np.concatenate([f.ensemble(p).cpu().numpy() for p in parts], axis=1)
     return (out.astype(float) + f.centre[:, None]) * f.scale
@@ -422,12 +431,12 @@ def confidence(
     mean, spread = outputs.mean(axis=0), outputs.std(axis=0, ddof=1)
     return 100 * stdtr(len(outputs) - 1, mean / np.maximum(spread, 1e-9))
 
-# %% ../nbs/07_train.ipynb #d93f3708
+# %% ../nbs/07_train.ipynb #06b7c3aa
 def _judge(f: TradeFilter, samples: pd.DataFrame, rows: np.ndarray) -> pd.DataFrame:
     "Predictions of a filter for some rows."
     missing = [n for n in f.names if n not in samples]
     if missing: raise ValueError(f'the samples have no figure {missing[0]!r}, which the filter reads: it was trained with other features or with a VIX')
-    sequence = _sequences(samples, f.config.sequence) if f.config.arch == 'attention' else None
+    sequence = _read_together(samples, f.config)
     complete = rows[_usable(samples[[*KEYS, *f.names]], sequence)[rows]]
     out = np.full((len(f.centre), len(samples)), np.nan)
     if len(complete): out[:, complete] = _outputs(f, samples, complete, sequence)
@@ -455,7 +464,7 @@ def _networks_a_pass(architecture: Architecture, config: FilterConfig, device: t
     room = .5 * torch.cuda.get_device_properties(device).total_memory if device.type == 'cuda' else CPU_ROOM
     return max(1, int(room / (4 * (7 * weights + activations))))  # weights, gradient, two moments, best weights, two of work
 
-# %% ../nbs/07_train.ipynb #a6c920bc
+# %% ../nbs/07_train.ipynb #2b1fe9ef
 def train_filters(
     samples: pd.DataFrame,  # of `make_samples`
     windows: list[Window],  # what each filter may learn from
@@ -468,8 +477,9 @@ def train_filters(
     say: Callable[[str], None] = lambda text: None  # called with each line of progress
 ) -> tuple[list[TradeFilter], pd.DataFrame]:  # one filter a window; history, one row a pass and epoch
     "Train the ensembles of all windows; raises `ValueError` where a window has too few samples."
-    sequence = _sequences(samples, config.sequence) if config.arch == 'attention' else None
-    lessons = [_lesson(samples, _usable(samples, sequence), w, config) for w in windows]
+    sequence = _read_together(samples, config)
+    usable = _usable(samples, sequence)
+    lessons = [_lesson(samples, usable, w, config) for w in windows]
     spans = [_span(samples, l) for l in lessons]
     place = best_device(device)
     architecture = Architecture(arch=config.arch, features=len(lessons[0].names), hidden=config.hidden, dropout=config.dropout,
@@ -492,14 +502,13 @@ def _span(samples: pd.DataFrame, lesson: Lesson) -> tuple[str, str]:
     rows, dates = np.concatenate([lesson.fit, lesson.check]), pd.DatetimeIndex(samples.date)
     return str(dates[rows].min().date()), str(_label_days(dates, samples.label_end)[rows].max().date())
 
-# %% ../nbs/07_train.ipynb #7c2bdc48
+# %% ../nbs/07_train.ipynb #732233e7
 def sample_windows(
     samples: pd.DataFrame,  # of `make_samples`
     config: FilterConfig = FilterConfig()  # first_sessions, step_sessions, embargo; arch for the sessions read at once
 ) -> list[Window]:  # of `walk_forward_windows`, over the samples whose figures are complete
     "The walk-forward windows of samples; none where the history is too short."
-    usable = _usable(samples, _sequences(samples, config.sequence) if config.arch == 'attention' else None)
-    rows = np.flatnonzero(usable)
+    rows = np.flatnonzero(_usable(samples, _read_together(samples, config)))
     if not len(rows): return []
     dates, ends = pd.DatetimeIndex(samples.date)[rows], pd.DatetimeIndex(samples.label_end)[rows]
     found = walk_forward_windows(dates, ends, first=config.first_sessions, step=config.step_sessions, embargo=config.embargo)

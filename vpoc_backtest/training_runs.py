@@ -17,14 +17,13 @@ import numpy as np
 import pandas as pd
 from fastcore.script import Param, call_parse
 
-# %% ../nbs/08a_training_runs.ipynb #0a97a38a
+# %% ../nbs/08a_training_runs.ipynb #6f98ff82
 from .data import BadData, axes, fingerprint
-from .features import FilterConfig
 from .ml_backtest import (Market, RunConfig, TRAINING, _contract, _git_revision, _json, _say, _versions, config_toml,
                                        errors_in_one_line, filter_basis, load_market, read_config)
 from .vpoc import session_levels
 
-# %% ../nbs/08a_training_runs.ipynb #9912cf21
+# %% ../nbs/08a_training_runs.ipynb #d32430d1
 TRAINED_SHARE = .75  # of the sessions, where no date is given
 
 def _learnable(samples: pd.DataFrame, sessions: pd.DatetimeIndex, until: str | None) -> tuple[pd.DataFrame, pd.Timestamp]:
@@ -34,7 +33,8 @@ def _learnable(samples: pd.DataFrame, sessions: pd.DatetimeIndex, until: str | N
     except ValueError: raise BadData(f'--until {until}: there is no such day') from None
     known = samples[samples.date <= last].reset_index(drop=True)
     if not len(known): raise BadData(f'--until {last.date()}: no session with the history that is needed lies before: give a later date or more data')
-    late = pd.DatetimeIndex(known.label_end).tz_localize(None).normalize() > last
+    from vpoc_backtest.train import _label_days
+    late = _label_days(known.date, known.label_end) > last
     return known.assign(target=known.target.mask(late)), last
 
 # %% ../nbs/08a_training_runs.ipynb #96b66931
@@ -62,17 +62,17 @@ def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
     ax.figure.savefig(folder/'calibration.png', dpi=120, metadata={'Software': None})
     plt.close('all')
 
-# %% ../nbs/08a_training_runs.ipynb #1b9b98c8
-def _save_training(folder: Path, market: Market, config: RunConfig, samples: pd.DataFrame, walked: object, seed: int):
+# %% ../nbs/08a_training_runs.ipynb #5d69a2af
+def _save_training(folder: Path, market: Market, config: RunConfig, samples: pd.DataFrame, walked: object,
+                   predictions: pd.DataFrame, figures: dict, seed: int):
     "Write what a training found, the manifest last."
     from vpoc_backtest.train import calibration
     from vpoc_backtest.trade_filter import save_filter
     rests_on = {'basis': filter_basis(config, market.contract), 'fingerprint': fingerprint(market.bars), 'source': market.source,
                 'versions': _versions(), 'seed': seed}
-    predictions = walked.predictions.merge(samples[['date', 'side', 'target']], on=['date', 'side'])
     save_filter(folder/'model', walked.final, rests_on)
     predictions.to_csv(folder/'predictions.csv', index=False, lineterminator='\n')
-    found = {'out_of_sample': out_of_sample(predictions, config.filter.min_confidence), 'training_span': list(walked.final.trained),
+    found = {'out_of_sample': figures, 'training_span': list(walked.final.trained),
              'samples': len(samples), 'figures': len(walked.final.names), 'windows': len(walked.windows), 'members': config.filter.members,
              'outliers': walked.final.scaler.outliers(samples).to_dict()}
     (folder/'metrics.json').write_text(_json(found), encoding='utf-8')
@@ -82,7 +82,7 @@ def _save_training(folder: Path, market: Market, config: RunConfig, samples: pd.
                                               | rests_on), encoding='utf-8')
     shutil.rmtree(folder/'checkpoints', ignore_errors=True)
 
-# %% ../nbs/08a_training_runs.ipynb #86b8d564
+# %% ../nbs/08a_training_runs.ipynb #e75a3062
 def train_run(
     market: Market,  # of `load_market`
     config: RunConfig,  # all settings
@@ -95,8 +95,8 @@ def train_run(
 ) -> dict:  # figures out of sample, see `out_of_sample`
     "Train a filter and keep it; raises `BadData` where the history is too short."
     from vpoc_backtest.trade_filter import filter_samples
-    from vpoc_backtest.train import walk_forward
-    first = int(os.environ.get('RANK', 0)) == 0
+    from vpoc_backtest.train import _processes, walk_forward
+    first = _processes()[0] == 0
     say = _say if first else lambda text: None
     config = replace(config, rules=replace(config.rules, tick_size=market.contract.tick_size))
     levels = session_levels(market.bars, **asdict(config.levels), contract=market.contract)
@@ -106,8 +106,10 @@ def train_run(
         f'{(levels.index > last).sum():,} later sessions left unseen')
     try: walked = walk_forward(samples, config.filter, seed=seed, device=device, final=True, checkpoints=folder/'checkpoints', resume=resume, say=say)
     except ValueError as e: raise BadData(f'{market.source}: {e}') from None
-    if first: _save_training(folder, market, config, samples, walked, seed)
-    return out_of_sample(walked.predictions.merge(samples[['date', 'side', 'target']], on=['date', 'side']), config.filter.min_confidence)
+    predictions = walked.predictions.merge(samples[['date', 'side', 'target']], on=['date', 'side'])
+    found = out_of_sample(predictions, config.filter.min_confidence)
+    if first: _save_training(folder, market, config, samples, walked, predictions, found, seed)
+    return found
 
 # %% ../nbs/08a_training_runs.ipynb #8217f824
 def _whole_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -177,7 +179,7 @@ def _resumed(output: str | None, given: dict) -> tuple[Path, dict, RunConfig]:
     if changed: raise BadData(f'--{option.get(changed[0], changed[0])}: --resume goes on with the options of {folder}: leave this one out, or train anew')
     return folder, _noted_options(folder), read_config(folder/'config.toml')
 
-# %% ../nbs/08a_training_runs.ipynb #a6c2467b
+# %% ../nbs/08a_training_runs.ipynb #500e4cf9
 def train_command(
     data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
     vix: str = None,  # CSV of daily VIX closes (default: a file in DATA/ with VIX in its name)
@@ -201,7 +203,8 @@ def train_command(
 ):
     "Train a filter over the VPOC strategy, walk-forward and then on all sessions but the last quarter, and keep it in TRAINING/."
     if seed < 0: raise BadData(f'--seed {seed}: must be zero or more')
-    device, first = _chosen_device(device_ids), int(os.environ.get('RANK', 0)) == 0
+    from vpoc_backtest.train import _processes
+    device, first = _chosen_device(device_ids), _processes()[0] == 0
     hidden = None if hidden_layers is None else _whole_numbers(hidden_layers, '--hidden_layers')
     changes = dict(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, arch=arch, members=members, hidden=hidden,
                    mixed_precision=use_mixed_precision or None)
