@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from vpoc_backtest.data import ES, PRICES, front_month, random_walk, read_bars, roll_table
+from vpoc_backtest.stats import expected_max_sharpe
 
 command = Path(sys.executable).parent/'vpoc_backtest'
 shared = Path(__file__).parents[2]/'shared/data'
@@ -18,6 +19,8 @@ FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.
 
 
 def run(*args, cwd):
+    "The command; without placebo markets, unless it is asked for them."
+    args = [*args, *([] if '--placebo' in args else ['--placebo', 0])]
     return subprocess.run([command, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
@@ -54,13 +57,34 @@ def test_both_strategies_on_the_sample_market(tmp_path):
 
 
 def test_sample_market_twice(tmp_path):
-    first, second = (run('--model', 'none', '--out', tmp_path/n, cwd=tmp_path) for n in ('a', 'b'))
+    first, second = (run('--model', 'none', '--placebo', 3, '--out', tmp_path/n, cwd=tmp_path) for n in ('a', 'b'))
     assert first.returncode == second.returncode == 0, first.stderr
     assert 'sample market' in first.stderr and 'Win rate' in first.stdout and 'Traceback' not in first.stderr
     metrics, trades = check_run(tmp_path/'a')
     assert metrics['data']['sessions'] == 1257 and metrics['ml'] is None and set(trades.strategy) == {'original'}
     for name in ('metrics.json', 'trades.csv', 'signals.csv', 'equity.csv'): assert (tmp_path/'a'/name).read_bytes() == (tmp_path/'b'/name).read_bytes()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith('.')]
+    told, ledger = metrics['evidence'], pd.read_parquet(tmp_path/'BACKTEST/trials.parquet')
+    assert told['placebos'] == 3 and told['columns_that_look_ahead'] == [] and set(told['p_values'].values()) <= {.25, .5, .75, 1.}
+    assert 'markets without a direction' in first.stdout and 'none used the future' in first.stdout
+    assert len(ledger) == 1 and ledger.sharpe[0] == metrics['original']['sharpe'] and metrics['original']['trials'] == 1
+    page = (tmp_path/'a/report.html').read_text()
+    assert all(heading in page for heading in ('Is it luck?', 'Does it use the future?', 'How much hangs on two numbers?', 'Other costs, other fills', 'Monday', 'calm third'))
+
+
+def test_trials_are_counted(tmp_path):
+    "Three settings on the same bars are three trials, whatever folder they are written to; on other bars the count begins again."
+    for n in (0, 1): random_walk(150, bars_per_session=13, seed=n).tz_localize(None).to_csv(tmp_path/f'{n}.csv')
+    for i in range(3): (tmp_path/f'{i}.toml').write_text(f'[rules]\nrule = "migration"\nstop_volatility = 0.{i + 3}\n')
+    seen = []
+    for data, config, out in (('0.csv', '0.toml', 'a'), ('0.csv', '1.toml', 'b/c'), ('0.csv', '1.toml', 'b/c'), ('1.csv', '0.toml', 'd'), ('0.csv', '2.toml', 'e')):
+        done = run('--data', data, '--config', config, '--out', out, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        seen.append(json.loads((tmp_path/out/'metrics.json').read_text())['original'])
+    assert [m['trials'] for m in seen] == [1, 2, 2, 1, 3]
+    sharpe = np.array([seen[i]['sharpe'] for i in (0, 1, 4)])
+    assert seen[4]['sharpe_by_luck'] == pytest.approx(expected_max_sharpe(3, sharpe.var(ddof=1) / 252) * 252**.5)
+    assert 'as trial 3' in (tmp_path/'e/report.html').read_text() or seen[4]['sharpe'] <= 0
 
 
 def test_own_settings_come_back(tmp_path):
@@ -110,7 +134,7 @@ def test_a_folder_of_contracts_in_DATA(tmp_path):
     (['--out', 'mine'], 'not just an earlier run'), (['--data', ''], 'is a variable not set'), (['--seed', '-1'], 'zero or more'), (['--data', 'NQ 12-13.Last.txt'], 'use --symbol NQ'),
     (['--data', 'two'], 'different contracts'), (['--data', 'daily.csv', '--segment', 'all'], 'no bar lies in regular trading hours'), (['--data', 'doubt.csv'], 'month-first'),
     (['--config', 'odd.toml'], 'kind of its default'), (['--config', 'small.toml'], 'use mlp or attention'), (['--device', 'tpu', '--model', 'train'], 'use auto, cpu, cuda'), (['--tz', '../x', '--data', 'bars.csv'], 'is no time zone'), (['--data', 'twice.csv'], "two columns mean 'volume'"),
-    (['--seed', 'x'], 'invalid int'), (['--nonsense'], 'unrecognized')])
+    (['--seed', 'x'], 'invalid int'), (['--placebo', '-3'], 'zero or more'), (['--nonsense'], 'unrecognized')])
 def test_what_a_user_can_mend_is_one_line(tmp_path, args, message):
     head, rows = 'timestamp,open,high,low,close,volume\n', '2020-01-06 {}:30,4000,4001,4000,{},5\n2020-01-06 {}:31,4000,4001,4000,4000,5\n'
     (tmp_path/'bars.csv').write_text(head + rows.format('09', 4000, '09'))
@@ -148,7 +172,7 @@ def test_a_run_can_be_replaced_from_inside_itself(tmp_path):
     again = run('--data', tmp_path/'w.csv', '--out', '../out', cwd=tmp_path/'out')
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     check_run(tmp_path/'out')
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['out', 'w.csv']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['BACKTEST', 'out', 'w.csv']
 
 
 def test_a_terminal_without_unicode(tmp_path):
@@ -161,11 +185,11 @@ def test_interrupted_it_leaves_nothing(tmp_path):
     for sign, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         running = subprocess.Popen([command, '--out', 'out'], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for line in running.stderr:
-            if line.startswith('backtest'): break
+            if line.startswith('samples'): break
         running.send_signal(sign)
         running.communicate(timeout=60)
         assert running.returncode in (code, 0)  # 0: it had finished
-        assert [p.name for p in tmp_path.iterdir()] in ([], ['out'])
+        assert {p.name for p in tmp_path.iterdir()} <= ({'out', 'BACKTEST'} if running.returncode == 0 else {'BACKTEST'})
 
 
 def test_help_fits_a_screen(tmp_path):

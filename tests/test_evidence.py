@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 from vpoc_backtest.data import add_sessions, random_walk
-from vpoc_backtest.evidence import placebo_test, record_trial, trials_of
+from vpoc_backtest.evidence import placebo_test
+from vpoc_backtest.luck import record_trial, trials_of
 from vpoc_backtest.signals import SignalRules
 
 

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['AMBIGUOUS', 'EXITS', 'SKIPS', 'MOST_SIZE', 'LABELS', 'BacktestConfig', 'affordable_contracts', 'check_signals',
-           'trade_metrics', 'session_returns', 'session_metrics', 'format_metric', 'compare', 'BacktestResult',
-           'plot_equity', 'plot_drawdown', 'plot_trades', 'plot_result', 'run_backtest', 'same_session_backtest']
+           'trade_metrics', 'session_returns', 'trial_metrics', 'session_metrics', 'format_metric', 'compare',
+           'BacktestResult', 'plot_equity', 'plot_drawdown', 'plot_trades', 'plot_result', 'run_backtest',
+           'same_session_backtest']
 
 # %% ../nbs/04_backtest.ipynb #76f91e1c
 from dataclasses import dataclass, field
@@ -16,10 +17,10 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-# %% ../nbs/04_backtest.ipynb #69535e71
+# %% ../nbs/04_backtest.ipynb #10e784c2
 from .data import (BadData, COLOURS, ContractSpec, ES, PRICES, ZONE, add_sessions, axes, check_bars,
                                 check_one_contract)
-from .stats import (deflated_sharpe_ratio, drawdowns, moments, probabilistic_sharpe_ratio, sharpe_ratio, sortino_ratio)
+from .stats import drawdowns, expected_max_sharpe, moments, probabilistic_sharpe_ratio, sharpe_ratio, sortino_ratio
 
 # %% ../nbs/04_backtest.ipynb #efaee776
 @dataclass(frozen=True)
@@ -359,28 +360,37 @@ def session_returns(
     solvent = (values > 0).all()
     return pd.Series(values[1:] / values[:-1] - 1 if solvent else np.nan, index=equity.index, name='return')
 
-# %% ../nbs/04_backtest.ipynb #7750dbd5
+# %% ../nbs/04_backtest.ipynb #c5c65d5a
+def trial_metrics(
+    returns: np.ndarray,  # one a session
+    sharpe: float,  # their annual Sharpe ratio
+    trials: int = 1,  # strategies tried on these data, this one included
+    variance: float | None = None  # of the Sharpe ratios per session of all trials; None: 1/sessions, that of worthless ones
+) -> dict:  # psr, trials, sharpe_by_luck (annual), dsr
+    "How sure the Sharpe ratio is, alone and as one of many; NaN where there is none."
+    n = len(returns)
+    if not np.isfinite(sharpe): return {'psr': float('nan'), 'trials': trials, 'sharpe_by_luck': float('nan'), 'dsr': float('nan')}
+    shape, luck = moments(returns), expected_max_sharpe(trials, variance or 1 / n)
+    psr, dsr = (probabilistic_sharpe_ratio(sharpe / 252**.5, n, benchmark, *shape) for benchmark in (0., luck))
+    return {'psr': psr, 'trials': trials, 'sharpe_by_luck': luck * 252**.5, 'dsr': dsr}
+
+# %% ../nbs/04_backtest.ipynb #b2261a47
 def session_metrics(
     equity: pd.Series,  # account value at the end of each session
     drawdown: pd.Series,  # deepest fall from the peak within each session, fractions ≤ 0
     config: 'BacktestConfig',  # for the capital and the risk-free rate
-    trials: int = 1  # strategies tried on these data, this one included; their Sharpe ratios are taken to vary by 1/sessions
-) -> dict:  # sharpe, sortino, cagr, max_drawdown, max_drawdown_days, psr, dsr, trials
+    trials: int = 1  # strategies tried on these data, this one included
+) -> dict:  # sharpe, sortino, cagr, max_drawdown, max_drawdown_days and those of `trial_metrics`
     "Figures of the account, from one return a session; ratios annual (252 sessions), drawdown days counted in sessions."
     values = np.concatenate([[config.initial_capital], equity.to_numpy(float)])
     returns, n = session_returns(equity, config.initial_capital).to_numpy(), len(equity)
     sharpe, solvent = sharpe_ratio(returns, risk_free=config.risk_free_rate), np.isfinite(returns).all()
-    psr = dsr = float('nan')
-    if np.isfinite(sharpe):
-        shape = moments(returns)
-        psr = probabilistic_sharpe_ratio(sharpe / 252**.5, n, 0., *shape)
-        dsr = deflated_sharpe_ratio(sharpe / 252**.5, n, trials, 1 / n, *shape)
     return {'sharpe': sharpe, 'sortino': sortino_ratio(returns, risk_free=config.risk_free_rate),
             'cagr': float((values[-1] / values[0])**(252 / n) - 1) if solvent and n else (float('nan') if solvent else -1.),
             'max_drawdown': float(drawdown.min()) if n else 0., 'max_drawdown_days': _longest(drawdowns(values) < 0),
-            'psr': psr, 'dsr': dsr, 'trials': trials}
+            **trial_metrics(returns, sharpe, trials)}
 
-# %% ../nbs/04_backtest.ipynb #e7b7b3ed
+# %% ../nbs/04_backtest.ipynb #255f1e38
 LABELS = {'trades': ('Trades', '{:,.0f}'), 'win_rate': ('Win rate', '{:.1%}'),
           'total_profit': ('Total profit', '${:,.0f}'), 'average_profit': ('Average profit', '${:,.2f}'),
           'profit_factor': ('Profit factor', '{:.2f}'), 'payoff': ('Payoff (average win / loss)', '{:.2f}'),
@@ -389,8 +399,8 @@ LABELS = {'trades': ('Trades', '{:,.0f}'), 'win_rate': ('Win rate', '{:.1%}'),
           'cagr': ('Growth a year', '{:.1%}'), 'max_drawdown': ('Max drawdown', '{:.1%}'),
           'max_drawdown_days': ('Longest drawdown, sessions', '{:,.0f}'), 'exposure': ('Exposure', '{:.1%}'),
           'costs': ('Costs', '${:,.0f}'), 'ambiguous_share': ('Ambiguous trades', '{:.1%}'),
-          'skipped': ('Orders skipped', '{:,.0f}'), 'psr': ('P(Sharpe > 0)', '{:.1%}'),
-          'dsr': ('P(Sharpe > 0), after all trials', '{:.1%}'), 'trials': ('Trials', '{:,.0f}')}
+          'skipped': ('Orders skipped', '{:,.0f}'), 'psr': ('P(Sharpe > 0)', '{:.1%}'), 'trials': ('Trials', '{:,.0f}'),
+          'sharpe_by_luck': ('Sharpe ratio of the luckiest', '{:.2f}'), 'dsr': ('P(Sharpe > 0), after all trials', '{:.1%}')}
 
 def format_metric(
     name: str,  # a key of `LABELS`

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['JUDGED', 'placebo', 'PlaceboTest', 'plot_placebos', 'placebo_test', 'LookAhead', 'check_causality', 'warm_up',
-           'sweep', 'plot_sweep', 'stress', 'Trials', 'trials_of', 'record_trial']
+           'sweep', 'plot_sweep', 'neighbours', 'stress', 'trial_settings', 'after_trials', 'Evidence', 'examine']
 
-# %% ../nbs/04a_evidence.ipynb #d440ba65
-import hashlib, itertools, json, os
-from dataclasses import asdict, dataclass, is_dataclass, replace
+# %% ../nbs/04a_evidence.ipynb #05a46df4
+import itertools
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-# %% ../nbs/04a_evidence.ipynb #f79682df
-from .backtest import LABELS, BacktestConfig, format_metric, run_backtest
-from .data import COLOURS, ContractSpec, ES, PRICES, add_sessions, axes, check_bars, check_one_contract
+# %% ../nbs/04a_evidence.ipynb #aafb1bde
+from .backtest import LABELS, BacktestConfig, BacktestResult, format_metric, run_backtest, trial_metrics
+from .data import COLOURS, ContractSpec, ES, PRICES, add_sessions, axes, check_bars, check_one_contract, fingerprint
+from .luck import Trials, record_trial
 from .signals import SignalRules, make_signals
-from .stats import expected_max_sharpe
 from .vpoc import session_levels
 
 # %% ../nbs/04a_evidence.ipynb #8d0123be
@@ -45,21 +45,38 @@ def _roll_ticks(bars: pd.DataFrame, first: np.ndarray, contract: ContractSpec) -
     if 'offset' not in bars: return np.zeros(len(bars), np.int32)
     return np.where(first, np.diff(ticks := contract.to_ticks(bars.offset.to_numpy()), prepend=ticks[:1]), 0).astype(np.int32)
 
-# %% ../nbs/04a_evidence.ipynb #f8ce97d5
+# %% ../nbs/04a_evidence.ipynb #30642136
+@dataclass(frozen=True)
+class _Moves:
+    "Bars ready for their coins: what every placebo of them shares."
+    bars: pd.DataFrame
+    ticks: np.ndarray
+    first: np.ndarray
+    roll: np.ndarray
+    contract: ContractSpec
+
+    def toss(self, seed: int) -> pd.DataFrame:
+        coins, out = np.random.default_rng(seed).integers(0, 4, len(self.ticks), dtype=np.uint8), np.empty_like(self.ticks)
+        _mirror(self.ticks, self.first, self.roll, coins, out)
+        out += max(0, -(-int(self.ticks[:, 2].min()) // 2) - int(out[:, 2].min()))
+        return self.bars.assign(**dict(zip(PRICES, self.contract.to_prices(out).T)))
+
+# %% ../nbs/04a_evidence.ipynb #f4f9c049
+def _moves(bars: pd.DataFrame, contract: ContractSpec) -> _Moves:
+    bars = check_bars(bars, contract)
+    bars = check_one_contract(bars if 'date' in bars else add_sessions(bars, contract))
+    date = bars.date.to_numpy()
+    first = np.concatenate([[True], date[1:] != date[:-1]])
+    return _Moves(bars, np.column_stack([contract.to_ticks(bars[c]) for c in PRICES]), first, _roll_ticks(bars, first, contract), contract)
+
+# %% ../nbs/04a_evidence.ipynb #3fced0ee
 def placebo(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     seed: int = 0,  # of the coins; same seed, same bytes
     contract: ContractSpec = ES  # whose ticks and hours they are
 ) -> pd.DataFrame:  # the same bars with other prices; with `date` and `segment`
     "A market like `bars` in everything but direction; raises `BadData` for invalid bars or a session of several contracts."
-    bars = check_bars(bars, contract)
-    bars = check_one_contract(bars if 'date' in bars else add_sessions(bars, contract))
-    date, ticks = bars.date.to_numpy(), np.column_stack([contract.to_ticks(bars[c]) for c in PRICES])
-    first = np.concatenate([[True], date[1:] != date[:-1]])
-    coins, out = np.random.default_rng(seed).integers(0, 4, len(bars), dtype=np.uint8), np.empty_like(ticks)
-    _mirror(ticks, first, _roll_ticks(bars, first, contract), coins, out)
-    out += max(0, -(-int(ticks[:, 2].min()) // 2) - int(out[:, 2].min()))
-    return bars.assign(**dict(zip(PRICES, contract.to_prices(out).T)))
+    return _moves(bars, contract).toss(seed)
 
 # %% ../nbs/04a_evidence.ipynb #dcf7e75c
 JUDGED = ('sharpe', 'profit_factor', 'expectancy_r', 'total_profit')  # in each, more is better
@@ -97,15 +114,19 @@ class PlaceboTest:
         "Histograms of the placebos with the result marked."
         return plot_placebos(self, panels)
 
-# %% ../nbs/04a_evidence.ipynb #ff62b642
+# %% ../nbs/04a_evidence.ipynb #0bde9aca
 def _placebo_sentence(test: PlaceboTest) -> str:
     n, p, sharpe = len(test.placebos), test.p_values['sharpe'], format_metric('sharpe', test.metrics['sharpe'])
     if not np.isfinite(p): return 'There is no Sharpe ratio to judge: the rule made too few trades on these bars.'
     counted = f'{round(p * (n + 1)) - 1} of {n} markets without a direction gave this rule a Sharpe ratio of {sharpe} or better (p = {p:.3f})'
+    usual = test.placebos.sharpe.median()
+    if usual > 1: return (f"{counted}. The placebos themselves earn, with a median Sharpe ratio of {format_metric('sharpe', usual)}, where nothing can be earned: "
+                          'this rule looks ahead. See `check_causality`.')
     if n < 19: return f'{counted}; with fewer than 19 placebos no p can reach 0.05: run more.'
     if p > .05: return f'{counted}. Luck is explanation enough: do not trade this on the strength of this backtest.'
     if test.metrics['total_profit'] <= 0: return f'{counted}. Better than luck, and still a loss after costs: nothing to trade.'
-    return f'{counted}. Luck alone seldom does this well: worth testing on data that no choice has seen, with the number of trials counted.'
+    return (f"{counted}. Luck alone seldom does this well, but the usual placebo has {format_metric('sharpe', usual)}, and better than that is not yet good: "
+            'test it on data that no choice has seen, with the number of trials counted.')
 
 # %% ../nbs/04a_evidence.ipynb #8621363b
 def plot_placebos(
@@ -122,18 +143,31 @@ def plot_placebos(
     panels[0].set_ylabel('placebos')
     return panels
 
-# %% ../nbs/04a_evidence.ipynb #edc280d8
-def _judge(bars: pd.DataFrame, make: Callable, rules: object, config: BacktestConfig, contract: ContractSpec, levels: dict) -> dict:
-    "The figures of one market."
-    metrics = run_backtest(bars, make(session_levels(bars, contract=contract, **levels), rules), config, contract).metrics
-    return {k: metrics[k] for k in (*JUDGED, 'trades')}
+# %% ../nbs/04a_evidence.ipynb #44a3d2e1
+def _trade(bars: pd.DataFrame, signals: pd.DataFrame, config: BacktestConfig, contract: ContractSpec, first: object) -> BacktestResult:
+    "The result of the orders from the session `first` on; None: of all."
+    if first is not None: bars, signals = bars[bars.date >= first], signals[signals.date >= first]
+    return run_backtest(bars, signals, config, contract)
 
-# %% ../nbs/04a_evidence.ipynb #1199b12f
-def _judge_placebo(bars: pd.DataFrame, seed: int, contract: ContractSpec, *rest) -> dict:
-    make, rules, config, levels = rest
-    return {'seed': seed} | _judge(placebo(bars, seed, contract), make, rules, config, contract, levels)
+# %% ../nbs/04a_evidence.ipynb #7f88a1f3
+@dataclass(frozen=True)
+class _Case:
+    "A rule and all it is judged under; a call judges it on a market."
+    rules: object
+    config: BacktestConfig
+    make: Callable
+    contract: ContractSpec
+    first: object
+    levels: dict
 
-# %% ../nbs/04a_evidence.ipynb #5a4c84b9
+    def __call__(self, bars: pd.DataFrame) -> dict:
+        signals = self.make(session_levels(bars, contract=self.contract, **self.levels), self.rules)
+        metrics = _trade(bars, signals, self.config, self.contract, self.first).metrics
+        return {k: metrics[k] for k in (*JUDGED, 'trades')}
+
+def _judge_placebo(case: _Case, moves: _Moves, seed: int) -> dict: return {'seed': seed} | case(moves.toss(seed))
+
+# %% ../nbs/04a_evidence.ipynb #999ffa28
 def placebo_test(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     rules: SignalRules = SignalRules(),  # the rule and its numbers
@@ -142,6 +176,7 @@ def placebo_test(
     *,
     make: Callable = make_signals,  # (levels, rules) → orders
     contract: ContractSpec = ES,  # what is traded
+    first: object = None,  # date of the session from which trades count; None: all do
     seed: int = 0,  # of the first placebo; the next has seed + 1, and so on
     jobs: int = 1,  # processes; the result does not depend on them
     **levels  # settings of `session_levels`: segment, spread, poc, area, pct, smooth
@@ -150,10 +185,9 @@ def placebo_test(
     from joblib import Parallel, delayed
     from tqdm import tqdm
     if n < 1: raise ValueError(f'n={n} must be at least 1')
-    bars = bars if 'date' in bars else add_sessions(bars, contract)
-    metrics = _judge(bars, make, rules, config, contract, levels)
-    work = [(bars, seed + i, contract, make, rules, config, levels) for i in range(n)]
-    rows = Parallel(n_jobs=jobs, return_as='generator')(delayed(_judge_placebo)(*w) for w in work)
+    case, moves = _Case(rules, config, make, contract, first, levels), _moves(bars, contract)
+    metrics = case(moves.bars)
+    rows = Parallel(n_jobs=jobs, return_as='generator')(delayed(_judge_placebo)(case, moves, seed + i) for i in range(n))
     placebos = pd.DataFrame(list(tqdm(rows, total=n, desc='placebos', disable=None))).set_index('seed')
     return PlaceboTest(metrics, placebos, {k: _p_value(metrics[k], placebos[k].to_numpy(float)) for k in JUDGED})
 
@@ -306,7 +340,7 @@ def _put(settings: object, values: dict) -> object:
     "Settings with those of the values that are fields of theirs."
     return replace(settings, **{k: v for k, v in values.items() if hasattr(settings, k)})
 
-# %% ../nbs/04a_evidence.ipynb #b779e68b
+# %% ../nbs/04a_evidence.ipynb #b549091a
 def sweep(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     grid: dict,  # field of the rules or of the config → values to try
@@ -315,16 +349,21 @@ def sweep(
     *,
     make: Callable = make_signals,  # (levels, rules) → orders
     contract: ContractSpec = ES,  # what is traded
+    first: object = None,  # date of the session from which trades count; None: all do
+    ledger: str | Path | None = None,  # folder whose trials.parquet counts every combination, see `record_trial`; None: not counted
     **levels  # settings of `session_levels`
 ) -> pd.DataFrame:  # one row a combination: its values, then the figures of `metrics`
     "Run every combination of a grid; raises `ValueError` for a name that is no setting."
     for name in grid:
         if not hasattr(rules, name) and not hasattr(config, name): raise ValueError(f'{name!r} is a field of neither rules nor config')
     bars = bars if 'date' in bars else add_sessions(bars, contract)
-    at = session_levels(bars, contract=contract, **levels)
+    at, mark = session_levels(bars, contract=contract, **levels), fingerprint(bars) if ledger else ''
     rows = []
     for values in (dict(zip(grid, v)) for v in itertools.product(*grid.values())):
-        rows.append(values | run_backtest(bars, make(at, _put(rules, values)), _put(config, values), contract).metrics)
+        variant, terms = _put(rules, values), _put(config, values)
+        metrics = _trade(bars, make(at, variant), terms, contract, first).metrics
+        rows.append(values | metrics)
+        if ledger: record_trial(ledger, mark, trial_settings(variant, terms, make, contract, first, **levels), metrics['sharpe'], metrics['trades'])
     return pd.DataFrame(rows)
 
 # %% ../nbs/04a_evidence.ipynb #e366f8da
@@ -350,6 +389,17 @@ def plot_sweep(
     ax.set_title(LABELS[figure][0], loc='left')
     return ax
 
+# %% ../nbs/04a_evidence.ipynb #f9b9515a
+def neighbours(
+    rules: SignalRules = SignalRules()  # whose own numbers are in the middle
+) -> dict:  # a grid for `sweep`: five values of each of two fields
+    "The settings around those of a rule."
+    if rules.rule == 'migration':
+        return {'stop_volatility': tuple(round(rules.stop_volatility * f, 4) for f in (.5, .75, 1, 1.5, 2)),
+                'max_stop_share': tuple(round(rules.max_stop_share * f, 4) for f in (.5, .625, .75, .875, 1))}
+    return {'window': tuple(max(3, round(rules.window * f)) for f in (.5, .75, 1, 1.25, 1.5)),
+            'min_r2': tuple(round(float(np.clip(rules.min_r2 + d, 0, .99)), 4) for d in (-.2, -.1, 0, .1, .2))}
+
 # %% ../nbs/04a_evidence.ipynb #6e910fdb
 def stress(
     bars: pd.DataFrame,  # bars of one contract a session
@@ -365,53 +415,83 @@ def stress(
     rows = {name: run_backtest(bars, signals, replace(config, **case), contract).metrics for name, case in cases.items()}
     return pd.DataFrame(rows).T.rename_axis(['assumption', 'value'])
 
-# %% ../nbs/04a_evidence.ipynb #b2f54264
-def _plain(value: object) -> object:
-    "Settings as JSON can hold them."
-    if is_dataclass(value): return {type(value).__name__: asdict(value)}
-    return value.item() if hasattr(value, 'item') else str(value)
+# %% ../nbs/04a_evidence.ipynb #ffa5630e
+def trial_settings(
+    rules: object,  # of the rule
+    config: object,  # of the engine
+    make: Callable = make_signals,  # (levels, rules) → orders
+    contract: ContractSpec = ES,  # what is traded
+    first: object = None,  # date of the session from which trades count
+    **levels  # settings of `session_levels`; those not named have their defaults
+) -> dict:  # for `record_trial`
+    "What tells one trial from another on the same data."
+    counted = {k: v for k, v in session_levels.__kwdefaults__.items() if k not in ('contract', 'device')} | levels
+    return {'levels': counted, 'rules': rules, 'backtest': config, 'made by': make.__qualname__, 'symbol': contract.symbol,
+            'first': None if first is None else str(pd.Timestamp(first).date())}
 
-# %% ../nbs/04a_evidence.ipynb #d979f3b6
+# %% ../nbs/04a_evidence.ipynb #e208bb96
+def after_trials(
+    result: BacktestResult,  # of `run_backtest`
+    trials: Trials  # of `record_trial`: all on the same data, this one included
+) -> BacktestResult:  # the same with other `trials`, `sharpe_by_luck` and `dsr`
+    "A result judged as one of many."
+    judged = trial_metrics(result.returns.to_numpy(), result.metrics['sharpe'], max(trials.number, 1), trials.variance)
+    return replace(result, metrics=result.metrics | judged)
+
+# %% ../nbs/04a_evidence.ipynb #5e9e4f23
 @dataclass(frozen=True)
-class Trials:
-    "What has been tried on the same data."
-    number: int  # different settings
-    variance: float  # of their Sharpe ratios per session, as `deflated_sharpe_ratio` takes it; 0 for fewer than two
+class Evidence:
+    "What speaks for and against a result."
+    placebos: PlaceboTest | None  # None: not asked for
+    leaks: pd.DataFrame  # of `check_causality` on the orders; empty: none
+    grid: dict  # settings varied, and their values
+    swept: pd.DataFrame  # of `sweep` over that grid
+    stressed: pd.DataFrame  # of `stress`
 
-    @property
-    def best_by_luck(self) -> float:
-        "Annual Sharpe ratio to be expected of the best, were all of them worthless."
-        return expected_max_sharpe(self.number, self.variance) * 252**.5
+    def sentences(self) -> list[str]:
+        "The findings, a sentence each."
+        return ([] if self.placebos is None else [self.placebos.summary()]) + [_causality_sentence(self), _ground_sentence(self), _stress_sentence(self)]
 
-    def summary(self) -> str:
-        "In a sentence."
-        return f'Trial {self.number} on this data: a Sharpe ratio of {self.best_by_luck:.2f} is expected by luck.'
+    def __repr__(self): return '\n'.join(self.sentences())
+    def _repr_html_(self): return ''.join(f'<p>{s}</p>' for s in self.sentences())
 
-# %% ../nbs/04a_evidence.ipynb #31d7aa7b
-def trials_of(
-    folder: str | Path,  # that holds trials.parquet
-    fingerprint: str  # of the bars
-) -> Trials:  # 0 of them where nothing was recorded
-    "The trials recorded for these data; those without a Sharpe ratio count, and have no part in the variance."
-    files = [str(f) for f in sorted(Path(folder).glob('trials.parquet/[!.]*.parquet'))]
-    if not files: return Trials(0, 0.)
-    sharpe = pd.read_parquet(files, columns=['sharpe'], filters=[('fingerprint', '==', fingerprint)]).sharpe
-    return Trials(len(sharpe), float(np.nan_to_num(sharpe[np.isfinite(sharpe)].var()) / 252))
+# %% ../nbs/04a_evidence.ipynb #f3206361
+def _causality_sentence(evidence: Evidence) -> str:
+    if not len(evidence.leaks): return 'Made again from data that end earlier, and from data that go on differently, every order stayed what it was: none used the future.'
+    first = evidence.leaks['first'].min()
+    return f"The orders look ahead: {', '.join(map(str, evidence.leaks.index))} changed with data of a later time, first on {pd.Timestamp(first):%Y-%m-%d}. No figure here can be believed."
 
-# %% ../nbs/04a_evidence.ipynb #fcca4c42
-def record_trial(
-    folder: str | Path,  # that holds trials.parquet; made if need be
-    fingerprint: str,  # of the bars
-    rules: object,  # every setting the result depends on: a dataclass, or a tuple or dict of them
-    sharpe: float,  # annual, as in `metrics`; NaN where there is none
-    trades: int = 0  # how many, for the reader of the table
-) -> Trials:  # all on these data, this one included
-    "Add a trial to the ledger, safely beside other processes; the same settings on the same data replace themselves."
-    place, settings = Path(folder)/'trials.parquet', json.dumps(rules, default=_plain, sort_keys=True)
-    place.mkdir(parents=True, exist_ok=True)
-    name = hashlib.blake2b(f'{fingerprint} {settings}'.encode(), digest_size=8).hexdigest()
-    unfinished = place/f'.{name}.{os.getpid()}.{os.urandom(4).hex()}'  # readers pass over names that begin with a dot
-    row = {'fingerprint': fingerprint, 'settings': settings, 'sharpe': float(sharpe), 'trades': int(trades)}
-    pd.DataFrame([row]).to_parquet(unfinished, index=False)
-    os.replace(unfinished, place/f'{name}.parquet')
-    return trials_of(folder, fingerprint)
+def _ground_sentence(evidence: Evidence) -> str:
+    profit = evidence.swept.total_profit
+    names = ' and '.join(LABELS.get(k, (k,))[0] for k in evidence.grid)
+    return (f"With {names} varied, {(profit > 0).sum()} of {len(profit)} settings made money, from {format_metric('total_profit', profit.min())} "
+            f"to {format_metric('total_profit', profit.max())}.")
+
+def _stress_sentence(evidence: Evidence) -> str:
+    profit = lambda assumption, value: format_metric('total_profit', evidence.stressed.total_profit[(assumption, value)])
+    return (f"Without costs it makes {profit('costs', '0 ×')}, at twice the costs {profit('costs', '2 ×')}; with limits filled at a touch "
+            f"{profit('limit traded through by', '0 ticks')}; with every doubtful bar taken as a win {profit('bar that touches both', 'target')}.")
+
+# %% ../nbs/04a_evidence.ipynb #5f513a35
+def examine(
+    bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
+    rules: SignalRules = SignalRules(),  # the rule and its numbers
+    config: BacktestConfig = BacktestConfig(),  # costs, risk and fill assumptions
+    placebos: int = 200,  # markets without a direction to compare with; 0 for none
+    *,
+    contract: ContractSpec = ES,  # what is traded
+    first: object = None,  # date of the session from which trades count; None: all do
+    seed: int = 0,  # of the placebos and of the dates that are cut
+    jobs: int = 1,  # processes for the placebos
+    **levels  # settings of `session_levels`
+) -> Evidence:  # it says what it found
+    "Placebos, causality, neighbours and stress for one rule; raises `BadData` for invalid bars."
+    bars = bars if 'date' in bars else add_sessions(bars, contract)
+    orders = lambda b: make_signals(session_levels(b, contract=contract, **levels), rules)
+    own, grid, given = orders(bars), neighbours(rules), dict(contract=contract, first=first)
+    traded = bars if first is None else bars[bars.date >= first]
+    return Evidence(
+        placebos=placebo_test(bars, rules, config, placebos, seed=seed, jobs=jobs, **given, **levels) if placebos else None,
+        leaks=check_causality(orders, bars, samples=3, seed=seed) if len(own) else pd.DataFrame(columns=['first', 'data_changed_from', 'by']),
+        grid=grid, swept=sweep(bars, grid, rules, config, **given, **levels),
+        stressed=stress(traded, own if first is None else own[own.date >= first], config, contract))

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NO_REJECTS', 'ORDER_SETTINGS', 'TRAINING', 'PACKAGES', 'NOTE_SAMPLE', 'FILES', 'main', 'LevelConfig', 'RunConfig',
            'config_toml', 'read_config', 'Market', 'load_market', 'Filtered', 'Run', 'filter_basis', 'run_all',
-           'filter_metrics', 'describe_filter', 'describe_market', 'run_metrics', 'save_run', 'backtest_command',
-           'errors_in_one_line']
+           'evidence_metrics', 'filter_metrics', 'describe_filter', 'describe_market', 'run_metrics', 'save_run',
+           'backtest_command', 'errors_in_one_line']
 
 # %% ../nbs/08_ml_backtest.ipynb #daf37f7e
 import functools, json, platform, re, shutil, signal, subprocess, sys, tempfile, threading, tomllib
@@ -21,12 +21,14 @@ import numpy as np
 import pandas as pd
 from fastcore.script import call_parse
 
-# %% ../nbs/08_ml_backtest.ipynb #2514ec98
+# %% ../nbs/08_ml_backtest.ipynb #70ff459b
 from .backtest import BacktestConfig, BacktestResult, compare, format_metric, run_backtest
 from .data import (BadData, CONTRACTS, ContractSpec, ES, LAYOUTS, axes, bar_files, fingerprint, front_month,
                                 read_bars, read_vix, roll_table, sample_market, sniff_layout)
+from .evidence import JUDGED, Evidence, after_trials, examine, trial_settings
 from .features import FilterConfig, ShortHistory
-from .report import html_figure, html_table, plot_comparison, report_html
+from .luck import record_trial
+from .report import evidence_sections, html_figure, html_table, plot_comparison, report_html
 from .signals import SignalRules, explain_signals, make_signals
 from .vpoc import AREAS, POCS, SEGMENTS, SPREADS, plot_migration, session_levels
 
@@ -173,7 +175,7 @@ class Filtered:
     windows: tuple | None  # sessions of the samples and the windows of the walk-forward, None for a saved filter
     config: FilterConfig  # with which it was trained, and the confidence it asks for
 
-# %% ../nbs/08_ml_backtest.ipynb #2ffc2478
+# %% ../nbs/08_ml_backtest.ipynb #352460a9
 @dataclass(frozen=True)
 class Run:
     "Everything that a run found out."
@@ -185,6 +187,7 @@ class Run:
     results: dict[str, BacktestResult]  # strategy → result: 'original', and 'ml' where a filter ran
     seed: int  # of everything random
     filtered: Filtered | None = None  # what the filter said
+    evidence: Evidence | None = None  # what speaks for and against the rule
 
 # %% ../nbs/08_ml_backtest.ipynb #cfe0536f
 ORDER_SETTINGS = ('window', 'fast_volatility', 'slow_volatility', 'prior', 'stop_volatility', 'max_stop_share', 'min_stop_ticks', 'tick_size')
@@ -263,22 +266,42 @@ def _filtered(market: Market, levels: pd.DataFrame, signals: pd.DataFrame, confi
     refused = trade(judged[~judged.accepted & judged.confidence.notna()])
     return results, Filtered(source, first, judged, refused, calibration(predictions, samples), windows, settings)
 
+# %% ../nbs/08_ml_backtest.ipynb #394874a9
+def _counted(results: dict[str, BacktestResult], market: Market, config: RunConfig, seed: int, filtered: Filtered | None,
+             ledger: Path, say: Callable) -> dict[str, BacktestResult]:
+    "The results, entered in the ledger and judged among all trials on the same bars."
+    rule = trial_settings(config.rules, config.backtest, contract=market.contract, first=filtered and filtered.first, **asdict(config.levels))
+    behind = filtered and {'filter': filtered.config, 'trained': filtered.source, 'seed': seed}
+    try:
+        for name, r in results.items():
+            settings = rule if name == 'original' else rule | behind
+            trials = record_trial(ledger, fingerprint(market.bars), settings, r.metrics['sharpe'], r.metrics['trades'])
+    except OSError as e:
+        say(f'trials     not counted: {ledger} cannot be written ({e.strerror})')
+        return results
+    say(f'trials     {trials.number:,} on these bars so far, see {ledger}')
+    return {name: after_trials(r, trials) for name, r in results.items()}
+
 # %% ../nbs/08_ml_backtest.ipynb #bcb9337e
 def _no_orders(why: pd.DataFrame) -> str:
     "The most frequent reason why there was no order."
     if not len(why): return 'one session has no day before it'
     return f'most frequent reason for none: {why.failed.str.split("; ").explode().mode()[0]}'
 
-# %% ../nbs/08_ml_backtest.ipynb #8b2b346e
+# %% ../nbs/08_ml_backtest.ipynb #b18725eb
 def run_all(
     market: Market,  # of `load_market`
     config: RunConfig = RunConfig(),  # all settings
     seed: int = 0,  # of everything random
     say: Callable[[str], None] = lambda text: None,  # called with each line of progress
     model: str | None = 'none',  # 'none', 'train', 'latest', the folder of a saved filter, or None: train if there is enough history
-    device: str = 'auto'  # where the filter is trained, see `best_device`
-) -> Run:  # levels, signals, results
-    "Bars → levels → signals → filter → backtests."
+    device: str = 'auto',  # where the filter is trained, see `best_device`
+    *,
+    placebos: int | None = None,  # markets without a direction to compare the rule with; None: no evidence at all is gathered
+    ledger: Path | None = None,  # folder whose trials.parquet counts the results; None: they are not counted
+    jobs: int = 1  # processes for the placebos
+) -> Run:  # levels, signals, results, evidence
+    "Bars → levels → signals → filter → backtests → evidence."
     config = replace(config, rules=replace(config.rules, tick_size=market.contract.tick_size))
     levels = session_levels(market.bars, **asdict(config.levels), contract=market.contract)
     if not len(levels):
@@ -297,7 +320,23 @@ def run_all(
     if filtered is None: results = {'original': run_backtest(market.bars, signals, config.backtest, market.contract)}
     if filtered: say(f'compared   from {filtered.first.date()} on, {describe_filter(filtered)}')
     for name, r in results.items(): say(f'{name:10} {len(r.trades):,} trades, {len(r.skipped):,} orders skipped')
-    return Run(market, replace(config, filter=filtered.config) if filtered else config, levels, why, signals, results, seed, filtered)
+    if ledger: results = _counted(results, market, config, seed, filtered, ledger, say)
+    evidence = None
+    if placebos is not None:
+        say(f'evidence   {placebos:,} placebo markets, causality, neighbours, costs')
+        evidence = examine(market.bars, config.rules, config.backtest, placebos, contract=market.contract, first=filtered and filtered.first,
+                           seed=seed, jobs=jobs, **asdict(config.levels))
+    return Run(market, replace(config, filter=filtered.config) if filtered else config, levels, why, signals, results, seed, filtered, evidence)
+
+# %% ../nbs/08_ml_backtest.ipynb #7cc22133
+def evidence_metrics(
+    evidence: Evidence  # of `examine`
+) -> dict:  # plain values
+    "What was found for and against the rule."
+    luck, profit = evidence.placebos, evidence.swept.total_profit
+    return {'placebos': len(luck.placebos) if luck else 0, 'p_values': luck and {k: luck.p_values[k] for k in JUDGED},
+            'columns_that_look_ahead': [str(c) for c in evidence.leaks.index],
+            'neighbours': len(profit), 'neighbours_with_profit': int((profit > 0).sum()), 'findings': evidence.sentences()}
 
 # %% ../nbs/08_ml_backtest.ipynb #91628d22
 def filter_metrics(
@@ -344,13 +383,14 @@ def describe_market(
             'rolls_without_measured_gap': int(rolls.measured.isna().sum()),
             'vix_closes': 0 if market.vix is None else len(market.vix)}
 
-# %% ../nbs/08_ml_backtest.ipynb #5804d7cb
+# %% ../nbs/08_ml_backtest.ipynb #10ee9ecc
 def run_metrics(
     run: Run  # of `run_all`
-) -> dict:  # original, ml and filter (None without one), data
+) -> dict:  # original, ml and filter (None without one), data, evidence (None if not gathered)
     "The content of metrics.json."
     return {name: run.results[name].metrics if name in run.results else None for name in ('original', 'ml')} | {
-        'data': describe_market(run.market, run.levels), 'filter': run.filtered and filter_metrics(run.filtered)}
+        'data': describe_market(run.market, run.levels), 'filter': run.filtered and filter_metrics(run.filtered),
+        'evidence': run.evidence and evidence_metrics(run.evidence)}
 
 # %% ../nbs/08_ml_backtest.ipynb #12bb38e1
 PACKAGES = ('vpoc_backtest', 'numpy', 'pandas', 'scipy', 'numba', 'pyarrow', 'matplotlib', 'torch', 'arch')
@@ -413,7 +453,7 @@ def _filter_sections(filtered: Filtered) -> dict[str, str]:
         pictures += html_figure(plot_windows(*filtered.windows, axes(size=(8.5, 2.4))), 'What each filter was trained on, and what it was asked about')
     return {'The filter': text + html_table(shown) + pictures}
 
-# %% ../nbs/08_ml_backtest.ipynb #aa07ec7c
+# %% ../nbs/08_ml_backtest.ipynb #8ee42344
 NOTE_SAMPLE = ('The sample market: daily bars of the S&P 500 are real, the minutes within each day are simulated. '
                'It shows that the machine works, not that the strategy does.')
 
@@ -427,9 +467,10 @@ def _report(run: Run) -> str:
     if run.market.source.startswith('sample market'): notes.insert(0, NOTE_SAMPLE)
     if run.filtered: notes.append(f'Both strategies from {run.filtered.first:%-d %B %Y} on: the sessions before serve to train the first filter.'
                                   if run.filtered.windows else f'Both strategies from {run.filtered.first:%-d %B %Y} on: the filter has seen the sessions before.')
-    return report_html(f'VPOC backtest: {run.market.source.split(":")[0]}', about, run.market.bars, run.signals, run.why,
-                       run.results,
-                       config_toml(run.config), _versions(), migration, tuple(notes), _filter_sections(run.filtered) if run.filtered else {})
+    more = evidence_sections(run.evidence, run.config.rules) if run.evidence else {}
+    if run.filtered: more |= _filter_sections(run.filtered)
+    return report_html(f'VPOC backtest: {run.market.source.split(":")[0]}', about, run.market.bars, run.signals, run.why, run.results,
+                       config_toml(run.config), _versions(), migration, tuple(notes), more, run.levels)
 
 # %% ../nbs/08_ml_backtest.ipynb #51c4cc8b
 def _write_files(run: Run, folder: Path):
@@ -499,7 +540,13 @@ def _default_out(market: Market) -> Path:
     name = re.sub(r'\W+', '-', market.source.split(':')[0]).strip('-')
     return Path('BACKTEST')/f'{datetime.now():%Y-%m-%d-%H%M%S-%f}-{name}'
 
-# %% ../nbs/08_ml_backtest.ipynb #d4ef9135
+# %% ../nbs/08_ml_backtest.ipynb #e554da7a
+def _ledger(place: Path) -> Path:
+    "The folder of the ledger for a run directory."
+    here, place = Path.cwd(), place.resolve()
+    return place.parent/'BACKTEST' if here.is_relative_to(place) else Path('BACKTEST')
+
+# %% ../nbs/08_ml_backtest.ipynb #86c01660
 def backtest_command(
     data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
     vix: str = None,  # CSV of daily VIX closes (default: a file in DATA/ with VIX in its name)
@@ -512,12 +559,17 @@ def backtest_command(
     tz: str = None,  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
     stamp: str = None,  # the moment of a bar its stamp means: open or end (default: the layout's)
     segment: str = None,  # part of the day levels are counted in: RTH, ETH or all (default: RTH)
-    device: str = 'auto'  # where the filter is trained: auto, cpu, cuda, cuda:1
+    device: str = 'auto',  # where the filter is trained: auto, cpu, cuda, cuda:1
+    placebo: int = 200,  # markets without a direction that the rule is compared with, 0 for none
+    jobs: int = 1,  # processes for the placebos, -1 for one a core
+    ledger: str = None  # folder whose trials.parquet counts the results (default: BACKTEST)
 ):
     "Backtest the VPOC strategy on ES bars and write a run directory: figures, trades, report."
     if model not in (None, 'train', 'latest', 'none') and not Path(model).is_dir():
         raise BadData(f'--model {model}: there is no such folder: use train, latest, none, or the folder of a trained filter')
-    if seed < 0: raise BadData(f'--seed {seed}: must be zero or more')
+    for name, value in (('seed', seed), ('placebo', placebo)):
+        if value < 0: raise BadData(f'--{name} {value}: must be zero or more')
+    if jobs == 0: raise BadData('--jobs 0: must be a number of processes, or -1 for one a core')
     contract, settings = _contract(symbol), RunConfig() if config is None else read_config(config)
     try: settings = replace(settings, levels=replace(settings.levels, segment=segment or settings.levels.segment))
     except ValueError as e: raise BadData(f'--segment: {e}') from None
@@ -525,10 +577,11 @@ def backtest_command(
     market = load_market(data, vix, contract=contract, layout=layout, tz=tz, stamp=stamp, seed=seed)
     _say(f'           {market.source} ({market.how})')
     _say(f'bars       {_count_bars(market)}')
-    run = run_all(market, settings, seed, _say, model, device)
-    folder = save_run(run, out or _default_out(market))
-    told = f'\n\nfrom {run.filtered.first.date()} on, {describe_filter(run.filtered)}' if run.filtered else ''
-    print(f'{compare(**run.results).to_string()}{told}\n\n{folder}')
+    place = _default_out(market) if out is None else Path(out)
+    run = run_all(market, settings, seed, _say, model, device, placebos=placebo, ledger=Path(ledger) if ledger else _ledger(place), jobs=jobs)
+    folder = save_run(run, place)
+    told = [f'from {run.filtered.first.date()} on, {describe_filter(run.filtered)}'] if run.filtered else []
+    print('\n\n'.join([compare(**run.results).to_string(), *told, *run.evidence.sentences(), str(folder)]))
 
 # %% ../nbs/08_ml_backtest.ipynb #f67d6dbb
 def _count_bars(market: Market) -> str:
