@@ -293,7 +293,7 @@ def _level_prices(profiles: VolumeProfiles, poc: str, area: str, pct: float) -> 
     return pd.DataFrame({'vwap': vwap, 'vpoc': prices[:, 0], 'val': prices[:, 1], 'vah': prices[:, 2],
                          'va_volume': np.where(traded, at[:, 3] / UNIT, 0.)}, index=profiles.dates)
 
-# %% ../nbs/01_vpoc.ipynb #8ff880e7
+# %% ../nbs/01_vpoc.ipynb #46eb3129
 def session_levels(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     *,
@@ -319,7 +319,7 @@ def session_levels(
                         'close': bars.close.to_numpy()[last], 'volume': total}, index=levels.index)
     names = bars.contract.to_numpy()[first].astype(str) if 'contract' in bars else contract.symbol
     levels = day.join(levels).assign(n_bars=count, contract=names, first_ts=bars.index[first], last_ts=bars.index[last])
-    return levels.assign(**{c: bars[c].array[first] for c in ('offset', 'offset_known') if c in bars})
+    return levels.assign(**{c: bars[c].array[first] for c in ('offset', 'offset_known', 'adjustment') if c in bars})
 
 # %% ../nbs/01_vpoc.ipynb #930babcf
 @njit(cache=True)
