@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-# %% ../nbs/00b_quality.ipynb #1e47feb9
-from .data import (BadData, COLOURS, ContractSpec, ES, ZONE, add_sessions, axes, bar_length, check_bars,
+# %% ../nbs/00b_quality.ipynb #0dc9e10f
+from .data import (COLOURS, ContractSpec, ES, ZONE, add_sessions, axes, bar_length, check_bars,
                                 check_one_contract)
 
 # %% ../nbs/00b_quality.ipynb #847d7223
