@@ -572,7 +572,7 @@ def _trade_table(ledger: pd.DataFrame, signals: pd.DataFrame, bars: pd.DataFrame
                          'ambiguous': done.ambiguous.astype(bool).to_numpy(),
         'confidence': order.confidence.to_numpy(float) if 'confidence' in order else np.nan, 'signal': done.index})
 
-# %% ../nbs/04_backtest.ipynb #4c50bac9
+# %% ../nbs/04_backtest.ipynb #7ee5ecc1
 def run_backtest(
     bars: pd.DataFrame,  # bars of one contract a session, see `vpoc_backtest.data`
     signals: pd.DataFrame,  # one row an order: date, side, entry, stop, target; optional size_factor, confidence, known_at
@@ -583,6 +583,7 @@ def run_backtest(
     "Run orders against bars; raises `BadData` for invalid bars or orders, and for an order that looks ahead."
     if trials < 1: raise ValueError(f'trials={trials} must be at least 1: this run is one')
     bars = check_bars(bars, contract)
+    if 'adjustment' in bars: raise BadData('bars are of joined prices, at which nobody was filled: use front_month(bars)')
     bars = check_one_contract(bars if 'date' in bars else add_sessions(bars, contract))
     signals = check_signals(_as_orders(signals), contract)
     dates, start, end = _session_bounds(bars)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COLOURS', 'STYLE', 'ES', 'MES', 'NQ', 'MNQ', 'CONTRACTS', 'FAULTS', 'OFF_GRID', 'PRICES', 'ZONE', 'TIMES',
            'MONTH_FIRST', 'DAY_FIRST', 'OTHER_ORDERS', 'TIME_FORMATS', 'LAYOUTS', 'ALIASES', 'OFFSET', 'MONTH_LETTERS',
-           'CONFLICT', 'STEPS', 'CANDIDATES', 'EARLY_CLOSES', 'SHARES_PER_CONTRACT', 'BadData', 'axes', 'ContractSpec',
-           'row_faults', 'check_bars', 'Layout', 'sniff_layout', 'contract_name', 'bar_length', 'bar_files',
-           'read_bars', 'add_sessions', 'expiry', 'front_month', 'roll_table', 'check_one_contract', 'read_vix',
-           'bars_from_trades', 'fingerprint', 'sample_market', 'random_walk']
+           'CONFLICT', 'ROLL_RULES', 'STEPS', 'CANDIDATES', 'EARLY_CLOSES', 'SHARES_PER_CONTRACT', 'BadData', 'axes',
+           'ContractSpec', 'row_faults', 'check_bars', 'Layout', 'sniff_layout', 'contract_name', 'bar_length',
+           'bar_files', 'read_bars', 'add_sessions', 'expiry', 'third_friday', 'front_month', 'roll_table',
+           'check_one_contract', 'read_vix', 'bars_from_trades', 'fingerprint', 'sample_market', 'random_walk']
 
 # %% ../nbs/00_data.ipynb #4f27ecf5
 import hashlib, re
@@ -544,6 +544,14 @@ def expiry(
     if not found: raise BadData(f"contract {contract!r} does not say its month: write it like 'ES 12-13'")
     return (2000 + int(found[2])) * 100 + int(found[1])
 
+# %% ../nbs/00_data.ipynb #4eb367c9
+def third_friday(
+    contract: str  # a contract such as 'ES 12-13'
+) -> pd.Timestamp:  # e.g. 2013-12-20; where that is a holiday the contract ends a day earlier
+    "The day on which an equity index future expires; raises `BadData` if the name does not say its month."
+    year, month = divmod(expiry(contract), 100)
+    return pd.Timestamp(year, month, 1) + pd.offsets.WeekOfMonth(week=2, weekday=4)
+
 # %% ../nbs/00_data.ipynb #fce49774
 def _volume_table(bars: pd.DataFrame, names: pd.Index, dates: pd.Index) -> np.ndarray:
     "(dates, contracts): contracts traded."
@@ -551,23 +559,34 @@ def _volume_table(bars: pd.DataFrame, names: pd.Index, dates: pd.Index) -> np.nd
     volume = np.bincount(cell, bars.volume.to_numpy(), minlength=len(dates) * len(names))
     return volume.reshape(len(dates), len(names))
 
-# %% ../nbs/00_data.ipynb #417ee1c0
-def _leaders(bars: pd.DataFrame, names: pd.Index, dates: pd.Index, opens: pd.DatetimeIndex) -> np.ndarray:
-    "For each date the number of the contract to trade, by volume known before it."
-    on_the_day = _volume_table(bars, names, dates)
-    by_night = _volume_table(bars[bars.index < opens[dates.get_indexer(bars.date)]], names, dates)
-    last_volume, last_day = np.zeros(len(names)), np.full(len(names), -10)
+# %% ../nbs/00_data.ipynb #47570654
+def _leaders(size: np.ndarray, volume: np.ndarray, by_night: np.ndarray, dates: pd.Index) -> np.ndarray:
+    "For each date the number of the contract to trade, by the size it had on its last day (NaN: not known), else by volume."
+    last_size, last_day = np.zeros(size.shape[1]), np.full(size.shape[1], -10)
     leaders, front, days = [], 0, dates.to_numpy().astype('datetime64[D]').astype(int)
-    for d, today in enumerate(on_the_day):
-        known = np.where(days[d] - last_day <= 5, last_volume, 0)
+    for d, today in enumerate(volume):
+        known = np.where(days[d] - last_day <= 5, last_size, 0)
         first = [today] if d == 0 else []
         votes = next((v[front:] for v in [known, by_night[d], *first] if v[front:].any()), None)
         if votes is not None: front += int(votes.argmax())
         leaders.append(front)
-        last_volume, last_day = np.where(today > 0, today, last_volume), np.where(today > 0, days[d], last_day)
+        traded = (today > 0) & ~np.isnan(size[d])
+        last_size, last_day = np.where(traded, size[d], last_size), np.where(traded, days[d], last_day)
     return np.array(leaders)
 
-# %% ../nbs/00_data.ipynb #cb39b9f5
+# %% ../nbs/00_data.ipynb #5dde62b1
+def _open_interest_table(bars: pd.DataFrame, names: pd.Index, dates: pd.Index) -> np.ndarray:
+    "(dates, contracts): the last open interest of the day; NaN where none is known."
+    if 'open_interest' not in bars: raise BadData("bars have no column 'open_interest': add it, or use rule='volume'")
+    last = bars.groupby(['date', 'contract'], observed=True).open_interest.last().unstack()
+    return last.reindex(index=dates, columns=names).to_numpy(float)
+
+def _leaders_by_date(names: pd.Index, dates: pd.Index, days: int) -> np.ndarray:
+    "For each date the first contract that expires more than so many days later, or the last one there is."
+    leave = pd.DatetimeIndex([third_friday(n) for n in names]) - pd.Timedelta(days=days)
+    return np.minimum(leave.searchsorted(dates, side='right'), len(names) - 1)
+
+# %% ../nbs/00_data.ipynb #1e7395f5
 def _roll_gap(
     bars: pd.DataFrame, old: str, new: str, date: pd.Timestamp, open: pd.Timestamp, tick: float
 ) -> tuple[float, pd.Timestamp]:
@@ -579,21 +598,27 @@ def _roll_gap(
         if len(both):
             step = np.median(b.close[both].to_numpy() - a.close[both].to_numpy())
             return round(float(step) / tick) * tick, both[-1]
-    last, first = a.close[before].iloc[-1], b.open[b.date >= date].iloc[0]
-    return float(first - last), pd.NaT
+    last, first = a.close[before][-1:], b.open[b.date >= date][:1]
+    return (float(first.iloc[0] - last.iloc[0]) if len(last) and len(first) else 0.), pd.NaT
 
-# %% ../nbs/00_data.ipynb #2bf1a557
+# %% ../nbs/00_data.ipynb #2a7dd077
+ROLL_RULES = ('volume', 'open_interest', 'days_before')
+
 def front_month(
     bars: pd.DataFrame,  # bars of one or several contracts
-    contract: ContractSpec = ES  # whose trading day and tick it is
+    contract: ContractSpec = ES,  # whose trading day and tick it is
+    *,
+    rule: str = 'volume',  # what decides, of the days before: 'volume', 'open_interest' (needs that column) or 'days_before'
+    days: int = 8  # calendar days before expiry at which `days_before` leaves a contract
 ) -> pd.DataFrame:  # bars of one contract a session, with `date segment`; with `offset` (points), `offset_known` after a roll
-    "The bars of the contract that led in volume before each date, and the gaps at the rolls."
+    "The bars of the contract to trade on each date, and the gaps at the rolls."
+    if rule not in ROLL_RULES: raise ValueError(f"rule={rule!r} is not known: use {', '.join(ROLL_RULES)}")
     bars = bars if 'date' in bars else add_sessions(bars, contract)
     if 'contract' not in bars or bars.contract.nunique() < 2: return bars
     names = pd.Index(sorted(bars.contract.unique(), key=expiry))
     dates = pd.Index(bars.date.unique())
     opens = (dates + pd.Timedelta(seconds=_seconds(contract.rth_open))).tz_localize(ZONE)
-    leaders = _leaders(bars, names, dates, opens)
+    leaders = _leaders_by_date(names, dates, days) if rule == 'days_before' else _leaders_by_size(bars, names, dates, opens, rule)
     offset, known = np.zeros(len(dates)), np.full(len(dates), pd.NaT, dtype=object)
     for i in np.flatnonzero(np.diff(leaders)) + 1:
         gap, known[i:] = _roll_gap(bars, names[leaders[i - 1]], names[leaders[i]], dates[i], opens[i], contract.tick_size)
@@ -602,6 +627,12 @@ def front_month(
     front = names.get_indexer(bars.contract) == leaders[day]
     known = pd.DatetimeIndex(pd.Series(known, dtype=bars.index.dtype))
     return bars[front].assign(offset=offset[day[front]], offset_known=known[day[front]])
+
+# %% ../nbs/00_data.ipynb #3a32fd48
+def _leaders_by_size(bars: pd.DataFrame, names: pd.Index, dates: pd.Index, opens: pd.DatetimeIndex, rule: str) -> np.ndarray:
+    volume = _volume_table(bars, names, dates)
+    by_night = _volume_table(bars[bars.index < opens[dates.get_indexer(bars.date)]], names, dates)
+    return _leaders(_open_interest_table(bars, names, dates) if rule == 'open_interest' else volume, volume, by_night, dates)
 
 # %% ../nbs/00_data.ipynb #4d8bb8e0
 def roll_table(

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TARGETS', 'NETWORKS', 'COUNTS', 'LOOKBACK_FEATURES', 'SHAPE_FEATURES', 'VOLATILITY_WINDOW', 'RANGE_FEATURES',
            'GARCH_FEATURES', 'VIX_FEATURES', 'MOST_SESSIONS', 'MOST_DAYS', 'WEEKDAY', 'NEEDED', 'ShortHistory',
-           'FilterConfig', 'describe_features', 'make_features', 'session_targets', 'outcome_targets', 'make_samples',
-           'Scaler', 'fit_scaler', 'mutual_information', 'select_features']
+           'FilterConfig', 'vix_as_of', 'describe_features', 'make_features', 'session_targets', 'outcome_targets',
+           'make_samples', 'Scaler', 'fit_scaler', 'mutual_information', 'select_features']
 
 # %% ../nbs/05_features.ipynb #df9f29de
 from dataclasses import asdict, dataclass
@@ -199,18 +199,29 @@ def _check_vix(vix: pd.Series) -> pd.Series:
     if not len(vix): raise BadData('the VIX has no closes: use vix=None for features without it')
     return vix
 
-# %% ../nbs/05_features.ipynb #b5508d9d
-def _vix_features(vix: pd.Series, dates: pd.DatetimeIndex, realised: pd.Series) -> pd.DataFrame:
-    "Figures of the VIX as of the last close before each date; `realised` is the log of % a year known by then."
-    log, closes = np.log(vix), vix.index
-    fresh = pd.Series(closes, closes).diff() <= pd.Timedelta(days=MOST_DAYS)
-    figures = pd.DataFrame({'vix_level': log, 'vix_change': log.diff().where(fresh),
-                            'vix_z': (log - log.rolling(20).mean()) / log.rolling(20).std()})
-    at = closes.searchsorted(dates, side='left') - 1
-    then = closes[np.maximum(at, 0)]
+# %% ../nbs/05_features.ipynb #ccf50d55
+def vix_as_of(
+    vix: pd.Series,  # closes by date, see `read_vix`
+    dates: pd.DatetimeIndex  # sessions, ascending
+) -> pd.DataFrame:  # index `dates`; vix (index points, NaN: none usable), as_of (its day), sessions (since then, this one included), carried (bool)
+    "The last close before each session, no older than five sessions and seven days; `carried`: sessions lie between that have none."
+    vix = _check_vix(vix)
+    at = vix.index.searchsorted(dates, side='left') - 1
+    then = vix.index[np.maximum(at, 0)]
     sessions = np.arange(1, len(dates) + 1) - dates.searchsorted(then, side='right')
     usable = (at >= 0) & (sessions <= MOST_SESSIONS) & (dates - then <= pd.Timedelta(days=MOST_DAYS))
-    known = figures.iloc[np.maximum(at, 0)].set_index(dates).where(pd.Series(usable, dates), np.nan)
+    known = pd.DataFrame({'vix': vix.to_numpy()[np.maximum(at, 0)], 'as_of': then}, index=dates).where(pd.Series(usable, dates))
+    return known.assign(sessions=pd.Series(sessions, dates).where(usable), carried=usable & (sessions > 1))
+
+# %% ../nbs/05_features.ipynb #85b8aba6
+def _vix_features(vix: pd.Series, dates: pd.DatetimeIndex, realised: pd.Series) -> pd.DataFrame:
+    "Figures of the VIX as of the last close before each date; `realised` is the log of % a year known by then."
+    vix = _check_vix(vix)
+    log = np.log(vix)
+    fresh = pd.Series(vix.index, vix.index).diff() <= pd.Timedelta(days=MOST_DAYS)
+    figures = pd.DataFrame({'vix_level': log, 'vix_change': log.diff().where(fresh),
+                            'vix_z': (log - log.rolling(20).mean()) / log.rolling(20).std()})
+    known = figures.reindex(vix_as_of(vix, dates).as_of).set_index(dates)
     return known.assign(vix_premium=known.vix_level - realised)
 
 # %% ../nbs/05_features.ipynb #1df7594d
@@ -234,7 +245,7 @@ def _check_levels(levels: pd.DataFrame):
     if not levels.index.is_monotonic_increasing or levels.index.has_duplicates:
         raise BadData('levels must have one row a session, in order: use levels.sort_index()')
 
-# %% ../nbs/05_features.ipynb #d5ccee6b
+# %% ../nbs/05_features.ipynb #ebc2a896
 def make_features(
     levels: pd.DataFrame,  # of `session_levels`
     vix: pd.Series | None = None,  # closes by date, see `read_vix`; None: no VIX columns
@@ -253,7 +264,7 @@ def make_features(
     known['weekday'] = levels.index.day_of_week.astype(float)
     if vix is None: return known
     realised = _log(100 * 252**.5 * returns.rolling(VOLATILITY_WINDOW).std()).shift(1)
-    return known.join(_vix_features(_check_vix(vix), levels.index, realised))
+    return known.join(_vix_features(vix, levels.index, realised))
 
 # %% ../nbs/05_features.ipynb #bd3109cb
 def session_targets(

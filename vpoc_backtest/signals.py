@@ -48,7 +48,7 @@ class SignalRules:
         if not 0 < self.max_stop_share <= 1 or self.stop_volatility <= 0 or self.tick_size <= 0 or self.min_stop_ticks < 1:
             raise ValueError('max_stop_share must lie in (0, 1]; stop_volatility, tick_size and min_stop_ticks must be positive')
 
-# %% ../nbs/03_signals.ipynb #5d1f5853
+# %% ../nbs/03_signals.ipynb #80c1edd2
 NEEDED = ['close', 'vpoc', 'val', 'vah', 'contract', 'first_ts', 'last_ts']
 
 def _check_levels(levels: pd.DataFrame):
@@ -56,6 +56,10 @@ def _check_levels(levels: pd.DataFrame):
     if missing: raise ValueError(f'levels have no column {missing[0]!r}: use session_levels(bars)')
     if not levels.index.is_monotonic_increasing or levels.index.has_duplicates:
         raise ValueError('levels must have one row a session, in order: use levels.sort_index()')
+    if 'adjustment' in levels:
+        raise ValueError('levels are of joined prices, at which nothing trades: use session_levels(front_month(bars))')
+    if 'offset' not in levels and levels.contract.nunique() > 1:
+        raise ValueError('levels are of several contracts and the gaps between them are not known: use session_levels(front_month(bars))')
 
 # %% ../nbs/03_signals.ipynb #45f2fd78
 def _offset(levels: pd.DataFrame) -> np.ndarray:
