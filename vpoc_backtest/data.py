@@ -576,7 +576,7 @@ class _Look:
     spelling: str  # of its stamps, every number written as 0
     columns: list  # what each field is, see `_names`; [] where nothing says so
 
-# %% ../nbs/00a_reading.ipynb #fa183662
+# %% ../nbs/00a_reading.ipynb #78768907
 _CLOCK = r'0(?::0(?::0)?)?(?: ?AM)?'
 _SPELLING = re.compile(rf'(?P<date>0(?P<mark>[-/.])0(?P=mark)0|0)(?:[ T](?P<clock>{_CLOCK}))?(?P<away> ?(?:Z|UTC|[+-]0(?::0)?))?')
 _ALONE = {8: 'days', 10: 'seconds since 1970', 12: 'minutes', 13: 'milliseconds since 1970', 14: 'seconds',
@@ -584,10 +584,11 @@ _ALONE = {8: 'days', 10: 'seconds since 1970', 12: 'minutes', 13: 'milliseconds 
 
 def _spelling(stamps: list[str]) -> str:
     "How most of these stamps are spelled."
-    spelled = [re.sub(r'(:0)\.0', r'\1', re.sub(r'\d+', '0', s)).replace('PM', 'AM') for s in (t.upper() for t in stamps)]
+    spelled = [re.sub(r'(:0)\.0', r'\1', re.sub('[0-9]+', '0', s)).replace('PM', 'AM') for s in (t.upper() for t in stamps)]
     usual = Counter(spelled).most_common(1)[0][0] if spelled else ''
     if usual != '0': return usual
-    alone = [s for s in stamps if s.isdigit()]
+    alone = [s for s in stamps if re.fullmatch('[0-9]{1,20}', s)]
+    if not alone: return usual
     if all(len(s) <= 8 and int(s) < 86_400_000 and int(s) % 1000 == 0 for s in alone): return 'milliseconds since midnight'
     return _ALONE.get(Counter(map(len, alone)).most_common(1)[0][0], '0')
 
@@ -663,12 +664,12 @@ def _order_of_dates(parts: np.ndarray) -> str:
     torn = readable and closer and readable != closer and abs(lost) <= max(1, .05 * len(parts))
     return '' if torn else readable or closer
 
-# %% ../nbs/00a_reading.ipynb #7226e22c
+# %% ../nbs/00a_reading.ipynb #5f70a05e
 def _orders_seen(look: _Look) -> str:
     "What some rows of a file say about the order of their dates."
     if not re.match(r'0([-/.])0\1', look.spelling): return 'ymd'
     places = _stamp_places(look.columns) if look.header else (0,)
-    found = [re.match(r'(\d{1,4})\D(\d{1,4})\D(\d{1,4})', r[places[0]]) for r in look.rows] if places else []
+    found = [re.match(r'([0-9]{1,4})\D([0-9]{1,4})\D([0-9]{1,4})', r[places[0]]) for r in look.rows] if places else []
     parts = {tuple(map(int, m.groups())) for m in found if m}
     return _order_of_dates(np.array(sorted(parts))) if parts else ''
 
@@ -975,7 +976,7 @@ def _one_list(name: np.ndarray, called: list[list[str]], first: np.ndarray) -> p
         name[part] = np.array([every.index(s) for s in some] + [-1])[name[part]]
     return pd.Categorical.from_codes(name, every)
 
-# %% ../nbs/00a_reading.ipynb #e582dc09
+# %% ../nbs/00a_reading.ipynb #6b105fb2
 def _line_texts(data: memoryview, lines: Iterable[int]) -> list[str]:
     "Lines of a text, counted from one, as they are written."
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
@@ -984,7 +985,7 @@ def _line_texts(data: memoryview, lines: Iterable[int]) -> list[str]:
 def _patient_number(text: str, decimal: str) -> float:
     "A number with a sign or an exponent, NaN for what is none."
     text = text.replace(',', '.') if decimal == ',' else text
-    return float(text) if re.fullmatch(r'[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?', text) else np.nan
+    return float(text) if re.fullmatch(r'[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?', text) else np.nan
 
 # %% ../nbs/00a_reading.ipynb #080a415c
 def _columns_of(source: _Source, look: _Look, layout: Layout) -> list[str]:
@@ -1076,7 +1077,7 @@ def _moments(source: _Source, look: _Look, layout: Layout, certain: bool, date: 
     moments = np.repeat(days[which] * _DAY, np.diff(np.r_[turn, len(date)])) + micro
     return moments if lost is None else np.where(lost, _NOT_A_TIME, moments), zoned
 
-# %% ../nbs/00a_reading.ipynb #467560d3
+# %% ../nbs/00a_reading.ipynb #b367aa2a
 def _settled_order(source: _Source, look: _Look, layout: Layout, certain: bool, parts: np.ndarray) -> str:
     "The order of the dates (n, 3) of a file; raises `BadData` where they contradict the layout, or nothing decides."
     order = _order_of_dates(parts) if len(parts) else layout.dates or 'mdy'
@@ -1089,7 +1090,7 @@ def _settled_order(source: _Source, look: _Look, layout: Layout, certain: bool, 
 
 def _day_in_name(source: _Source) -> int:
     "The day of a file of LEAN, days since 1970."
-    found = re.match(r'(\d{4})(\d\d)(\d\d)_', source.file)
+    found = re.match('([0-9]{4})([0-9]{2})([0-9]{2})_', source.file)
     days, exist = _calendar_days(np.array([found.groups()], int), 'ymd') if found else (None, [False])
     if not exist[0]: raise BadData(f'{source.name}: its times count from midnight and the day stands nowhere: name the file like 20131007_es_minute_trade_201312.csv')
     return int(days[0])
@@ -1105,7 +1106,7 @@ def _lost_rows(state: np.ndarray, read: np.ndarray, ts: np.ndarray, line: np.nda
         return f'the time {_stamp_text(look, columns, _fields(t, look.separator))!r} cannot be read'
     return {int(i): why(i, t) for i, t in zip(lost, texts)}
 
-# %% ../nbs/00a_reading.ipynb #a7e81763
+# %% ../nbs/00a_reading.ipynb #d1c7dcfd
 MONTH_LETTERS = 'FGHJKMNQUVXZ'  # January to December
 
 def contract_name(
@@ -1113,12 +1114,12 @@ def contract_name(
     year: int = 2000  # of the first bar, for names with a single digit
 ) -> str | None:  # e.g. 'ES 12-13'; None where no contract is named
     "A contract's name as this library writes it."
-    text = str(text).upper()
+    written, text = str(text), str(text).upper()
     found = re.match(r'([A-Z]{1,3}) (\d\d)-(\d\d)\b', text)
     if found: return f'{found[1]} {found[2]}-{found[3]}'
     found = re.match(r'\d{8}_([A-Z]{1,3})_[A-Z]+_TRADE_\d\d(\d\d)(\d\d)', text)
     if found: return f'{found[1]} {found[3]}-{found[2]}'
-    found = re.match(rf'([A-Z]{{1,3}}?)([{MONTH_LETTERS}])(\d{{1,2}})(?![A-Z0-9])', text)
+    found = re.match(rf'([A-Z]{{1,3}}?)([{MONTH_LETTERS}])(\d{{1,2}})(?![A-Za-z0-9])', written)
     if not found: return None
     digits = int(found[3])
     full = digits + 2000 if len(found[3]) == 2 else year + (digits - year) % 10
@@ -1323,7 +1324,7 @@ def _check_scale(values: dict, where: str, contract: ContractSpec):
 def _check_volume(values: dict, where: str):
     if not values['volume'].any(): raise BadData(f'{where}: every volume is zero, and a volume profile is made of it: export it')
 
-# %% ../nbs/00a_reading.ipynb #bc0765a1
+# %% ../nbs/00a_reading.ipynb #9d410611
 def _check_daily(ts: np.ndarray, where: str):
     steps = np.diff(ts)
     if ((steps > 0) & (steps < _DAY * 5 // 6)).any(): return
@@ -1335,7 +1336,7 @@ def _check_clock(ts: np.ndarray, tz: str, where: str, contract: ContractSpec):
     "Whether the market pauses in the hour before its day begins, as it must, where the bars go round the clock."
     times, pause = pd.DatetimeIndex(ts[:: max(1, len(ts) // 100_000)].astype('datetime64[us]')).tz_localize('UTC').tz_convert(ZONE), int(contract.day_open[:2]) - 1
     for some in (times[times < times[0] + pd.Timedelta('28D')], times[times > times[-1] - pd.Timedelta('28D')]):
-        some = some[some.dayofweek < 4]
+        some = some[some.day_of_week < 4]
         hours = np.bincount(some.hour, minlength=24)
         empty = np.flatnonzero(hours == 0)
         if len(some.normalize().unique()) < 4 or len(empty) != 1 or empty[0] == pause or hours[pause] < .1 * np.median(hours): continue
@@ -1559,7 +1560,7 @@ def _kept(files: list[Path], options: tuple) -> tuple[pd.DataFrame, pd.DataFrame
         return pd.DataFrame(columns, index=index, copy=False), _plain(rejects)
     except Exception: return None
 
-# %% ../nbs/00a_reading.ipynb #b2455b1a
+# %% ../nbs/00a_reading.ipynb #2c31e58e
 def _corrected(sources: list[_Source], corrections: memoryview) -> list[_Source]:
     "The tables with the lines that a CSV of rejects corrects; raises `BadData` for a line that is not there."
     try: given = pd.read_csv(io.BytesIO(corrections), dtype=str, keep_default_na=False)
@@ -1569,7 +1570,7 @@ def _corrected(sources: list[_Source], corrections: memoryview) -> list[_Source]
     lines = {s.name: bytes(s.data).split(b'\n') for s in sources if s.name in set(given.file) and s.kind == 'text'}
     for i, row in enumerate(given.itertuples()):
         if not row.correction.strip(): continue
-        number = int(row.line) if row.line.isdecimal() else 0
+        number = int(row.line) if re.fullmatch('[0-9]{1,9}', row.line) else 0
         if row.file not in lines or not 0 < number < len(lines[row.file]):
             raise BadData(f'the corrections, row {i + 1}: there is no line {row.line} in a text file {row.file}')
         if lines[row.file][number - 1].decode('utf-8', errors='replace').strip() != row.text.strip():
@@ -1640,7 +1641,7 @@ def _alignment_in_words(shift: pd.Timedelta, length: pd.Timedelta, price: float,
     if spread > contract.tick_size: said.append(f'the difference in price changes by {spread:g} points: one of them is adjusted by changing amounts')
     return f'{"; ".join(said) or "The two agree in time and price"} ({share:.0%} of {n:,} bars have the same range and move).'
 
-# %% ../nbs/00a_reading.ipynb #e2df03ce
+# %% ../nbs/00a_reading.ipynb #c0965210
 def _daily_values(path: Path, wanted: tuple) -> tuple[pd.DatetimeIndex, np.ndarray, np.ndarray]:
     "Days, values of the first column that is wanted, and lines; NaT and NaN where they cannot be read; rows without a value are left out."
     source = _sources(path, _read_bytes(path))[0]
@@ -1652,7 +1653,7 @@ def _daily_values(path: Path, wanted: tuple) -> tuple[pd.DatetimeIndex, np.ndarr
     rows = [(i + 1, _fields(line, separator)) for i, line in enumerate(lines) if i > first and line.strip()]
     rows = [(i, [f[c] for c in columns] if len(f) == len(names) else ['', '?']) for i, f in rows]
     rows = [(i, day, value) for i, (day, value) in rows if value.lower() not in ('', '.', 'nan')]
-    found = [re.match(r'(\d{1,4})[-/.](\d{1,2})[-/.](\d{1,4})(?!\d)', day) for _, day, _ in rows]
+    found = [re.match(r'([0-9]{1,4})[-/.]([0-9]{1,2})[-/.]([0-9]{1,4})(?![0-9])', day) for _, day, _ in rows]
     parts = np.array([m.groups() if m else (0, 0, 0) for m in found], int).reshape(-1, 3)
     days, exist = _calendar_days(parts, 'ymd' if len(parts) and parts[:, 0].max() > 31 else 'mdy')
     days = pd.DatetimeIndex(np.where(exist, days, np.iinfo(np.int64).min).astype('datetime64[D]').astype('datetime64[us]'))
