@@ -820,7 +820,7 @@ def _known_name(text, i, end, names, known, guess):
     names[known, 0], names[known, 1] = i, end
     return known, known + 1
 
-# %% ../nbs/00a_reading.ipynb #70bd3f4f
+# %% ../nbs/00a_reading.ipynb #d0e63018
 @njit(cache=True, nogil=True)
 def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelling, spans, kinds, sign,
                  date, clock, values, name, status, names):
@@ -829,6 +829,7 @@ def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelli
     while i < end:
         parts[:] = 0
         start, field, filled, read = i, 0, 0, True
+        if len(name): name[row] = -1
         while True:
             role = roles[field] if field < len(roles) else 0
             if role >= _NUMBER: values[role - _NUMBER, row], i = _number(text, i, separator, decimal, thousands)
@@ -845,7 +846,7 @@ def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelli
             i += 1
         if field < len(roles) or filled > len(roles):
             while start < i and _pad(_at(text, start)): start += 1
-            status[row] = field if start < i else _BLANK_LINE
+            status[row] = min(field, 32_000) if start < i else _BLANK_LINE
         else: status[row] = 0 if read and _is_clock(parts) and (kinds[1] != 1 or max(parts[0], parts[1], parts[2]) < 2**20) else _LOST_STAMP
         date[row] = (parts[0] << 40) + (parts[1] << 20) + parts[2] if kinds[1] == 1 else parts[0]
         clock[row] = parts[10] if parts[10] else _clock(parts, sign)
@@ -911,11 +912,22 @@ def _moments_alone(number: np.ndarray, spelling: str, day: int | None) -> tuple[
     micro = number // 1000 if unit is None else np.where(number < 2**62 // unit, number, 0) * unit
     return micro // _DAY, np.where((micro > 0) & (micro < 47_482 * _DAY), micro % _DAY, -1)
 
-# %% ../nbs/00a_reading.ipynb #b532ad61
+# %% ../nbs/00a_reading.ipynb #f21c60a9
 def _zone_of(tz: str) -> str:
     try: pd.Timestamp('2020-01-01').tz_localize(tz)
     except (LookupError, ValueError, OSError, TypeError, AttributeError): raise BadData(f'{tz!r} is no time zone: write it like America/Chicago') from None
     return tz
+
+@njit(cache=True)
+def _first_of_days(wall, turn):
+    "Put the positions at which another day begins into `turn`; how many there are."
+    found, start = 0, np.int64(-1)
+    for i in range(len(wall)):
+        if start < 0 or not start <= wall[i] < start + _DAY:
+            start = wall[i] // _DAY * _DAY
+            turn[found] = i
+            found += 1
+    return found
 
 def _to_utc(wall: np.ndarray, tz: str) -> np.ndarray:
     "Microseconds on a wall clock (since 1970) as microseconds in UTC; _NOT_A_TIME in the hour that is missing and the one that is doubled."
@@ -923,15 +935,16 @@ def _to_utc(wall: np.ndarray, tz: str) -> np.ndarray:
         utc = wall.copy()
         utc[~lost] = _to_utc(wall[~lost], tz)
         return utc
-    day = wall // _DAY
-    turn = np.flatnonzero(np.r_[True, day[1:] != day[:-1]]) if len(day) else np.array([], int)
-    days, which = np.unique(day[turn], return_inverse=True)
+    turn = np.empty(len(wall), np.int64)
+    turn = turn[:_first_of_days(wall, turn)]
+    days, which = np.unique(wall[turn] // _DAY, return_inverse=True)
     at = lambda micro: pd.DatetimeIndex(micro.astype('datetime64[us]'))
     shift = lambda micro: micro - at(micro).tz_localize(tz, ambiguous=np.ones(len(micro), bool), nonexistent='shift_forward').as_unit('us').asi8
     before, after = shift(days * _DAY - _DAY // 8), shift(days * _DAY + _DAY // 8 * 9)
-    utc = wall - np.repeat(before[which], np.diff(np.r_[turn, len(day)]))
-    changing = np.repeat((before != after)[which], np.diff(np.r_[turn, len(day)]))
-    if changing.any(): utc[changing] = at(wall[changing]).tz_localize(tz, ambiguous='NaT', nonexistent='NaT').as_unit('us').asi8
+    utc = np.repeat(before[which], np.diff(np.r_[turn, len(wall)]))
+    np.subtract(wall, utc, out=utc)
+    changing = np.repeat((before != after)[which], np.diff(np.r_[turn, len(wall)])) if (before != after).any() else slice(0)
+    utc[changing] = at(wall[changing]).tz_localize(tz, ambiguous='NaT', nonexistent='NaT').as_unit('us').asi8
     return utc
 
 # %% ../nbs/00a_reading.ipynb #07540d66
@@ -948,7 +961,7 @@ class _Rows:
     zoned: bool  # whether the stamps say their zone themselves
     trades: bool = False  # whether a row is a trade
 
-# %% ../nbs/00a_reading.ipynb #d2dca2b3
+# %% ../nbs/00a_reading.ipynb #6e8d0558
 def _parsed(source: _Source, look: _Look, columns: list[str]) -> tuple[np.ndarray, ...]:
     "Dates, clocks, values, names, states and lines of the rows of a text."
     spelling = look.spelling if _SPELLING.fullmatch(look.spelling) else '0'
@@ -960,7 +973,7 @@ def _parsed(source: _Source, look: _Look, columns: list[str]) -> tuple[np.ndarra
     with ThreadPoolExecutor(jobs) as pool:
         counts = list(pool.map(lambda k: _count_lines(text[edges[k]:edges[k + 1]]), range(jobs)))
         n, first = sum(counts), np.cumsum([0] + counts)
-        date, clock, values, name, state = np.empty(n, np.int64), np.empty(n, np.int64), np.empty((len(_VALUES), n)), np.full(n, -1, np.int32), np.zeros(n, np.int32)
+        date, clock, values, name, state = np.empty(n, np.int64), np.empty(n, np.int64), np.empty((len(_VALUES), n)), np.empty(n * (_CONTRACT_NAME in roles), np.int32), np.empty(n, np.int16)
         names = np.zeros((jobs, 4096, 2), np.int64)
         known = list(pool.map(lambda k: _parse_lines(text, edges[k], edges[k + 1], first[k], ord(look.separator), *_points_and_commas(look, columns), roles, spelt,
                                                      spans, kinds, sign, date, clock, values, name, state, names[k]), range(jobs)))
@@ -1011,7 +1024,7 @@ def _need_columns(names: Iterable[str], name: str):
     if missing == ['volume']: raise BadData(f"{name}: no column 'volume' (found {', '.join(names)}), and a volume profile is made of it: export it, or rename its column")
     if missing: raise BadData(f"{name}: no column {missing[0]!r} (found {', '.join(names)}): rename the column")
 
-# %% ../nbs/00a_reading.ipynb #4481390f
+# %% ../nbs/00a_reading.ipynb #48334aa2
 def _read_text(source: _Source, layout: Layout, certain: bool, tz: str | None) -> _Rows:
     "The rows of a text file; `certain` if the user named the layout."
     look = source.look
@@ -1020,16 +1033,19 @@ def _read_text(source: _Source, layout: Layout, certain: bool, tz: str | None) -
         raise BadData(f'{source.name}: times are written like {_stamp_text(look, columns)!r}, which is not known here: write them like 2013-10-07 09:30')
     date, clock, values, names, state = _parsed(source, look, columns)
     rows = state != _BLANK_LINE
-    line = (np.arange(len(state)) if rows.all() else np.flatnonzero(rows)) + look.line + 1
+    line = np.arange(look.line + 1, look.line + 1 + len(state), dtype=np.int32) if rows.all() else np.flatnonzero(rows) + look.line + 1
     if not rows.all(): date, clock, values, names, state = date[rows], clock[rows], values[:, rows], names if names is None else names[rows], state[rows]
     have = {c: values[_VALUES.index(c)] for c in columns if c in _VALUES}
     for v in have.values() if (state > 0).any() else []: v[state > 0] = np.nan
     odd = _read_patiently(source, look, columns, have, line, state)
     _complete(have, 'rtype' in columns)
-    fine = slice(None) if not state.any() else state == 0
+    fine = state == 0
+    if fine.all(): fine = slice(None)
     wall, zoned = _moments(source, look, layout, certain, date[fine], clock[fine])
-    ts, read = np.full(len(state), _NOT_A_TIME), state == 0
-    ts[fine], read[fine] = wall if zoned else _to_utc(wall, tz or layout.tz), wall != _NOT_A_TIME
+    utc, read = wall if zoned else _to_utc(wall, tz or layout.tz), np.zeros(len(state), bool)
+    read[fine] = wall != _NOT_A_TIME
+    ts = utc if isinstance(fine, slice) else np.full(len(state), _NOT_A_TIME)
+    ts[fine] = utc
     text = functools.partial(_line_texts, source.data)
     refused = odd | _lost_rows(state, read, ts, line, text, columns, look, tz or layout.tz)
     out = _Rows(source.name, ts, {c: have[c] for c in (*_ROW, 'vix') if c in have}, None, line, refused, text, zoned, _are_trades(columns))
@@ -1058,7 +1074,7 @@ def _complete(have: dict, databento: bool):
     if 'volume' not in have: have['volume'] = have['up'] + have['down']
     if databento and np.nanmedian(np.r_[have['close'], 0.]) > 1e7: have |= {c: have[c] / 1e9 for c in PRICES}
 
-# %% ../nbs/00a_reading.ipynb #ff17cea5
+# %% ../nbs/00a_reading.ipynb #7780dc22
 def _moments(source: _Source, look: _Look, layout: Layout, certain: bool, date: np.ndarray, clock: np.ndarray) -> tuple[np.ndarray, bool]:
     "Microseconds since 1970 of stamps taken apart, _NOT_A_TIME for none that exists, and whether they are in UTC."
     if not _SPELLING.fullmatch(look.spelling) or look.spelling == '0':
@@ -1074,7 +1090,8 @@ def _moments(source: _Source, look: _Look, layout: Layout, certain: bool, date: 
     if not exist.all() or packed and (micro < 0).any():
         lost = ~np.repeat(exist[which], np.diff(np.r_[turn, len(date)])) | packed & (micro < 0)
     else: lost = None
-    moments = np.repeat(days[which] * _DAY, np.diff(np.r_[turn, len(date)])) + micro
+    moments = np.repeat(days[which] * _DAY, np.diff(np.r_[turn, len(date)]))
+    moments += micro
     return moments if lost is None else np.where(lost, _NOT_A_TIME, moments), zoned
 
 # %% ../nbs/00a_reading.ipynb #b367aa2a
@@ -1125,18 +1142,21 @@ def contract_name(
     full = digits + 2000 if len(found[3]) == 2 else year + (digits - year) % 10
     return f'{found[1]} {MONTH_LETTERS.index(found[2]) + 1:02d}-{full % 100:02d}'
 
-# %% ../nbs/00a_reading.ipynb #21f2c428
+# %% ../nbs/00a_reading.ipynb #1f9401ed
+def _first_year(ts: np.ndarray) -> int:
+    known = ts[ts != _NOT_A_TIME]
+    return int(known.min().astype('datetime64[us]').astype('datetime64[Y]').astype(int)) + 1970 if len(known) else 2000
+
 def _with_contracts(rows: _Rows, names: pd.Categorical | None, file: str, symbols: bool) -> _Rows:
     "Rows with the contract of each, from a column of names (or numbers, where symbols are missing) or from the name of the file."
-    known = rows.ts[rows.ts != _NOT_A_TIME]
-    year = int(known.min().astype('datetime64[us]').astype('datetime64[Y]').astype(int)) + 1970 if len(known) else 2000
     if names is not None and not symbols:
         if len(names.categories) > 1: raise BadData(f'{rows.file}: holds the instruments {", ".join(names.categories[:3])} … and no column that names them: '
                                                     'export it with symbols, or one instrument a file')
         names = None
     if names is None:
-        if (name := contract_name(file, year)): rows.contract = pd.Categorical.from_codes(np.zeros(len(rows.ts), np.int8), [name])
+        if (name := contract_name(file, _first_year(rows.ts))): rows.contract = pd.Categorical.from_codes(np.zeros(len(rows.ts), np.int8), [name])
         return rows
+    year = _first_year(rows.ts)
     called = [contract_name(n, year) or n.strip() for n in names.categories]
     for k, n in enumerate(names.categories):
         if re.fullmatch(r'[A-Za-z0-9]+[-:][A-Za-z0-9]+', n.strip()):
@@ -1397,14 +1417,14 @@ def _rejects(rows: _Rows, files: np.ndarray, parts: list[_Rows]) -> pd.DataFrame
 
 def _plain(rejects: pd.DataFrame) -> pd.DataFrame: return rejects.astype(dict.fromkeys(('file', 'reason', 'text', 'contract'), object))
 
-# %% ../nbs/00a_reading.ipynb #52a19fb5
+# %% ../nbs/00a_reading.ipynb #ae4f89ed
 def _as_bars(rows: _Rows) -> pd.DataFrame:
     "The good rows as bars, in order of time."
     good = _good(rows)
     keep = slice(None) if good.all() else np.flatnonzero(good)
     ts, contract = rows.ts[keep], None if rows.contract is None else rows.contract[keep]
     values = {c: v[keep] for c, v in rows.values.items()} | {'volume': rows.values['volume'][keep].astype(np.int64)}
-    index = pd.DatetimeIndex(ts.astype('datetime64[us]'), tz='UTC', name='ts').tz_convert(ZONE)
+    index = pd.DatetimeIndex(ts.view('datetime64[us]'), tz='UTC', name='ts').tz_convert(ZONE)
     bars = pd.DataFrame({c: values[c] for c in (*_ROW, 'vix') if c in values}, index=index, copy=False)
     if contract is not None: bars['contract'] = contract.remove_unused_categories()
     if (ts[1:] > ts[:-1]).all(): return bars
@@ -1417,7 +1437,7 @@ def _nothing_left(rows: _Rows, where: Callable, path: Path) -> str:
     hint = ': is the comma also the decimal point? Separate the fields with semicolons' if 'fields where' in rows.refused[first] else ''
     return f'{path}: none of {len(rows.ts):,} rows is a bar; the first, {where(first)}: {rows.refused[first]}{hint}'
 
-# %% ../nbs/00a_reading.ipynb #7c940f7b
+# %% ../nbs/00a_reading.ipynb #3008526f
 def read_bars(
     path: str | Path,  # a file or a zip of them, packed or not, or a folder (see `bar_files`)
     *,
@@ -1439,7 +1459,7 @@ def read_bars(
     given = [_read_bytes(f) for f in every]
     tables = [t for f, data in zip(files, given) for t in _sources(f, data)]
     result = _read_tables(path, tables, given[-1] if mended else None, layout, tz, stamp, contract)
-    if keep: _keep(every, given, options, *result)
+    if keep: _keep(every, given, options, *result, contract.tick_size)
     return result
 
 # %% ../nbs/00a_reading.ipynb #510896b3
@@ -1521,26 +1541,32 @@ def _kept_at(digests: list[bytes], names: list[str], options: tuple) -> Path:
     told = repr([options, names, pd.__version__]).encode()
     return _cache_folder()/f'{hashlib.blake2b(b"".join([_code_digest(), told, *digests]), digest_size=16).hexdigest()}.parquet'
 
-# %% ../nbs/00a_reading.ipynb #030e0971
+# %% ../nbs/00a_reading.ipynb #45af02cb
 def _is_worth_keeping(files: list[Path]) -> bool:
     try: return _cache_folder() is not None and sum(f.stat().st_size for f in files) >= _LEAST_TO_KEEP
     except OSError: return False
 
-def _keep(files: list[Path], given: list[memoryview], options: tuple, bars: pd.DataFrame, rejects: pd.DataFrame):
+def _in_ticks(values: np.ndarray, tick: float) -> np.ndarray:
+    "Values as whole ticks, half the size, if they are exactly that."
+    ticks = np.rint(values / tick)
+    fits = np.abs(ticks).max(initial=0) < 2**31 and (ticks * tick == values).all()
+    return ticks.astype(np.int32) if fits else values
+
+def _keep(files: list[Path], given: list[memoryview], options: tuple, bars: pd.DataFrame, rejects: pd.DataFrame, tick: float):
     "Keep bars and rejects; does nothing where that is not possible."
     from pyarrow import BufferOutputStream, Table, parquet, table
-    columns = {'ts': bars.index.asi8, **{c: bars[c].to_numpy() for c in bars if c != 'contract'}}
+    columns = {'ts': bars.index.asi8, **{c: _in_ticks(bars[c].to_numpy(), 1. if c == 'volume' else tick) for c in bars if c != 'contract'}}
     if 'contract' in bars: columns['contract'] = bars.contract.cat.codes.to_numpy()
     beside = None
     try:
         path = _kept_at([_digest([data]) for data in given], [f.name for f in files], options)
         beside = path.with_suffix(f'.{os.getpid()}.{id(bars)}.tmp')
         parquet.write_table(Table.from_pandas(rejects), refused := BufferOutputStream())
-        about = {'names': json.dumps(list(bars.contract.cat.categories) if 'contract' in bars else []), 'rejects': refused.getvalue().to_pybytes().hex()}
+        about = {'names': json.dumps(list(bars.contract.cat.categories) if 'contract' in bars else []), 'rejects': refused.getvalue().to_pybytes().hex(), 'tick': repr(tick)}
         path.parent.mkdir(parents=True, exist_ok=True)
         parquet.write_table(table(columns).replace_schema_metadata(about), beside, compression='none', write_statistics=False)
         os.replace(beside, path)
-        for old in sorted(path.parent.glob('*.parquet'), key=lambda f: f.stat().st_mtime)[:-MOST_KEPT]: old.unlink(missing_ok=True)
+        for old in sorted(path.parent.glob('*.parquet'), key=lambda f: f.stat().st_mtime)[:-_MOST_KEPT]: old.unlink(missing_ok=True)
     except Exception:
         with contextlib.suppress(Exception): beside.unlink(missing_ok=True)
 
@@ -1552,8 +1578,9 @@ def _kept(files: list[Path], options: tuple) -> tuple[pd.DataFrame, pd.DataFrame
         if not path.exists(): return None
         table = parquet.read_table(path, memory_map=True)
         about = table.schema.metadata
-        columns = {c: table[c].to_numpy().copy() for c in table.column_names}
+        columns, tick = {c: table[c].to_numpy() for c in table.column_names}, float(about[b'tick'])
         index = pd.DatetimeIndex(columns.pop('ts').view('datetime64[us]'), tz='UTC', name='ts').tz_convert(ZONE)
+        columns = {c: v.astype(np.int64) if c == 'volume' else v * tick if v.dtype == np.int32 else v.copy() for c, v in columns.items()}
         if 'contract' in columns: columns['contract'] = pd.Categorical.from_codes(columns['contract'], json.loads(about[b'names']))
         rejects = parquet.read_table(BufferReader(bytes.fromhex(about[b'rejects'].decode()))).to_pandas()
         os.utime(path)
