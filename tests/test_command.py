@@ -132,7 +132,7 @@ def test_a_folder_of_contracts_in_DATA(tmp_path):
     (['--data', 'adjusted.csv'], 'off the 0.25 grid'), (['--data', 'empty.csv'], 'is empty'), (['--data', 'evening.csv'], 'no bar lies in RTH hours'),
     (['--config', 'bad.toml'], 'has no setting'), (['--model', 'train', '--data', 'bars.csv'], '--model none'), (['--model', 'oracle'], 'no such folder'), (['--model', 'latest'], 'run vpoc_train first'), (['--vix', 'bars.csv'], 'not a day and a VIX close'),
     (['--out', 'mine'], 'not just an earlier run'), (['--data', ''], 'is a variable not set'), (['--seed', '-1'], 'zero or more'), (['--data', 'NQ 12-13.Last.txt'], 'use --symbol NQ'),
-    (['--data', 'two'], 'different contracts'), (['--data', 'daily.csv', '--segment', 'all'], 'no bar lies in regular trading hours'), (['--data', 'doubt.csv'], 'month-first'),
+    (['--data', 'two'], 'different contracts'), (['--data', 'daily.csv', '--segment', 'all'], 'one bar a day'), (['--data', 'doubt.csv'], 'month-first'),
     (['--config', 'odd.toml'], 'kind of its default'), (['--config', 'small.toml'], 'use mlp or attention'), (['--device', 'tpu', '--model', 'train'], 'use auto, cpu, cuda'), (['--tz', '../x', '--data', 'bars.csv'], 'is no time zone'), (['--data', 'twice.csv'], "two columns mean 'volume'"),
     (['--seed', 'x'], 'invalid int'), (['--placebo', '-3'], 'zero or more'), (['--nonsense'], 'unrecognized')])
 def test_what_a_user_can_mend_is_one_line(tmp_path, args, message):

@@ -1,10 +1,29 @@
-"""bars + rejects = rows read, for any rows, and no other error than BadData."""
+"""bars + rejects = rows read, for any rows, and no other error than BadData; every layout, packed or not; what is kept of a reading."""
+import gzip
+import os
+import subprocess
+import sys
+import zipfile
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from vpoc_backtest.data import BadData, PRICES, ZONE, bar_files, check_bars, read_bars
+from vpoc_backtest import data
+from vpoc_backtest.data import (BadData, ES, PRICES, ZONE, bar_files, bars_from_trades, check_bars, contract_name, random_walk, read_bars, read_vix,
+                                session_vix, sniff_layout)
+from vpoc_backtest.ml_backtest import load_market
+
+shared = Path(__file__).parents[2]/'shared/data'
+
+
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch): monkeypatch.setenv('VPOC_CACHE', 'off')
+
 
 price = st.one_of(st.integers(15_990, 16_010).map(lambda t: f'{t / 4:.2f}'), st.sampled_from(['', 'x', '-1', '0', 'nan', '1e3', '4000.1']))
 volume = st.one_of(st.integers(0, 50).map(str), st.sampled_from(['', '-3', '2.5', 'many']))
@@ -73,12 +92,308 @@ def test_contracts_named_by_letters_in_a_column(tmp_path):
 
 def test_what_lies_in_a_folder(tmp_path):
     (tmp_path/'bars.csv').write_text('timestamp,open,high,low,close,volume\n2020-01-06 10:00,1,1,1,1,1')
-    for name in ('VIX.csv', 'old.zip', 'README.md'): (tmp_path/name).touch()
+    for name in ('VIX.csv', 'old.rar', 'README.md'): (tmp_path/name).touch()
     (tmp_path/'folder.csv').mkdir()
     files, others = bar_files(tmp_path)
-    assert [f.name for f in files] == ['bars.csv'] and [f.name for f in others] == ['VIX.csv', 'folder.csv', 'old.zip']
+    assert [f.name for f in files] == ['bars.csv'] and [f.name for f in others] == ['VIX.csv', 'folder.csv', 'old.rar']
 
 
 def test_broken_parquet(tmp_path):
     Path(tmp_path/'bars.parquet').write_bytes(b'PAR1 and nothing else')
     with pytest.raises(BadData, match='not a Parquet file'): read_bars(tmp_path/'bars.parquet')
+
+
+WALK = random_walk(2)
+WALK.index = WALK.index - pd.Timedelta('452D')  # 7 and 10 October 2013
+NAMED = {'ninjatrader': 'ES 12-13.Last.txt', 'lean': '20131007_es_minute_trade_201312.csv'}
+
+
+def written_as(layout, bars=WALK):
+    "Bars as each platform writes them."
+    def rows(form, zone, numbers='{o:.2f},{h:.2f},{l:.2f},{c:.2f},{v}', late=0, mark=','):
+        stamps = bars.index.tz_convert(zone) + pd.Timedelta(late, 'min')
+        return ''.join(mark.join([f'{t:{form}}', numbers.format(o=o, h=h, l=l, c=c, v=v).replace(',', mark)]) + '\n'
+                       for t, o, h, l, c, v in zip(stamps, *(bars[c] for c in (*PRICES, 'volume'))))
+    unix = lambda unit: [int(t.timestamp()) * unit for t in bars.index]
+    values = list(zip(*(bars[c] for c in (*PRICES, 'volume'))))
+    if layout == 'ninjatrader': return rows('%Y%m%d %H%M%S', 'UTC', late=1, mark=';')
+    if layout == 'sierra': return 'Date, Time, Open, High, Low, Last, Volume, # of Trades, Bid Volume, Ask Volume\n' + rows('%Y/%m/%d, %H:%M:%S', 'America/Chicago').replace(',', ', ').replace(',  ', ', ').replace('\n', ', 7, 1, 2\n')
+    if layout == 'tradestation':
+        return '"Date","Time","Open","High","Low","Close","Up","Down"\n' + rows('%m/%d/%Y,%H:%M', 'America/Chicago', '{o},{h},{l},{c},{v},0', late=1)
+    if layout == 'kibot': return rows('%m/%d/%Y,%H:%M', ZONE)
+    if layout == 'backtestmarket': return rows('%d/%m/%Y,%H:%M', 'America/Chicago').replace(',', ';')
+    if layout == 'firstrate': return rows('%Y-%m-%d %H:%M:%S', ZONE)
+    if layout == 'tradingview': return 'time,open,high,low,close,Volume,Plot,Plot\n' + ''.join(f'{t},{o},{h},{l},{c},{v},1,\n' for t, (o, h, l, c, v) in zip(unix(1), values))
+    if layout == 'databento':
+        return 'ts_event,rtype,publisher_id,instrument_id,open,high,low,close,volume,symbol\n' + ''.join(
+            f'{t},33,1,5002,{int(o * 1e9)},{int(h * 1e9)},{int(l * 1e9)},{int(c * 1e9)},{v},ESZ3\n' for t, (o, h, l, c, v) in zip(unix(10**9), values))
+    if layout == 'lean': return ''.join(f'{(t.hour * 60 + t.minute) * 60000},{o},{h},{l},{c},{v}\n' for t, (o, h, l, c, v) in zip(bars.index.tz_convert('UTC'), values))
+    return 'Date,Time,Open,High,Low,Close,Volume\n' + rows('%Y-%m-%d,%H:%M', ZONE)
+
+
+PLATFORMS = ('ninjatrader', 'sierra', 'tradestation', 'kibot', 'backtestmarket', 'firstrate', 'tradingview', 'databento', 'lean', 'generic')
+
+
+@pytest.mark.parametrize('layout', PLATFORMS)
+def test_every_layout_by_its_content(tmp_path, layout):
+    bars = WALK[:390] if layout == 'lean' else WALK
+    path = tmp_path/NAMED.get(layout, 'bars.csv')
+    path.write_text(written_as(layout, bars))
+    assert sniff_layout(path).name == layout
+    back, rejects = read_bars(path)
+    assert not len(rejects) and (back.index == bars.index).all() and (back[PRICES].to_numpy() == bars[PRICES].to_numpy()).all()
+    assert (back.volume.to_numpy() == bars.volume.to_numpy()).all()
+    assert ('contract' in back) == (layout in ('ninjatrader', 'databento', 'lean'))
+    assert list(back.get('contract', pd.Series(['ES 12-13'])).unique()) == ['ES 12-13']
+
+
+@pytest.mark.skipif(not shared.exists(), reason='the folder of real data is not here')
+def test_the_formats_of_the_platforms():
+    truth = pd.read_csv(shared/'formats/truth_es_20131007.csv', parse_dates=['ts']).set_index('ts').tz_convert(ZONE)
+    for path in sorted((shared/'formats').glob('*')):
+        if path.name.startswith('VIX'): continue
+        bars, rejects = read_bars(path)
+        assert not len(rejects) and (bars.index == truth.index).all() and (bars[[*PRICES, 'volume']].to_numpy(float) == truth[[*PRICES, 'volume']].to_numpy(float)).all(), path.name
+
+
+def test_day_first_or_month_first(tmp_path):
+    "Of Kibot's and BacktestMarket's files the dates decide, and where they contradict the separator the user does."
+    path = tmp_path/'bars.csv'
+    path.write_text(written_as('kibot').replace('10/07/2013', '10/14/2013'))
+    assert sniff_layout(path).name == 'kibot'
+    path.write_text(written_as('backtestmarket').replace(';', ','))
+    with pytest.raises(BadData, match=r'backtestmarket \(day first, America/Chicago\) or kibot \(month first, America/New_York\)'): read_bars(path)
+    bars, _ = read_bars(path, layout='backtestmarket')
+    assert (bars.index == WALK.index).all()
+    path.write_text(written_as('kibot') + ''.join(f'{d}/10/2013,10:00,4000,4000,4000,4000,5\n' for d in range(13, 28)))
+    with pytest.raises(BadData, match='layout='): read_bars(path)
+
+
+def test_packed_or_in_another_alphabet(tmp_path):
+    text = written_as('generic').encode()
+    ways = {'a.csv.gz': gzip.compress(text), 'a.csv.zst': pa.Codec('zstd').compress(text, asbytes=True), 'a.csv': text.replace(b'\n', b'\r\n'), 'b.csv': text.decode().encode('utf-16'),
+            'c.csv': b'\xef\xbb\xbf' + text, 'd.csv': text.replace(b'\n', b'\r'), 'e.csv': text.replace(b',', b';').replace(b'.', b','), 'f.csv': b'\n\n' + text, 'g.tsv': text.replace(b',', b'\t'),
+            'h.csv': text.replace(b',', b'|')}
+    for name, content in ways.items():
+        (tmp_path/name).write_bytes(content)
+        bars, rejects = read_bars(tmp_path/name)
+        assert len(bars) == len(WALK) and not len(rejects) and (bars.index == WALK.index).all() and (bars.close.to_numpy() == WALK.close.to_numpy()).all(), name
+
+
+def test_a_zip_is_a_folder(tmp_path):
+    with zipfile.ZipFile(tmp_path/'es.zip', 'w') as z:
+        for k, part in enumerate((WALK[:390], WALK[390:])): z.writestr(f'in/part{k}.csv', written_as('generic', part))
+        z.writestr('README.md', 'nothing')
+    bars, rejects = read_bars(tmp_path/'es.zip')
+    assert len(bars) == len(WALK) and not len(rejects)
+
+
+@pytest.mark.parametrize('name, content, message', [
+    ('bomb.csv.gz', gzip.compress(bytes(2**27)), 'unpacks to more than 300 times'), ('cut.csv.gz', gzip.compress(written_as('generic').encode())[:-9], 'damaged, cut off'),
+    ('bomb.csv.zst', pa.Codec('zstd').compress(bytes(2**27), asbytes=True), 'unpacks to more'), ('junk.zip', b'PK\x03\x04' + bytes(99), 'zip is damaged'),
+    ('zeros.csv', bytes(5000), 'layout'), ('latin.csv', 'Zeit,Öffnung,Höchst\n1,2,3\n'.encode('latin-1'), 'layout'), ('days.csv', b'Date,Open,High,Low,Close,Volume\n2020-01-06,1,1,1,1,5\n2020-01-07,1,1,1,1,5\n', 'one bar a day'),
+    ('hundred.csv', written_as('generic').replace('.', '').encode(), 'times 100'), ('none.csv', b'timestamp,open,high,low,close,volume\n2020-01-06 09:30,1,1,1,1,0\n', 'every volume is zero'),
+    ('commas.csv', written_as('generic').replace('.', ',').encode(), 'decimal point'), ('bars.dbn', b'DBN\x01' + bytes(50), 'dbn|DBN'),
+    ('book.csv', b'ts_event,rtype,action,side,price,size,bid_px_00\n1381152600000000000,1,T,A,1669000000000,1,1\n', 'order book'),
+    ('months.csv', b'timestamp,open,high,low,close,volume\nOct 7 2013 09:30,1,1,1,1,5\n', 'not known here')])
+def test_what_no_row_is_at_fault_for(tmp_path, name, content, message):
+    (tmp_path/name).write_bytes(content)
+    with pytest.raises(BadData, match=message) as e: read_bars(tmp_path/name)
+    assert name in str(e.value) and '\n' not in str(e.value)
+
+
+def test_a_bad_file_among_good_ones_is_named(tmp_path):
+    for k, part in enumerate((WALK[:390], WALK[390:])): (tmp_path/f'{k}.csv').write_text(written_as('generic', part))
+    (tmp_path/'notes.txt').write_text('buy low\nsell high\n')
+    with pytest.raises(BadData, match='notes.txt'): read_bars(tmp_path)
+
+
+def test_hours_that_do_not_exist_or_happen_twice(tmp_path):
+    rows = [f'2020-{day} {hour}:{m:02d},4000,4001,3999,4000,5' for day, hour in (('03-08', '02'), ('11-01', '01'), ('11-01', '09')) for m in range(60)]
+    (tmp_path/'bars.csv').write_text('timestamp,open,high,low,close,volume\n' + '\n'.join(rows))
+    bars, rejects = read_bars(tmp_path/'bars.csv')
+    assert len(bars) == 60 and set(rejects.reason) == {f'the time does not exist or happens twice in {ZONE}'} and len(rejects) == 120
+
+
+def test_spreads_and_missing_names_are_refused(tmp_path):
+    text = written_as('databento')
+    lines = text.split('\n')
+    lines[5], lines[6] = lines[5].replace('ESZ3', 'ESZ3-ESH4'), lines[6].replace('ESZ3', '')
+    (tmp_path/'bars.csv').write_text('\n'.join(lines))
+    bars, rejects = read_bars(tmp_path/'bars.csv')
+    assert rejects.reason.tolist() == ['ESZ3-ESH4 is a spread, not a contract', 'the contract is missing'] and len(bars) == len(WALK) - 2
+    (tmp_path/'bars.csv').write_text(text.replace(',symbol', '').replace(',ESZ3', '').replace('5002', '5003', 9))
+    with pytest.raises(BadData, match='holds the instruments 5002, 5003'): read_bars(tmp_path/'bars.csv')
+
+
+def test_trades_become_minutes(tmp_path):
+    rng = np.random.default_rng(0)
+    ts = pd.Timestamp('2020-01-06 09:30', tz=ZONE) + pd.to_timedelta(np.sort(rng.integers(0, 3 * 3600 * 10**6, 5000)), 'us')
+    trades = pd.DataFrame({'ts': ts, 'price': 4000 + rng.integers(-40, 40, 5000) / 4, 'size': rng.integers(1, 9, 5000)})
+    trades.to_csv(tmp_path/'trades.csv', index=False)
+    trades.to_parquet(tmp_path/'trades.parquet')
+    for name in ('trades.csv', 'trades.parquet'):
+        bars, rejects = read_bars(tmp_path/name)
+        assert not len(rejects)
+        pd.testing.assert_frame_equal(bars, bars_from_trades(trades), check_index_type=False)
+    (tmp_path/'trades.csv').write_text((tmp_path/'trades.csv').read_text().replace(f',{trades.price[7]},{trades["size"][7]}', ',x,1', 1))
+    bars, rejects = read_bars(tmp_path/'trades.csv')
+    assert len(rejects) == 1 and bars.volume.sum() == trades['size'].sum() - trades['size'][int(rejects.line[0]) - 2]
+
+
+def dbn_of(bars):
+    import databento_dbn as dbn
+    spans = [SimpleNamespace(start_date=date(2013, 1, 1), end_date=date(2014, 1, 1), symbol='5002')]
+    about = dbn.Metadata('GLBX.MDP3', 0, dbn.SType.RAW_SYMBOL, dbn.SType.INSTRUMENT_ID, dbn.Schema.OHLCV_1M, symbols=['ESZ3'], mappings=[SimpleNamespace(raw_symbol='ESZ3', intervals=spans)])
+    records = [dbn.OHLCVMsg(dbn.RType.OHLCV_1M, 1, 5002, int(t.timestamp()) * 10**9, *(int(p * 10**9) for p in prices), int(v))
+               for t, *prices, v in zip(bars.index, *(bars[c] for c in (*PRICES, 'volume')))]
+    return about.encode() + b''.join(map(bytes, records))
+
+
+@pytest.mark.parametrize('packed', [False, True])
+def test_dbn(tmp_path, packed):
+    pytest.importorskip('databento_dbn')
+    content = dbn_of(WALK)
+    path = tmp_path/('es.dbn.zst' if packed else 'es.dbn')
+    path.write_bytes(pa.Codec('zstd').compress(content, asbytes=True) if packed else content)
+    bars, rejects = read_bars(path)
+    assert not len(rejects) and (bars.index == WALK.index).all() and (bars[PRICES].to_numpy() == WALK[PRICES].to_numpy()).all() and list(bars.contract.unique()) == ['ES 12-13']
+    (tmp_path/'cut.dbn').write_bytes(content[:-7])
+    with pytest.raises(BadData, match='cut off'): read_bars(tmp_path/'cut.dbn')
+
+
+def test_dbn_without_its_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'databento_dbn', None)
+    (tmp_path/'es.dbn').write_bytes(b'DBN\x01' + bytes(200))
+    with pytest.raises(BadData, match='pip install databento-dbn'): read_bars(tmp_path/'es.dbn')
+
+
+def test_mended_rows_join_the_rest(tmp_path):
+    lines = written_as('kibot').split('\n')
+    lines[9], lines[20] = lines[9].replace('.', ':', 1), lines[20][:25]
+    (tmp_path/'bars.csv').write_text('\n'.join(lines))
+    bars, rejects = read_bars(tmp_path)
+    assert rejects.line.tolist() == [10, 21] and rejects.text.tolist() == [lines[9], lines[20]]
+    mended = rejects.assign(correction=[written_as('kibot').split('\n')[9], ''])
+    mended.to_csv(tmp_path/'corrections.csv', index=False)
+    again, still = read_bars(tmp_path)
+    assert len(again) == len(WALK) - 1 and still.line.tolist() == [21] and again.index[9] == WALK.index[9]
+    assert len(read_bars(tmp_path/'bars.csv', corrections=tmp_path/'corrections.csv')[0]) == len(WALK) - 1
+    mended.assign(correction='nonsense').to_csv(tmp_path/'corrections.csv', index=False)
+    assert read_bars(tmp_path)[1].line.tolist() == [10, 21]
+    for change, message in ((mended.assign(text='else', correction='x'), 'not .else. any more'), (mended.assign(line=99999, correction='x'), 'no line 99999'), (mended.drop(columns='correction'), "no column 'correction'")):
+        change.to_csv(tmp_path/'corrections.csv', index=False)
+        with pytest.raises(BadData, match=message): read_bars(tmp_path)
+
+
+def test_a_vix_column_serves_as_of_the_session_before(tmp_path):
+    bars = random_walk(5, bars_per_session=13)
+    level = pd.Series(np.linspace(15, 25, len(bars)), bars.index).round(2)
+    bars.assign(VIX=level).tz_localize(None).to_csv(tmp_path/'merged.csv')
+    market = load_market(tmp_path/'merged.csv')
+    closes = level.groupby(bars.index.tz_localize(None).normalize()).last()
+    assert market.vix.to_dict() == closes.to_dict() and 'vix' in market.bars
+    part = load_market_until(bars.assign(VIX=level), tmp_path, 30)
+    assert part.vix[:-1].to_dict() == closes[:2].to_dict()  # the third day is not over: its value may still change, those before may not
+    (tmp_path/'vix.csv').write_text('date,close\n2015-01-02,17.79\n')
+    assert load_market(tmp_path/'merged.csv', tmp_path/'vix.csv').vix.to_dict() == {pd.Timestamp('2015-01-02'): 17.79}
+
+
+def load_market_until(bars, folder, rows):
+    bars[:rows].tz_localize(None).to_csv(folder/'part.csv')
+    return load_market(folder/'part.csv')
+
+
+def accidents(content, rng):
+    "One to three of the things that happen to files."
+    for _ in range(rng.integers(1, 4)):
+        at, lines = int(rng.integers(max(len(content), 1))), content.split(b'\n')
+        i, j = rng.integers(len(lines), size=2)
+        kind = rng.integers(7)
+        if kind == 0: content = content[:at] + bytes([rng.integers(256)]) + content[at + 1:]
+        if kind == 1: content = content[:at]
+        if kind == 2: content = content[:at] + content[at + int(rng.integers(1, 60)):]
+        if kind == 3: content = content[:at] + rng.integers(0, 256, 5, dtype=np.uint8).tobytes() + content[at:]
+        if kind == 4: lines[i], lines[j] = lines[j], lines[i]
+        if kind == 5: lines[i:i] = [lines[j]] * int(rng.integers(1, 5))
+        if kind == 6: lines = [b','.join([*f, f[i % len(f)]]) for f in (line.split(b',') for line in lines)]
+        if kind > 3: content = b'\n'.join(lines)
+    return content
+
+
+@pytest.mark.parametrize('layout', PLATFORMS)
+def test_accidents(tmp_path, layout):
+    rng, path, whole = np.random.default_rng(7), tmp_path/NAMED.get(layout, 'bars.csv'), written_as(layout, WALK[:60]).encode()
+    for _ in range(40):
+        content = accidents(whole, rng)
+        path.write_bytes(content)
+        try: bars, rejects = read_bars(path)
+        except BadData as e: assert '\n' not in str(e)
+        else:
+            check_bars(bars)
+            text = content if content[:2] not in (b'\xff\xfe', b'\xfe\xff') else content.decode('utf-16', errors='replace').encode()
+            lines = [line for line in text.replace(b'\r\n', b'\n').replace(b'\r', b'\n').split(b'\n') if line.strip(b' \t"')]
+            assert len(bars) + len(rejects) in (len(lines), len(lines) - 1)  # with or without a header line
+            assert rejects.text.map(len).gt(0).all()
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setenv('VPOC_CACHE', str(tmp_path/'cache'))
+    monkeypatch.setattr(data, '_LEAST_TO_KEEP', 0)
+    lines = written_as('kibot').split('\n')
+    lines[5] = 'torn'
+    (tmp_path/'ESZ13.csv').write_text('\n'.join(lines))
+    return tmp_path
+
+
+def test_the_second_reading_is_the_first(kept, monkeypatch):
+    bars, rejects = read_bars(kept/'ESZ13.csv')
+    assert len(list((kept/'cache').iterdir())) == 1
+    monkeypatch.setattr(data, '_read_tables', None)  # would fail if it were called
+    again, refused = read_bars(kept/'ESZ13.csv')
+    pd.testing.assert_frame_equal(bars, again)
+    pd.testing.assert_frame_equal(rejects, refused)
+    again.loc[again.index[0], 'open'] = 1.  # it is the caller's own
+
+
+def test_whatever_changes_is_read_anew(kept, monkeypatch):
+    before, _ = read_bars(kept/'ESZ13.csv')
+    read_bars(kept/'ESZ13.csv', tz='America/Chicago'), read_bars(kept/'ESZ13.csv', stamp='end')
+    stat = (kept/'ESZ13.csv').stat()
+    text = (kept/'ESZ13.csv').read_text()
+    (kept/'ESZ13.csv').write_text(text.replace(text.split('\n')[-2].rsplit(',', 1)[1], '9' * len(text.split('\n')[-2].rsplit(',', 1)[1])))
+    os.utime(kept/'ESZ13.csv', ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same size, same date
+    assert read_bars(kept/'ESZ13.csv')[0].volume.sum() != before.volume.sum()
+    (kept/'ESZ13.csv').rename(kept/'ESH14.csv')
+    assert list(read_bars(kept/'ESH14.csv')[0].contract.unique()) == ['ES 03-14']
+    monkeypatch.setattr(data, '_code_digest', lambda: b'another version')
+    read_bars(kept/'ESH14.csv')
+    assert len(list((kept/'cache').iterdir())) == 6
+
+
+def test_a_cache_that_fails_is_no_cache(kept, monkeypatch):
+    bars, _ = read_bars(kept/'ESZ13.csv')
+    for file in (kept/'cache').iterdir(): file.write_bytes(file.read_bytes()[:200])
+    pd.testing.assert_frame_equal(bars, read_bars(kept/'ESZ13.csv')[0])
+    (kept/'no folder').write_text('')
+    monkeypatch.setenv('VPOC_CACHE', str(kept/'no folder'/'cache'))
+    pd.testing.assert_frame_equal(bars, read_bars(kept/'ESZ13.csv')[0])
+    monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    monkeypatch.setenv('VPOC_CACHE', str(kept/'full'))
+    pd.testing.assert_frame_equal(bars, read_bars(kept/'ESZ13.csv')[0])
+    assert not list((kept/'full').iterdir())
+
+
+def test_the_sixteen_newest_are_kept(kept):
+    for k in range(20): read_bars(kept/'ESZ13.csv', tz=f'Etc/GMT+{k % 12}', stamp=('open', 'end')[k // 12])
+    assert len(list((kept/'cache').iterdir())) == 16
+
+
+def test_two_processes_at_once(kept):
+    code = ("import sys; from vpoc_backtest import data; data._LEAST_TO_KEEP = 0\n"
+            "for k in range(20): bars, rejects = data.read_bars(sys.argv[1], stamp=('open', 'end')[k % 2])\nprint(len(bars), len(rejects))")
+    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
+    both = [subprocess.Popen([sys.executable, '-c', code, str(kept/'ESZ13.csv')], env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [p.communicate(timeout=120)[0].split() for p in both] == [[str(len(WALK) - 1), '1']] * 2
+    assert sorted(f.suffix for f in (kept/'cache').iterdir()) == ['.parquet'] * 2

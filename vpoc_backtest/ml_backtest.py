@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from fastcore.script import call_parse
 
-# %% ../nbs/08_ml_backtest.ipynb #70ff459b
+# %% ../nbs/08_ml_backtest.ipynb #08642ea8
 from .backtest import BacktestConfig, BacktestResult, compare, format_metric, run_backtest
 from .data import (BadData, CONTRACTS, ContractSpec, ES, LAYOUTS, axes, bar_files, fingerprint, front_month,
-                                read_bars, read_vix, roll_table, sample_market, sniff_layout)
+                                read_bars, read_vix, roll_table, sample_market, session_vix, sniff_layout)
 from .evidence import JUDGED, Evidence, after_trials, examine, trial_settings
 from .features import FilterConfig, ShortHistory
 from .luck import record_trial
@@ -122,14 +122,15 @@ class Market:
     vix: pd.Series | None  # closes by date
     contract: ContractSpec  # what is traded
 
-# %% ../nbs/08_ml_backtest.ipynb #d62648a0
+# %% ../nbs/08_ml_backtest.ipynb #6b625a39
 NO_REJECTS = pd.DataFrame(columns=['file', 'line', 'reason'])
 
 def _own_data(folder: Path) -> tuple[Path | None, Path | None]:
     "The folder, if it holds bars, and the VIX file in it, if there is one."
-    files = [f for f in folder.iterdir() if f.suffix.lower() in ('.txt', '.csv', '.parquet')] if folder.is_dir() else []
-    vix = [f for f in files if f.name.lower().startswith('vix')]
-    return (folder if len(files) > len(vix) else None), (vix[0] if vix else None)
+    vix = sorted(f for f in folder.iterdir() if f.name.lower().startswith('vix') and f.suffix.lower() in ('.txt', '.csv')) if folder.is_dir() else []
+    try: bar_files(folder)
+    except BadData: folder = None
+    return folder, (vix[0] if vix else None)
 
 # %% ../nbs/08_ml_backtest.ipynb #ee0b3123
 def _how_read(path: Path, layout: str, tz: str | None, stamp: str | None) -> str:
@@ -140,10 +141,10 @@ def _how_read(path: Path, layout: str, tz: str | None, stamp: str | None) -> str
     left = f'; left out: {", ".join(f.name for f in others)}' if others else ''
     return f'{len(files)} file{"s" * (len(files) != 1)}: {assumed}{left}'
 
-# %% ../nbs/08_ml_backtest.ipynb #a752dcce
+# %% ../nbs/08_ml_backtest.ipynb #520d5ac6
 def load_market(
     data: str | Path | None = None,  # a file or folder of bars; None: `DATA/`, else the sample market
-    vix: str | Path | None = None,  # a file of VIX closes
+    vix: str | Path | None = None,  # a file of VIX closes; None for the last VIX of each session, where the bars have a column `vix`
     *,
     contract: ContractSpec = ES,  # what the bars are of
     layout: str = 'auto',  # see `read_bars`
@@ -161,6 +162,7 @@ def load_market(
                       NO_REJECTS,
                       sample_vix if closes is None else closes, contract)
     bars, rejects = read_bars(path, layout=layout, tz=tz, stamp=stamp, contract=contract)
+    if closes is None and 'vix' in bars: closes = session_vix(bars, contract)
     return Market(path.resolve().name, _how_read(path, layout, tz, stamp), front_month(bars, contract), len(bars), rejects, closes, contract)
 
 # %% ../nbs/08_ml_backtest.ipynb #eae139ce
@@ -546,7 +548,7 @@ def _ledger(place: Path) -> Path:
     here, place = Path.cwd(), place.resolve()
     return place.parent/'BACKTEST' if here.is_relative_to(place) else Path('BACKTEST')
 
-# %% ../nbs/08_ml_backtest.ipynb #86c01660
+# %% ../nbs/08_ml_backtest.ipynb #3ccb0a15
 def backtest_command(
     data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
     vix: str = None,  # CSV of daily VIX closes (default: a file in DATA/ with VIX in its name)
@@ -555,7 +557,7 @@ def backtest_command(
     symbol: str = 'ES',  # ES, MES, NQ or MNQ: tick size and point value
     model: str = None,  # filter over the rule: train, latest (in TRAINING/), a folder, or none (default: train if the history is long enough)
     seed: int = 0,  # of everything random
-    layout: str = 'auto',  # of the files: auto, ninjatrader, generic or parquet
+    layout: str = 'auto',  # of the files: auto, or ninjatrader, sierra, tradestation, kibot, backtestmarket, firstrate, databento, tradingview, lean, generic, month-first, day-first
     tz: str = None,  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
     stamp: str = None,  # the moment of a bar its stamp means: open or end (default: the layout's)
     segment: str = None,  # part of the day levels are counted in: RTH, ETH or all (default: RTH)

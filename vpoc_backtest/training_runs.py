@@ -179,7 +179,7 @@ def _resumed(output: str | None, given: dict) -> tuple[Path, dict, RunConfig]:
     if changed: raise BadData(f'--{option.get(changed[0], changed[0])}: --resume goes on with the options of {folder}: leave this one out, or train anew')
     return folder, _noted_options(folder), read_config(folder/'config.toml')
 
-# %% ../nbs/08a_training_runs.ipynb #500e4cf9
+# %% ../nbs/08a_training_runs.ipynb #32ded6b3
 def train_command(
     data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
     vix: str = None,  # CSV of daily VIX closes (default: a file in DATA/ with VIX in its name)
@@ -196,7 +196,7 @@ def train_command(
     until: str = None,  # last day to learn from, as in 2016-06-30 (default: the last quarter of the sessions is left unseen)
     config: str = None,  # TOML file of settings, see vpoc_backtest
     symbol: str = 'ES',  # ES, MES, NQ or MNQ: tick size and point value
-    layout: str = 'auto',  # of the files: auto, ninjatrader, generic or parquet
+    layout: str = 'auto',  # of the files: auto, or ninjatrader, sierra, tradestation, kibot, backtestmarket, firstrate, databento, tradingview, lean, generic, month-first, day-first
     tz: str = None,  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
     stamp: str = None,  # the moment of a bar its stamp means: open or end (default: the layout's)
     seed: int = 0  # of everything random
