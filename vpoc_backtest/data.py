@@ -1218,7 +1218,7 @@ def _read_parquet(source: _Source, layout: Layout, certain: bool, tz: str | None
     names = raw.contract if 'contract' in raw else raw.instrumentid if 'instrumentid' in raw else None
     return _with_contracts(rows, None if names is None else pd.Categorical(names.astype(object).where(names.notna(), None).map(str, na_action='ignore')), source.file, 'contract' in raw)
 
-# %% ../nbs/00a_reading.ipynb #2d882688
+# %% ../nbs/00a_reading.ipynb #cca9a659
 _BAR_OF_DBN = np.dtype([('length', 'u1'), ('rtype', 'u1'), ('publisher', '<u2'), ('instrument', '<u4'), ('ts', '<u8'), *((c, '<i8') for c in PRICES), ('volume', '<u8')])
 
 def _read_dbn(source: _Source, layout: Layout, certain: bool, tz: str | None) -> _Rows:
@@ -1227,7 +1227,7 @@ def _read_dbn(source: _Source, layout: Layout, certain: bool, tz: str | None) ->
     except ImportError: raise BadData(f"{source.name}: is a DBN file, which needs the package databento-dbn: pip install databento-dbn, or export CSV") from None
     try:
         begin = 8 + struct.unpack_from('<I', source.data, 4)[0]
-        about, body = Metadata.decode(source.data[:begin]), source.data[begin:]
+        about, body = Metadata.decode(bytes(source.data[:begin])), source.data[begin:]
     except Exception as e: raise BadData(f'{source.name}: the DBN file is damaged or cut off ({e}): download it again') from None
     bars = np.frombuffer(body[:len(body) // 56 * 56], _BAR_OF_DBN)
     if len(body) % 56 or not (bars['length'] == 14).all() or not np.isin(bars['rtype'], (32, 33, 34, 35)).all():
