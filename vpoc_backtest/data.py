@@ -1125,12 +1125,12 @@ def _moments(source: _Source, look: _Look, layout: Layout, certain: bool, date: 
     moments += micro
     return moments if lost is None else np.where(lost, _NOT_A_TIME, moments), zoned
 
-# %% ../nbs/00a_reading.ipynb #b367aa2a
+# %% ../nbs/00a_reading.ipynb #b4cfca52
 def _settled_order(source: _Source, look: _Look, layout: Layout, certain: bool, parts: np.ndarray) -> str:
     "The order of the dates (n, 3) of a file; raises `BadData` where they contradict the layout, or nothing decides."
     order = _order_of_dates(parts) if len(parts) else layout.dates or 'mdy'
     if order == 'ymd' or not order and layout.dates or order and not layout.dates: return order or layout.dates
-    if certain and layout.dates or order == layout.dates: return layout.dates
+    if layout.dates and (certain or order == layout.dates): return layout.dates
     text = _stamp_text(look, look.columns or list(layout.columns))
     if order: raise BadData(f'{source.name}: looks like {layout.name}, which writes {layout.dates}, but its dates ({text!r} is one) are written {order}: '
                             f'name the layout with layout= (--layout), such as {layout.name} or {"day-first" if order == "dmy" else "month-first"}')

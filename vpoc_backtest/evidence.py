@@ -366,7 +366,7 @@ def sweep(
         if ledger: record_trial(ledger, mark, trial_settings(variant, terms, make, contract, first, **levels), metrics['sharpe'], metrics['trades'])
     return pd.DataFrame(rows)
 
-# %% ../nbs/04a_evidence.ipynb #e366f8da
+# %% ../nbs/04a_evidence.ipynb #19d7fd1e
 def plot_sweep(
     swept: pd.DataFrame,  # of `sweep`
     x: str,  # the setting to the right
@@ -376,8 +376,8 @@ def plot_sweep(
     ax: object = None  # matplotlib axes to draw on; None for new ones
 ):  # the axes
     "A figure over two settings as a heat map, averaged over the others; white is zero, blue above, red below."
-    table, ax = swept.pivot_table(figure, y, x), axes(ax, size=(6.5, 3.4))
-    most = 1.7 * np.nanmax(np.abs(table.to_numpy())) or 1.  # pale enough to write on
+    table, ax = swept.groupby([y, x])[figure].mean().unstack(x), axes(ax, size=(6.5, 3.4))
+    most = 1.7 * np.nan_to_num(np.abs(table.to_numpy())).max() or 1.  # pale enough to write on
     ax.imshow(table, origin='lower', cmap='RdBu', vmin=-most, vmax=most, aspect='auto')
     for i, j in np.ndindex(table.shape): ax.text(j, i, format_metric(figure, table.iat[i, j]), ha='center', va='center', fontsize=8.5)
     place = [list(index).index(getattr(chosen, name)) if getattr(chosen, name, None) in index else None
