@@ -36,8 +36,8 @@ def _add_uniform(units, at, ticks, volume):
 
 # %% ../nbs/01_vpoc.ipynb #c1f1fc84
 @njit(cache=True)
-def _change_uniform(change, bottom, high, low, volume):
-    "Add the changes of level that bars make; the bars' ticks count from zero, `change` from `bottom`."
+def _change_uniform(change, ends, bottom, high, low, volume):
+    "Add the changes that bars make from level to level, those where left-over units end in `ends`; both count from tick `bottom`."
     for i in range(len(volume)):
         at, ticks, units = np.uint64(low[i] - bottom), np.int64(high[i]) - low[i] + 1, np.int64(volume[i]) * UNIT
         share = np.int64(np.float64(units) / np.float64(ticks))
@@ -46,7 +46,7 @@ def _change_uniform(change, bottom, high, low, volume):
             share = np.int64(np.uint64(units) // np.uint64(ticks))
             left = units - share * ticks
         change[at] += share + 1
-        change[at + np.uint64(left)] -= 1
+        ends[at + np.uint64(left)] -= 1
         change[at + np.uint64(ticks)] -= share
 
 # %% ../nbs/01_vpoc.ipynb #c9bffee7
@@ -103,7 +103,7 @@ SPREADS = ('uniform', 'ohlc', 'close')
 def _add_bars(work, units, held, bottom, prices, volume, first, end, spread, near, sums):
     "Add the bars from `first` up to `end` to what `work` and `units` hold of their session; returns what `_add_ohlc` wants to know."
     size = volume[first:end]
-    if spread == 0: _change_uniform(work, bottom, prices[1, first:end], prices[2, first:end], size)
+    if spread == 0: _change_uniform(work, units, bottom, prices[1, first:end], prices[2, first:end], size)
     elif spread == 1:
         return _add_ohlc(work, units, held, bottom, prices[0, first:end], prices[1, first:end], prices[2, first:end], prices[3, first:end],
                          size, near, sums)
@@ -118,7 +118,7 @@ def _finish(work, units, total, spread):
     if spread == 1: return _deal_out(work, units, total)
     running = 0
     for j in range(len(units)):
-        running += work[j]
+        running += work[j] + units[j]
         units[j] = work[j] * UNIT if spread else running
 
 # %% ../nbs/01_vpoc.ipynb #760b3cde
