@@ -100,16 +100,12 @@ def _deal_out(parts, units, total):
 SPREADS = ('uniform', 'ohlc', 'close')
 
 @njit(cache=True)
-def _add_bars(work, units, held, bottom, prices, volume, first, end, spread, near, sums):
-    "Add the bars from `first` up to `end` to what `work` and `units` hold of their session; returns what `_add_ohlc` wants to know."
-    size = volume[first:end]
-    if spread == 0: _change_uniform(work, units, bottom, prices[1, first:end], prices[2, first:end], size)
-    elif spread == 1:
-        return _add_ohlc(work, units, held, bottom, prices[0, first:end], prices[1, first:end], prices[2, first:end], prices[3, first:end],
-                         size, near, sums)
+def _add_bars(work, units, held, bottom, open, high, low, close, volume, spread, near, sums):
+    "Add bars to what `work` and `units` hold of their session, whose lowest tick is `bottom`; returns what `_add_ohlc` wants to know."
+    if spread == 0: _change_uniform(work, units, bottom, high, low, volume)
+    elif spread == 1: return _add_ohlc(work, units, held, bottom, open, high, low, close, volume, near, sums)
     else:
-        close = prices[3, first:end]
-        for i in range(len(size)): work[np.uint64(close[i] - bottom)] += size[i]
+        for i in range(len(volume)): work[np.uint64(close[i] - bottom)] += volume[i]
     return held
 
 @njit(cache=True)
@@ -191,13 +187,14 @@ def _sessions(bars: CompactBars, segment: str) -> _Sessions:
 
 # %% ../nbs/01_vpoc.ipynb #1df3bf41
 @njit(cache=True)
-def _fill(first, end, begin, prices, volume, bottom, total, spread, near, sums, offsets, units):
+def _fill(first, end, begin, open, high, low, close, volume, bottom, total, spread, near, sums, offsets, units):
     work = np.zeros(np.diff(offsets).max() + 1, np.int64)
     for s in range(len(bottom)):
         own, held = units[offsets[s]:offsets[s + 1]], 0
         work[:len(own) + 1] = 0
         for r in range(begin[s], begin[s + 1]):
-            held = _add_bars(work, own, held, bottom[s], prices, volume, first[r], end[r], spread, near, sums)
+            a, z = first[r], end[r]
+            held = _add_bars(work, own, held, bottom[s], open[a:z], high[a:z], low[a:z], close[a:z], volume[a:z], spread, near, sums)
         _finish(work, own, total[s], spread)
 
 # %% ../nbs/01_vpoc.ipynb #d1c0de03
@@ -300,7 +297,7 @@ def _profiles(sessions: _Sessions, spread: str, device: str = 'cpu') -> VolumePr
     near = _nearness(int((top - bottom).max(initial=0)) + 1, bars.spec.tick_size)
     devices = _devices(device, int((sessions.end - sessions.first).sum()))
     if len(top) and devices: units = _units_on_all(devices, sessions, spread, near)
-    elif len(top): _fill(sessions.first, sessions.end, sessions.begin, bars.prices, bars.volume, bottom, total, kind, *near, offsets, units)
+    elif len(top): _fill(sessions.first, sessions.end, sessions.begin, *bars.prices, bars.volume, bottom, total, kind, *near, offsets, units)
     return VolumeProfiles(sessions.dates, bottom, offsets, units, bars.spec)
 
 # %% ../nbs/01_vpoc.ipynb #7b5a70a2
@@ -322,7 +319,7 @@ def _as_bars(trades: pd.DataFrame, contract: ContractSpec) -> CompactBars:
     bad = np.flatnonzero(~((size >= 0) & (size < 2**32) & (size == np.rint(size))))
     if len(bad): raise BadData(f'trade {bad[0]}: its size {size[bad[0]]:g} is no number of contracts: drop or correct it')
     placed = trades.set_index(pd.DatetimeIndex(trades.ts).tz_convert(ZONE))
-    prices = np.tile(contract.to_ticks(trades.price.to_numpy()), (4, 1))
+    prices = np.broadcast_to(contract.to_ticks(trades.price.to_numpy()), (4, len(trades)))
     return CompactBars(placed.index, prices, size.astype(np.uint32), **_stretches(placed, contract), spec=contract)
 
 def profile_from_trades(
@@ -737,21 +734,22 @@ def plot_migration(
 
 # %% ../nbs/01_vpoc.ipynb #fed5067f
 @njit(cache=True)
-def _develop(first, end, number, prices, volume, bottom, top, spread, near, sums, cluster, rows, pct, out):
-    now, low, high, held, total = -1, 0, 0, 0, 0
+def _develop(first, end, number, open, high, low, close, volume, bottom, top, spread, near, sums, cluster, rows, pct, out):
+    now, least, most, held, total = -1, 0, 0, 0, 0
     size = (top - bottom).max() + 1
     work, parts, units = np.zeros(size + 1, np.int64), np.zeros(size, np.int64), np.zeros(size, np.int64)
     for r in range(len(first)):
         s = number[r]
-        if s != now: now, low, high, held, total, work[:], parts[:] = s, size, -1, 0, 0, 0, 0
+        if s != now: now, least, most, held, total, work[:], parts[:] = s, size, -1, 0, 0, 0, 0
         for i in range(first[r], end[r]):
-            held, total = _add_bars(work, parts, held, bottom[s], prices, volume, i, i + 1, spread, near, sums), total + volume[i]
-            low, high = min(low, prices[2, i] - bottom[s]), max(high, prices[1, i] - bottom[s])
-            so_far = units[low:high + 1]
-            so_far[:] = parts[low:high + 1]
-            _finish(work[low:high + 1], so_far, total, spread)
+            z = i + 1
+            held = _add_bars(work, parts, held, bottom[s], open[i:z], high[i:z], low[i:z], close[i:z], volume[i:z], spread, near, sums)
+            least, most, total = min(least, low[i] - bottom[s]), max(most, high[i] - bottom[s]), total + volume[i]
+            so_far = units[least:most + 1]
+            so_far[:] = parts[least:most + 1]
+            _finish(work[least:most + 1], so_far, total, spread)
             poc, val, vah, _ = _level(so_far, cluster, rows, pct)
-            if poc >= 0: out[i, 0], out[i, 1], out[i, 2] = bottom[s] + low + poc, bottom[s] + low + val, bottom[s] + low + vah
+            if poc >= 0: out[i, 0], out[i, 1], out[i, 2] = bottom[s] + least + poc, bottom[s] + least + val, bottom[s] + least + vah
 
 # %% ../nbs/01_vpoc.ipynb #f8913a85
 def developing_levels(
@@ -771,7 +769,7 @@ def developing_levels(
     top, bottom, out = sessions.top, sessions.bottom, np.full((len(packed), 3), np.nan)
     near = _nearness(int((top - bottom).max(initial=0)) + 1, contract.tick_size)
     if len(top):
-        _develop(sessions.first, sessions.end, sessions.number, packed.prices, packed.volume, bottom, top, _choice(spread, SPREADS, 'spread'), *near,
+        _develop(sessions.first, sessions.end, sessions.number, *packed.prices, packed.volume, bottom, top, _choice(spread, SPREADS, 'spread'), *near,
                  _choice(poc, POCS, 'poc'), 1 + _choice(area, AREAS, 'area'), pct, out)
     return pd.DataFrame(contract.to_prices(out), columns=['vpoc', 'val', 'vah'], index=packed.index)
 
