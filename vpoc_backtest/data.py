@@ -746,20 +746,22 @@ def sniff_layout(
 _WHOLE_STAMP, _DATE_STAMP, _CLOCK_STAMP, _CONTRACT_NAME, _NUMBER = 1, 2, 3, 4, 10  # what a field is: roles of the loop below
 _LOST_STAMP, _BLANK_LINE = -1, -2  # what a line can be, beside 0 and the number of its fields where that is wrong
 _TENS = 10.**np.arange(19)
+_LOOP = {'cache': True, 'nogil': True, '_nrt': False}  # nothing here allocates, and counting references would take longer than reading
+_INLINE = _LOOP | {'forceinline': True}
 
-@njit(cache=True, nogil=True)
+@njit(**_INLINE)
 def _at(text, i): return np.int64(text[np.uint64(i)])
 
-@njit(cache=True, nogil=True)
+@njit(**_INLINE)
 def _pad(c): return c == 32 or c == 34 or c == 9 or c == 13
 
-@njit(cache=True, nogil=True)
+@njit(**_LOOP)
 def _field_end(text, i, separator):
     while _at(text, i) != separator and _at(text, i) != 10: i += 1
     return i
 
 # %% ../nbs/00a_reading.ipynb #f17b0302
-@njit(cache=True, nogil=True)
+@njit(**_LOOP)
 def _digits(text, i, value):
     "`value` with the digits from i on behind it, and where they end."
     d = _at(text, i) - 48
@@ -769,8 +771,8 @@ def _digits(text, i, value):
         d = _at(text, i) - 48
     return value, i
 
-@njit(cache=True, nogil=True)
-def _number(text, i, separator, decimal, thousands):
+@njit(**_LOOP)
+def _long_number(text, i, separator, decimal, thousands):
     "A number in plain digits from i on, NaN for anything else, and where its field ends."
     while _at(text, i) != separator and _pad(_at(text, i)): i += 1
     start, skipped, behind = i, 0, 0
@@ -787,8 +789,61 @@ def _number(text, i, separator, decimal, thousands):
     if _at(text, i) != separator and _at(text, i) != 10: return np.nan, _field_end(text, i, separator)
     return value / _TENS[behind] if good else np.nan, i
 
+# %% ../nbs/00a_reading.ipynb #d6e04fec
+_ONES, _HIGHEST = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+
+@njit(**_INLINE)
+def _eight(text, i):
+    "Eight bytes of a text as one number, the first one lowest."
+    word = np.uint64(0)
+    for k in range(np.uint64(8)): word |= np.uint64(text[np.uint64(i) + k]) << np.uint64(8) * k
+    return word
+
+@njit(**_INLINE)
+def _equal_to(word, byte):
+    "Marks, with the highest bit, the bytes of a word that are equal to one; exact up to the first."
+    rest = word ^ np.uint64(byte) * _ONES
+    return rest - _ONES & ~rest & _HIGHEST
+
+@njit(**_INLINE)
+def _above_nine(word):
+    "Marks the bytes of a word that are more than 9."
+    return ((word & ~_HIGHEST) + _ONES * np.uint64(118) | word) & _HIGHEST
+
+@njit(**_INLINE)
+def _before(marks):
+    "How many bytes come before the first mark."
+    return np.int64((~marks & marks - np.uint64(1) & _ONES) * _ONES >> np.uint64(56)) - 1
+
+# %% ../nbs/00a_reading.ipynb #a2d97451
+@njit(**_INLINE)
+def _value(digits):
+    "Eight bytes from 0 to 9, the first one lowest, as a decimal number: neighbours join to pairs, pairs to fours, fours to eight."
+    pairs = digits * np.uint64(10) + (digits >> np.uint64(8))
+    first, second = pairs & np.uint64(0xFF000000FF), pairs >> np.uint64(16) & np.uint64(0xFF000000FF)
+    return np.int64(first * np.uint64(100 + (1_000_000 << 32)) + second * np.uint64(1 + (10_000 << 32)) >> np.uint64(32))
+
+@njit(**_INLINE)
+def _number(text, i, separator, decimal, thousands):
+    "A number in plain digits from i on, NaN for anything else, and where its field ends."
+    if decimal != separator and i + 8 <= len(text):
+        word = _eight(text, i)
+        ends = _equal_to(word, separator) | _equal_to(word, 10)
+        if ends:
+            n, behind = _before(ends), 0
+            end, digits = i + n, (word ^ np.uint64(48) * _ONES) & (np.uint64(1) << np.uint64(8 * n)) - np.uint64(1)
+            odd = _above_nine(digits)
+            if odd:
+                point = _before(odd)
+                front = (np.uint64(1) << np.uint64(8 * point)) - np.uint64(1)
+                digits = digits & front | digits >> np.uint64(8) & ~front
+                n, behind = n - 1, n - 1 - point
+                if odd & odd - np.uint64(1) or _at(text, i + point) != decimal: n = 0
+            if n > 0: return _value(digits << np.uint64(64 - 8 * n)) / _TENS[behind], end
+    return _long_number(text, i, separator, decimal, thousands)
+
 # %% ../nbs/00a_reading.ipynb #95765b1e
-@njit(cache=True, nogil=True)
+@njit(**_LOOP)
 def _stamp(text, i, separator, spelling, p, last, kinds, run, parts):
     "Put the numbers of a stamp spelled spelling[p:last] into `parts`; whether it was spelled so, and where its field ends."
     first, good, c = p, True, _at(text, i)
@@ -801,6 +856,7 @@ def _stamp(text, i, separator, spelling, p, last, kinds, run, parts):
             if not good: continue
             kind = kinds[run]
             parts[kind] = value
+            if kind == 3: parts[11] = start
             if kind == 5 and c == 46:
                 unit = 100_000
                 i += 1
@@ -822,20 +878,38 @@ def _stamp(text, i, separator, spelling, p, last, kinds, run, parts):
     return good and p == last, i
 
 # %% ../nbs/00a_reading.ipynb #3e2997cc
-@njit(cache=True, nogil=True)
+@njit(**_LOOP)
 def _clock(parts, sign):
     "Microseconds since midnight, moved to UTC where the stamp has an offset of this sign; -1 hour or more for none that exists."
     hour = parts[3] if parts[9] == 0 else parts[3] % 12 + 12 * (parts[9] - 1)
     away = parts[7] // 100 * 60 + parts[7] % 100 if parts[7] >= 100 else parts[7] * 60 + parts[8]
     return ((hour * 60 + parts[4] - sign * away) * 60 + parts[5]) * 1_000_000 + parts[6]
 
-@njit(cache=True, nogil=True)
-def _is_clock(parts):
+@njit(**_LOOP)
+def _is_moment(parts, three):
+    "Whether the numbers of a stamp, three of them a date or one, can be one."
     twelve = parts[9] == 0 or 0 < parts[3] < 13
-    return parts[3] < 24 and parts[4] < 60 and parts[5] < 60 and max(parts[7], parts[8]) < 2400 and twelve
+    small = not three or max(parts[0], parts[1], parts[2]) < 2**20
+    return parts[3] < 24 and parts[4] < 60 and parts[5] < 60 and max(parts[7], parts[8]) < 2400 and twelve and small
+
+# %% ../nbs/00a_reading.ipynb #8dc5fa18
+@njit(**_INLINE)
+def _same(text, i, k, n):
+    "Whether the n bytes (8 to 16) from i on are those from k on."
+    return _eight(text, i) == _eight(text, k) and _eight(text, i + n - 8) == _eight(text, k + n - 8)
+
+@njit(**_INLINE)
+def _short_clock(text, i, hands):
+    "Microseconds since midnight of 09:30 (two hands) or 09:30:00 (three), -1 for any other, and where it ends."
+    word = _eight(text, i) ^ np.uint64(0x30303A30303A3030)  # what is left of 00:00:00 are its digits
+    if hands == 2: word &= np.uint64(0xFFFFFFFFFF)
+    pairs = word * np.uint64(10) + (word >> np.uint64(8))
+    hour, minute, second = np.int64(pairs & np.uint64(255)), np.int64(pairs >> np.uint64(24) & np.uint64(255)), np.int64(pairs >> np.uint64(48) & np.uint64(255))
+    spelled = _above_nine(word) | word & np.uint64(0xFF0000FF0000) == 0
+    return ((hour * 60 + minute) * 60 + second) * 1_000_000 if spelled and hour < 24 and minute < 60 and second < 60 else -1, i + 3 * hands - 1
 
 # %% ../nbs/00a_reading.ipynb #5dd6361c
-@njit(cache=True, nogil=True)
+@njit(**_LOOP)
 def _known_name(text, i, end, names, known, guess):
     "The number of the name text[i:end] in a list of places, and how many names the list holds now."
     while i < end and _pad(_at(text, i)): i += 1
@@ -852,20 +926,46 @@ def _known_name(text, i, end, names, known, guess):
     return known, known + 1
 
 # %% ../nbs/00a_reading.ipynb #d0e63018
-@njit(cache=True, nogil=True)
-def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelling, spans, kinds, sign,
-                 date, clock, values, name, status, names):
-    "Read the lines of text[i:end] into the rows from `row` on; how many names of contracts there were."
-    parts, known, last_name = np.zeros(11, np.int64), 0, 0
+@njit(**_LOOP)
+def _moment(text, i, separator, role, spelling, spans, kinds, sign, hands, parts, last):
+    """Read a stamp, or its date or clock, into `last` = day, clock, and where and how long the date stood that the day was read from (-1 for nowhere);
+    whether it can be one, and where its field ends."""
+    begin, at, quick = i, i, False
+    if i + 64 <= len(text):
+        if role != _CLOCK_STAMP and last[2] >= 0 and _same(text, i, last[2], last[3]): at, quick = i + last[3], role == _DATE_STAMP
+        if hands and not quick and (at > i or role == _CLOCK_STAMP):
+            clock, at = _short_clock(text, at, hands)
+            while _at(text, at) != separator and _pad(_at(text, at)): at += 1
+            quick = clock >= 0 and (_at(text, at) == separator or _at(text, at) == 10)
+            if quick: last[1] = clock
+    if quick: return True, at - (role == _DATE_STAMP)
+    parts[:] = 0
+    good, i = _stamp(text, i, separator, spelling, spans[role, 0], spans[role, 1], kinds, spans[role, 2], parts)
+    good = good and _is_moment(parts, kinds[1] == 1)
+    if role != _DATE_STAMP: last[1] = parts[10] if parts[10] else _clock(parts, sign)
+    if role != _CLOCK_STAMP:
+        width = i + 1 - begin if role == _DATE_STAMP else parts[11] - begin
+        last[0] = (parts[0] << 40) + (parts[1] << 20) + parts[2] if kinds[1] == 1 else parts[0]
+        last[2], last[3] = begin if good and 8 <= width <= 16 else -1, width
+    return good, i
+
+# %% ../nbs/00a_reading.ipynb #1fea1f74
+@njit(**_LOOP)
+def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelling, spans, kinds, sign, hands,
+                 date, clock, values, name, status, names, parts, last):
+    "Read the lines of text[i:end] into the rows from `row` on; how many names of contracts there were, and how many numbers could not be read."
+    known, last_name, unread = 0, 0, 0
     while i < end:
-        parts[:] = 0
         start, field, filled, read = i, 0, 0, True
         if len(name): name[row] = -1
         while True:
             role = roles[field] if field < len(roles) else 0
-            if role >= _NUMBER: values[role - _NUMBER, row], i = _number(text, i, separator, decimal, thousands)
+            if role >= _NUMBER:
+                value, i = _number(text, i, separator, decimal, thousands)
+                values[role - _NUMBER, row] = value
+                unread += value != value
             elif 0 < role < _CONTRACT_NAME:
-                good, i = _stamp(text, i, separator, spelling, spans[role, 0], spans[role, 1], kinds, spans[role, 2], parts)
+                good, i = _moment(text, i, separator, role, spelling, spans, kinds, sign, hands, parts, last)
                 read = read and good
             else:
                 begin, i = i, _field_end(text, i, separator)
@@ -878,11 +978,10 @@ def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelli
         if field < len(roles) or filled > len(roles):
             while start < i and _pad(_at(text, start)): start += 1
             status[row] = min(field, 32_000) if start < i else _BLANK_LINE
-        else: status[row] = 0 if read and _is_clock(parts) and (kinds[1] != 1 or max(parts[0], parts[1], parts[2]) < 2**20) else _LOST_STAMP
-        date[row] = (parts[0] << 40) + (parts[1] << 20) + parts[2] if kinds[1] == 1 else parts[0]
-        clock[row] = parts[10] if parts[10] else _clock(parts, sign)
+        else: status[row] = 0 if read else _LOST_STAMP
+        date[row], clock[row] = last[0], last[1]
         row, i = row + 1, i + 1
-    return known
+    return known, unread
 
 # %% ../nbs/00a_reading.ipynb #1342d36c
 @njit(cache=True, nogil=True)
@@ -900,6 +999,11 @@ def _kinds(spelling: str) -> tuple[np.ndarray, int]:
     date, clock, away = (found[g] or '' for g in ('date', 'clock', 'away'))
     times = [10] if clock.count('0') == 1 and 'AM' not in clock else [3, 4, 5][:clock.count('0')]
     return np.array([0, 1, 2][:date.count('0')] + times + [7, 8][:away.count('0')] + [-1]), -1 if '-' in away else 1
+
+def _hands(spelling: str) -> int:
+    "How many hands a clock has that is nothing but 09:30 or 09:30:00; 0 for any other."
+    found = _SPELLING.fullmatch(spelling)
+    return {'0:0': 2, '0:0:0': 3}.get(found['clock'], 0) if not found['away'] else 0
 
 def _roles(columns: list[str], spelling: str) -> tuple[np.ndarray, np.ndarray]:
     "What the loop is to do with each field, and which part of the spelling (first, last, number of runs before) each kind of stamp has."
@@ -994,7 +1098,7 @@ class _Rows:
 
 # %% ../nbs/00a_reading.ipynb #6e8d0558
 def _parsed(source: _Source, look: _Look, columns: list[str]) -> tuple[np.ndarray, ...]:
-    "Dates, clocks, values, names, states and lines of the rows of a text."
+    "Dates, clocks, values, names and states of the rows of a text, and whether some number could not be read."
     spelling = look.spelling if _SPELLING.fullmatch(look.spelling) else '0'
     (kinds, sign), (roles, spans) = _kinds(spelling), _roles(columns, spelling)
     text, spelt = np.frombuffer(source.data, np.uint8), np.frombuffer(spelling.encode(), np.uint8)
@@ -1005,11 +1109,11 @@ def _parsed(source: _Source, look: _Look, columns: list[str]) -> tuple[np.ndarra
         counts = list(pool.map(lambda k: _count_lines(text[edges[k]:edges[k + 1]]), range(jobs)))
         n, first = sum(counts), np.cumsum([0] + counts)
         date, clock, values, name, state = np.empty(n, np.int64), np.empty(n, np.int64), np.empty((len(_VALUES), n)), np.empty(n * (_CONTRACT_NAME in roles), np.int32), np.empty(n, np.int16)
-        names = np.zeros((jobs, 4096, 2), np.int64)
-        known = list(pool.map(lambda k: _parse_lines(text, edges[k], edges[k + 1], first[k], ord(look.separator), *_points_and_commas(look, columns), roles, spelt,
-                                                     spans, kinds, sign, date, clock, values, name, state, names[k]), range(jobs)))
+        names, parts, last = np.zeros((jobs, 4096, 2), np.int64), np.zeros((jobs, 12), np.int64), np.full((jobs, 4), -1)
+        known, unread = zip(*pool.map(lambda k: _parse_lines(text, edges[k], edges[k + 1], first[k], ord(look.separator), *_points_and_commas(look, columns), roles, spelt,
+                                                     spans, kinds, sign, _hands(spelling), date, clock, values, name, state, names[k], parts[k], last[k]), range(jobs)))
     called = [[bytes(source.data[a:b]).decode('utf-8', errors='replace') for a, b in names[k, :known[k]]] for k in range(jobs)]
-    return date, clock, values, _one_list(name, called, first), state
+    return date, clock, values, _one_list(name, called, first), state, any(unread)
 
 def _one_list(name: np.ndarray, called: list[list[str]], first: np.ndarray) -> pd.Categorical | None:
     "Names numbered part by part, numbered as one."
@@ -1062,13 +1166,13 @@ def _read_text(source: _Source, layout: Layout, certain: bool, tz: str | None) -
     columns = _columns_of(source, look, layout)
     if look.spelling and not _SPELLING.fullmatch(look.spelling) and look.spelling not in ('milliseconds since midnight', *_ALONE.values()):
         raise BadData(f'{source.name}: times are written like {_stamp_text(look, columns)!r}, which is not known here: write them like 2013-10-07 09:30')
-    date, clock, values, names, state = _parsed(source, look, columns)
+    date, clock, values, names, state, unread = _parsed(source, look, columns)
     rows = state != _BLANK_LINE
     line = np.arange(look.line + 1, look.line + 1 + len(state), dtype=np.int32) if rows.all() else np.flatnonzero(rows) + look.line + 1
     if not rows.all(): date, clock, values, names, state = date[rows], clock[rows], values[:, rows], names if names is None else names[rows], state[rows]
     have = {c: values[_VALUES.index(c)] for c in columns if c in _VALUES}
     for v in have.values() if (state > 0).any() else []: v[state > 0] = np.nan
-    odd = _read_patiently(source, look, columns, have, line, state)
+    odd = _read_patiently(source, look, columns, have, line, state) if unread else {}
     _complete(have, 'rtype' in columns)
     fine = state == 0
     if fine.all(): fine = slice(None)
@@ -1185,7 +1289,7 @@ def _with_contracts(rows: _Rows, names: pd.Categorical | None, file: str, symbol
                                                     'export it with symbols, or one instrument a file')
         names = None
     if names is None:
-        if (name := contract_name(file, _first_year(rows.ts))): rows.contract = pd.Categorical.from_codes(np.zeros(len(rows.ts), np.int8), [name])
+        if contract_name(file) and (name := contract_name(file, _first_year(rows.ts))): rows.contract = pd.Categorical.from_codes(np.zeros(len(rows.ts), np.int8), [name])
         return rows
     year = _first_year(rows.ts)
     called = [contract_name(n, year) or n.strip() for n in names.categories]
@@ -1377,8 +1481,9 @@ def _check_volume(values: dict, where: str):
 
 # %% ../nbs/00a_reading.ipynb #9d410611
 def _check_daily(ts: np.ndarray, where: str):
-    steps = np.diff(ts)
-    if ((steps > 0) & (steps < _DAY * 5 // 6)).any(): return
+    for some in (ts[:1000], ts):
+        steps = np.diff(some)
+        if ((steps > 0) & (steps < _DAY * 5 // 6)).any(): return
     times = np.unique(ts)
     if len(times) > 1 and np.diff(times).min() >= _DAY * 5 // 6:
         raise BadData(f'{where}: holds one bar a day or less, and a profile of a day needs the minutes: export bars of one minute')
