@@ -539,21 +539,33 @@ class _Source:
     def look(self): return _look(self.data)
 
 # %% ../nbs/00a_reading.ipynb #31e3f5f1
+def _edges(size: int, start: int = 0) -> list[int]:
+    "Where the parts of a text begin that are worth being worked on at once, and where the last one ends."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    jobs = min(cores, 8, (size - start) // 2**21 + 1)
+    return [start + (size - start) * k // jobs for k in range(jobs)] + [size]
+
+def _at_once(work: Callable, edges: list[int]) -> list:
+    "What `work` says of each part, its number, beginning and end, all of them at once."
+    parts = range(len(edges) - 1), edges[:-1], edges[1:]
+    if len(edges) == 2: return list(map(work, *parts))
+    with ThreadPoolExecutor(len(edges) - 1) as pool: return list(pool.map(work, *parts))
+
+# %% ../nbs/00a_reading.ipynb #c40cd084
+@njit(cache=True, nogil=True)
+def _lone_returns(text):
+    "How many carriage returns have no line feed behind them, as on old Macintoshes; the last byte does not count."
+    lone = 0
+    for i in range(len(text) - 1): lone += (text[i] == 13) & (text[i + 1] != 10)
+    return lone
+
 def _as_text(data: memoryview) -> memoryview:
     "Text in UTF-8 without a byte order mark, with a line feed at the end of every line."
     if data[:2] in (b'\xff\xfe', b'\xfe\xff'): data = memoryview(bytes(data).decode('utf-16', errors='replace').encode())
     if data[:3] == b'\xef\xbb\xbf': data = data[3:]
-    if _lone_returns(np.frombuffer(data, np.uint8)): data = memoryview(bytes(data).replace(b'\r\n', b'\n').replace(b'\r', b'\n'))
+    text = np.frombuffer(data, np.uint8)
+    if any(_at_once(lambda k, a, b: _lone_returns(text[a:b + 1]), _edges(len(text)))): data = memoryview(bytes(data).replace(b'\r\n', b'\n').replace(b'\r', b'\n'))
     return data if data[-1:] == b'\n' else memoryview(bytes(data) + b'\n')
-
-@njit(cache=True, nogil=True)
-def _lone_returns(text):
-    "Whether some line ends with a carriage return alone, as on old Macintoshes."
-    returns, pairs = 0, 0
-    for i in range(len(text) - 1):
-        returns += text[i] == 13
-        pairs += (text[i] == 13) & (text[i + 1] == 10)
-    return returns != pairs
 
 # %% ../nbs/00a_reading.ipynb #a93b677f
 _ENDINGS = ('.txt', '.csv', '.tsv', '.parquet', '.dbn')
@@ -569,11 +581,15 @@ def _is_bar_file(name: str) -> bool:
 # %% ../nbs/00a_reading.ipynb #ec1fa216
 def _read_bytes(path: Path) -> memoryview:
     "What a file holds; numpy's memory is faster to fill than that of bytes."
-    try:
+    def fill(k, begin, end):
         with open(path, 'rb', buffering=0) as f:
-            view, n = memoryview(np.empty(os.fstat(f.fileno()).st_size + 1, np.uint8)), 0
-            while got := f.readinto(view[n:]): n += got
-            return view[:n] if n < len(view) else memoryview(bytes(view) + f.read())
+            f.seek(begin)
+            while begin < end and (got := f.readinto(view[begin:end])): begin += got
+        return begin == end
+    try:
+        view = memoryview(np.empty(size := path.stat().st_size, np.uint8))
+        whole = all(_at_once(fill, _edges(size))) and path.stat().st_size == size
+        return view if whole else memoryview(path.read_bytes())  # it changed meanwhile, or its size is not told
     except OSError as e: raise BadData(f'{path}: cannot be opened ({e.strerror})') from None
 
 def _sources(path: Path, data: memoryview) -> list[_Source]:
@@ -926,7 +942,7 @@ def _known_name(text, i, end, names, known, guess):
     return known, known + 1
 
 # %% ../nbs/00a_reading.ipynb #d0e63018
-@njit(**_LOOP)
+@njit(**_INLINE)
 def _moment(text, i, separator, role, spelling, spans, kinds, sign, hands, parts, last):
     """Read a stamp, or its date or clock, into `last` = day, clock, and where and how long the date stood that the day was read from (-1 for nowhere);
     whether it can be one, and where its field ends."""
@@ -952,9 +968,10 @@ def _moment(text, i, separator, role, spelling, spans, kinds, sign, hands, parts
 # %% ../nbs/00a_reading.ipynb #1fea1f74
 @njit(**_LOOP)
 def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelling, spans, kinds, sign, hands,
-                 date, clock, values, name, status, names, parts, last):
-    "Read the lines of text[i:end] into the rows from `row` on; how many names of contracts there were, and how many numbers could not be read."
-    known, last_name, unread = 0, 0, 0
+                 turn, date, clock, values, name, status, names, parts, last):
+    """Read the lines of text[i:end] into the rows from `row` on, dates only where they change, at the rows in `turn`;
+    how many names of contracts there were, how many dates, and how many numbers could not be read."""
+    known, last_name, unread, first, turns = 0, 0, 0, row, row
     while i < end:
         start, field, filled, read = i, 0, 0, True
         if len(name): name[row] = -1
@@ -979,9 +996,12 @@ def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelli
             while start < i and _pad(_at(text, start)): start += 1
             status[row] = min(field, 32_000) if start < i else _BLANK_LINE
         else: status[row] = 0 if read else _LOST_STAMP
-        date[row], clock[row] = last[0], last[1]
+        clock[row] = last[1]
+        if turns == first or date[turns - 1] != last[0]:
+            turn[turns], date[turns] = row, last[0]
+            turns += 1
         row, i = row + 1, i + 1
-    return known, unread
+    return known, turns - first, unread
 
 # %% ../nbs/00a_reading.ipynb #1342d36c
 @njit(cache=True, nogil=True)
@@ -989,6 +1009,13 @@ def _count_lines(text):
     lines = 0
     for c in text: lines += c == 10
     return lines
+
+@njit(cache=True, nogil=True)
+def _add_by_run(values, start, amounts, out):
+    "Put `values`, plus the amount of the run in which each one stands, into `out` (which may be `values`); a run lasts until the next one starts."
+    for k in range(len(start)):
+        end = start[k + 1] if k + 1 < len(start) else len(values)
+        for i in range(start[k], end): out[i] = values[i] + amounts[k]
 
 # %% ../nbs/00a_reading.ipynb #fc537f42
 _VALUES = (*_ROW, 'vix', 'up', 'down', 'price', 'size')  # numbers that are read where a file has them
@@ -1064,11 +1091,11 @@ def _first_of_days(wall, turn):
             found += 1
     return found
 
-def _to_utc(wall: np.ndarray, tz: str) -> np.ndarray:
+def _to_utc(wall: np.ndarray, tz: str, out: np.ndarray | None = None) -> np.ndarray:
     "Microseconds on a wall clock (since 1970) as microseconds in UTC; _NOT_A_TIME in the hour that is missing and the one that is doubled."
+    utc = np.empty_like(wall) if out is None else out
     if (lost := wall == _NOT_A_TIME).any():
-        utc = wall.copy()
-        utc[~lost] = _to_utc(wall[~lost], tz)
+        utc[lost], utc[~lost] = _NOT_A_TIME, _to_utc(wall[~lost], tz)
         return utc
     turn = np.empty(len(wall), np.int64)
     turn = turn[:_first_of_days(wall, turn)]
@@ -1076,10 +1103,10 @@ def _to_utc(wall: np.ndarray, tz: str) -> np.ndarray:
     at = lambda micro: pd.DatetimeIndex(micro.astype('datetime64[us]'))
     shift = lambda micro: micro - at(micro).tz_localize(tz, ambiguous=np.ones(len(micro), bool), nonexistent='shift_forward').as_unit('us').asi8
     before, after = shift(days * _DAY - _DAY // 8), shift(days * _DAY + _DAY // 8 * 9)
-    utc = np.repeat(before[which], np.diff(np.r_[turn, len(wall)]))
-    np.subtract(wall, utc, out=utc)
     changing = np.repeat((before != after)[which], np.diff(np.r_[turn, len(wall)])) if (before != after).any() else slice(0)
-    utc[changing] = at(wall[changing]).tz_localize(tz, ambiguous='NaT', nonexistent='NaT').as_unit('us').asi8
+    moved = at(wall[changing]).tz_localize(tz, ambiguous='NaT', nonexistent='NaT').as_unit('us').asi8
+    _add_by_run(wall, turn, -before[which], out=utc)
+    utc[changing] = moved
     return utc
 
 # %% ../nbs/00a_reading.ipynb #07540d66
@@ -1097,24 +1124,37 @@ class _Rows:
     trades: bool = False  # whether a row is a trade
 
 # %% ../nbs/00a_reading.ipynb #6e8d0558
-def _parsed(source: _Source, look: _Look, columns: list[str]) -> tuple[np.ndarray, ...]:
-    "Dates, clocks, values, names and states of the rows of a text, and whether some number could not be read."
+@dataclass
+class _Parsed:
+    "The rows of a text, taken apart."
+    turn: np.ndarray  # rows at which the date is another one than in the row before
+    date: np.ndarray  # the dates from there on: three numbers of 20 bits, or one number
+    clock: np.ndarray  # microseconds since midnight, or a time in one piece
+    values: np.ndarray  # (len(_VALUES), rows); only those of fields that the text has are filled
+    names: pd.Categorical | None  # of contracts
+    state: np.ndarray  # 0, _LOST_STAMP, _BLANK_LINE, or the number of fields where it is wrong
+    unread: bool  # whether some number could not be read
+
+def _parsed(source: _Source, look: _Look, columns: list[str]) -> _Parsed:
+    "The rows of a text."
     spelling = look.spelling if _SPELLING.fullmatch(look.spelling) else '0'
     (kinds, sign), (roles, spans) = _kinds(spelling), _roles(columns, spelling)
-    text, spelt = np.frombuffer(source.data, np.uint8), np.frombuffer(spelling.encode(), np.uint8)
-    size = len(text) - look.start
-    jobs = min(os.cpu_count() or 1, 8, size // 2**21 + 1)
-    edges = [look.start] + [_line_end(source.data, look.start + size * k // jobs) for k in range(1, jobs)] + [len(text)]
-    with ThreadPoolExecutor(jobs) as pool:
-        counts = list(pool.map(lambda k: _count_lines(text[edges[k]:edges[k + 1]]), range(jobs)))
-        n, first = sum(counts), np.cumsum([0] + counts)
-        date, clock, values, name, state = np.empty(n, np.int64), np.empty(n, np.int64), np.empty((len(_VALUES), n)), np.empty(n * (_CONTRACT_NAME in roles), np.int32), np.empty(n, np.int16)
-        names, parts, last = np.zeros((jobs, 4096, 2), np.int64), np.zeros((jobs, 12), np.int64), np.full((jobs, 4), -1)
-        known, unread = zip(*pool.map(lambda k: _parse_lines(text, edges[k], edges[k + 1], first[k], ord(look.separator), *_points_and_commas(look, columns), roles, spelt,
-                                                     spans, kinds, sign, _hands(spelling), date, clock, values, name, state, names[k], parts[k], last[k]), range(jobs)))
+    text, spelt, marks = np.frombuffer(source.data, np.uint8), np.frombuffer(spelling.encode(), np.uint8), (ord(look.separator), *_points_and_commas(look, columns))
+    edges = _edges(len(text), look.start)
+    edges[1:-1] = [_line_end(source.data, e) for e in edges[1:-1]]
+    first = np.cumsum([0] + _at_once(lambda k, a, b: _count_lines(text[a:b]), edges))
+    n, jobs = first[-1], len(edges) - 1
+    turn, date, clock = np.empty((3, n), np.int64)
+    values, name, state = np.empty((len(_VALUES), n)), np.empty(n * (_CONTRACT_NAME in roles), np.int32), np.empty(n, np.int16)
+    names, parts, last = np.zeros((jobs, 4096, 2), np.int64), np.zeros((jobs, 12), np.int64), np.full((jobs, 4), -1)
+    parse = lambda k, a, b: _parse_lines(text, a, b, first[k], *marks, roles, spelt, spans, kinds, sign, _hands(spelling),
+                                         turn, date, clock, values, name, state, names[k], parts[k], last[k])
+    known, turns, unread = zip(*_at_once(parse, edges))
+    some = np.concatenate([np.arange(f, f + t) for f, t in zip(first, turns)])
     called = [[bytes(source.data[a:b]).decode('utf-8', errors='replace') for a, b in names[k, :known[k]]] for k in range(jobs)]
-    return date, clock, values, _one_list(name, called, first), state, any(unread)
+    return _Parsed(turn[some], date[some], clock, values, _one_list(name, called, first), state, any(unread))
 
+# %% ../nbs/00a_reading.ipynb #bd003aef
 def _one_list(name: np.ndarray, called: list[list[str]], first: np.ndarray) -> pd.Categorical | None:
     "Names numbered part by part, numbered as one."
     every = sorted(set().union(*called))
@@ -1123,6 +1163,13 @@ def _one_list(name: np.ndarray, called: list[list[str]], first: np.ndarray) -> p
         part = slice(first[k], first[k + 1])
         name[part] = np.array([every.index(s) for s in some] + [-1])[name[part]]
     return pd.Categorical.from_codes(name, every)
+
+def _some_rows(parsed: _Parsed, rows: np.ndarray) -> _Parsed:
+    "What a mask (rows,) leaves."
+    turn = np.searchsorted(np.flatnonzero(rows), parsed.turn)
+    last = np.r_[turn[1:] > turn[:-1], turn[-1:] < rows.sum()]  # the others have lost all their rows
+    names = None if parsed.names is None else parsed.names[rows]
+    return _Parsed(turn[last], parsed.date[last], parsed.clock[rows], parsed.values[:, rows], names, parsed.state[rows], parsed.unread)
 
 # %% ../nbs/00a_reading.ipynb #6b105fb2
 def _line_texts(data: memoryview, lines: Iterable[int]) -> list[str]:
@@ -1166,19 +1213,22 @@ def _read_text(source: _Source, layout: Layout, certain: bool, tz: str | None) -
     columns = _columns_of(source, look, layout)
     if look.spelling and not _SPELLING.fullmatch(look.spelling) and look.spelling not in ('milliseconds since midnight', *_ALONE.values()):
         raise BadData(f'{source.name}: times are written like {_stamp_text(look, columns)!r}, which is not known here: write them like 2013-10-07 09:30')
-    date, clock, values, names, state, unread = _parsed(source, look, columns)
-    rows = state != _BLANK_LINE
-    line = np.arange(look.line + 1, look.line + 1 + len(state), dtype=np.int32) if rows.all() else np.flatnonzero(rows) + look.line + 1
-    if not rows.all(): date, clock, values, names, state = date[rows], clock[rows], values[:, rows], names if names is None else names[rows], state[rows]
-    have = {c: values[_VALUES.index(c)] for c in columns if c in _VALUES}
+    parsed = _parsed(source, look, columns)
+    rows = parsed.state != _BLANK_LINE
+    line = np.arange(look.line + 1, look.line + 1 + len(rows), dtype=np.int32)
+    if not rows.all(): line, parsed = line[rows], _some_rows(parsed, rows)
+    state, names = parsed.state, parsed.names
+    have = {c: parsed.values[_VALUES.index(c)] for c in columns if c in _VALUES}
     for v in have.values() if (state > 0).any() else []: v[state > 0] = np.nan
-    odd = _read_patiently(source, look, columns, have, line, state) if unread else {}
+    odd = _read_patiently(source, look, columns, have, line, state) if parsed.unread else {}
     _complete(have, 'rtype' in columns)
     fine = state == 0
     if fine.all(): fine = slice(None)
-    wall, zoned = _moments(source, look, layout, certain, date[fine], clock[fine])
-    utc, read = wall if zoned else _to_utc(wall, tz or layout.tz), np.zeros(len(state), bool)
+    else: parsed = _some_rows(parsed, fine)
+    wall, zoned = _moments(source, look, layout, certain, parsed)
+    read = np.zeros(len(state), bool)
     read[fine] = wall != _NOT_A_TIME
+    utc = wall if zoned else _to_utc(wall, tz or layout.tz, out=wall)
     ts = utc if isinstance(fine, slice) else np.full(len(state), _NOT_A_TIME)
     ts[fine] = utc
     text = functools.partial(_line_texts, source.data)
@@ -1210,24 +1260,22 @@ def _complete(have: dict, databento: bool):
     if databento and np.nanmedian(np.r_[have['close'], 0.]) > 1e7: have |= {c: have[c] / 1e9 for c in PRICES}
 
 # %% ../nbs/00a_reading.ipynb #7780dc22
-def _moments(source: _Source, look: _Look, layout: Layout, certain: bool, date: np.ndarray, clock: np.ndarray) -> tuple[np.ndarray, bool]:
+def _moments(source: _Source, look: _Look, layout: Layout, certain: bool, parsed: _Parsed) -> tuple[np.ndarray, bool]:
     "Microseconds since 1970 of stamps taken apart, _NOT_A_TIME for none that exists, and whether they are in UTC."
+    turn, length = parsed.turn, np.diff(np.r_[parsed.turn, len(parsed.clock)])
     if not _SPELLING.fullmatch(look.spelling) or look.spelling == '0':
         day = _day_in_name(source) if look.spelling == 'milliseconds since midnight' else None
-        days, micro = _moments_alone(date, look.spelling, day)
+        days, micro = _moments_alone(np.repeat(parsed.date, length), look.spelling, day)
         return np.where(micro < 0, _NOT_A_TIME, days * _DAY + micro), 'since 1970' in look.spelling
-    turn = np.flatnonzero(np.r_[True, date[1:] != date[:-1]][:len(date)])
-    codes, which = np.unique(date[turn], return_inverse=True)
+    codes, which = np.unique(parsed.date, return_inverse=True)
     whole, packed = not re.match(r'0([-/.])0\1', look.spelling), 10 in _kinds(look.spelling)[0]
     parts = np.stack([codes // 10_000, codes // 100 % 100, codes % 100] if whole else [codes >> 40, codes >> 20 & 2**20 - 1, codes & 2**20 - 1], 1)
     days, exist = _calendar_days(parts, 'ymd' if whole else _settled_order(source, look, layout, certain, parts))
-    micro, zoned = _clock_in_one_piece(clock) if packed else clock, bool(_SPELLING.fullmatch(look.spelling)['away'])
-    if not exist.all() or packed and (micro < 0).any():
-        lost = ~np.repeat(exist[which], np.diff(np.r_[turn, len(date)])) | packed & (micro < 0)
-    else: lost = None
-    moments = np.repeat(days[which] * _DAY, np.diff(np.r_[turn, len(date)]))
-    moments += micro
-    return moments if lost is None else np.where(lost, _NOT_A_TIME, moments), zoned
+    micro, zoned = _clock_in_one_piece(parsed.clock) if packed else parsed.clock, bool(_SPELLING.fullmatch(look.spelling)['away'])
+    lost = np.repeat(~exist[which], length) | packed & (micro < 0) if not exist.all() or packed and (micro < 0).any() else False
+    _add_by_run(micro, turn, days[which] * _DAY, out=micro)
+    micro[lost] = _NOT_A_TIME
+    return micro, zoned
 
 # %% ../nbs/00a_reading.ipynb #b4cfca52
 def _settled_order(source: _Source, look: _Look, layout: Layout, certain: bool, parts: np.ndarray) -> str:
@@ -1623,6 +1671,7 @@ def _read_table(source: _Source, layout: str, tz: str | None, stamp: str | None,
     elif (stamp or found.stamp) == 'end': _move_to_open(rows)
     good = _good(rows)
     if good.any():
+        if good.all(): good = slice(None)
         _check_volume({'volume': rows.values['volume'][good]}, source.name)
         _check_daily(rows.ts[good], source.name)
         if not rows.zoned and tz is None: _check_clock(rows.ts[good], found.tz, source.name, contract)
