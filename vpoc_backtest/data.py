@@ -461,7 +461,7 @@ def random_walk(
     return pd.DataFrame(ES.to_prices(path), columns=PRICES, index=index).assign(volume=volume)
 
 # %% ../nbs/00a_reading.ipynb #34511e5c
-import contextlib, functools, io, json, os, struct, sys, zipfile
+import contextlib, functools, io, json, os, struct, sys, threading, time, zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
@@ -1643,7 +1643,7 @@ def read_bars(
     given = [_read_bytes(f) for f in every]
     tables = [t for f, data in zip(files, given) for t in _sources(f, data)]
     result = _read_tables(path, tables, given[-1] if mended else None, layout, tz, stamp, contract)
-    if keep: _keep(every, given, options, *result, contract.tick_size)
+    if keep: _keep(every, given, options, *(frame.copy(deep=False) for frame in result), contract.tick_size)
     return result
 
 # %% ../nbs/00a_reading.ipynb #510896b3
@@ -1718,48 +1718,84 @@ def _blocks(path: Path) -> Iterable[memoryview]:
 # %% ../nbs/00a_reading.ipynb #3df4b8aa
 _LEAST_TO_KEEP, _MOST_KEPT = 2**21, 16
 
-@functools.cache
-def _code_digest() -> bytes: return _digest([Path(__file__).read_bytes()])
-
-def _kept_at(digests: list[bytes], names: list[str], options: tuple) -> Path:
-    "Where the result of a reading is kept."
-    told = repr([options, names, pd.__version__]).encode()
-    return _cache_folder()/f'{hashlib.blake2b(b"".join([_code_digest(), told, *digests]), digest_size=16).hexdigest()}.parquet'
-
-# %% ../nbs/00a_reading.ipynb #45af02cb
 def _is_worth_keeping(files: list[Path]) -> bool:
     try: return _cache_folder() is not None and sum(f.stat().st_size for f in files) >= _LEAST_TO_KEEP
     except OSError: return False
 
-def _in_ticks(values: np.ndarray, tick: float) -> np.ndarray:
-    "Values as whole ticks, half the size, if they are exactly that."
-    ticks = np.rint(values / tick)
-    fits = np.abs(ticks).max(initial=0) < 2**31 and (ticks * tick == values).all()
-    return ticks.astype(np.int32) if fits else values
+@functools.cache
+def _code_digest() -> bytes: return _digest([Path(__file__).read_bytes()])
 
-def _keep(files: list[Path], given: list[memoryview], options: tuple, bars: pd.DataFrame, rejects: pd.DataFrame, tick: float):
-    "Keep bars and rejects; does nothing where that is not possible."
-    from pyarrow import BufferOutputStream, Table, parquet, table
-    columns = {'ts': bars.index.asi8, **{c: _in_ticks(bars[c].to_numpy(), 1. if c == 'volume' else tick) for c in bars if c != 'contract'}}
-    if 'contract' in bars: columns['contract'] = bars.contract.cat.codes.to_numpy()
+def _short_name(*parts: bytes) -> str: return hashlib.blake2b(b''.join(parts), digest_size=16).hexdigest()
+
+def _told(files: list[Path], sizes: list[int], options: tuple) -> str:
+    "The first half of the name of what is kept: all that is known before the files are read."
+    return _short_name(_code_digest(), repr([options, [f.name for f in files], sizes, pd.__version__]).encode())
+
+# %% ../nbs/00a_reading.ipynb #45af02cb
+@njit(cache=True, nogil=True)
+def _in_ticks(values, tick, ticks):
+    "Put values into `ticks` (int32) as whole ticks; whether they are exactly that."
+    exact = True
+    for i in range(len(values)):
+        whole = np.rint(values[i] / tick)
+        exact = exact & (abs(whole) < 2**31) & (whole * tick == values[i])
+        ticks[i] = np.int32(whole)
+    return exact
+
+def _columns_to_keep(bars: pd.DataFrame, tick: float) -> dict:
+    "The columns of bars as plain arrays, in ticks where nothing is lost by it: half the size."
+    columns = {'ts': bars.index.asi8}
+    for c in bars.columns.drop('contract', errors='ignore'):
+        ticks = np.empty(len(bars), np.int32)
+        columns[c] = ticks if _in_ticks(bars[c].to_numpy(), 1. if c == 'volume' else tick, ticks) else bars[c].to_numpy()
+    return columns | ({'contract': bars.contract.cat.codes.to_numpy()} if 'contract' in bars else {})
+
+# %% ../nbs/00a_reading.ipynb #5b3eeb24
+_KEEPING = []  # the thread that is keeping something
+
+def _finish_keeping():
+    "Wait until all that is to be kept is on the disk."
+    while _KEEPING: _KEEPING.pop().join()
+
+def _keep(*what):
+    "Keep what was read, see `_write_kept`, while others go on."
+    _finish_keeping()
+    _KEEPING.append(threading.Thread(target=_write_kept, args=what))
+    _KEEPING[0].start()
+
+def _write_kept(files: list[Path], given: list[memoryview], options: tuple, bars: pd.DataFrame, rejects: pd.DataFrame, tick: float):
+    "Write bars and rejects into the cache; does nothing where that is not possible."
+    from pyarrow import BufferOutputStream, Table, array, field, from_numpy_dtype, parquet, schema
     beside = None
     try:
-        path = _kept_at([_digest([data]) for data in given], [f.name for f in files], options)
+        told, content = _told(files, [len(data) for data in given], options), _short_name(*(_digest([data]) for data in given))
+        path = _cache_folder()/f'{told}-{content}.parquet'
         beside = path.with_suffix(f'.{os.getpid()}.{id(bars)}.tmp')
+        columns = _columns_to_keep(bars, tick)
         parquet.write_table(Table.from_pandas(rejects), refused := BufferOutputStream())
         about = {'names': json.dumps(list(bars.contract.cat.categories) if 'contract' in bars else []), 'rejects': refused.getvalue().to_pybytes().hex(), 'tick': repr(tick)}
+        plain = schema([field(c, from_numpy_dtype(v.dtype), nullable=False) for c, v in columns.items()], about)
         path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(table(columns).replace_schema_metadata(about), beside, compression='none', write_statistics=False)
+        parquet.write_table(Table.from_arrays([array(v) for v in columns.values()], schema=plain), beside, compression='none', use_dictionary=False, write_statistics=False)
         os.replace(beside, path)
-        for old in sorted(path.parent.glob('*.parquet'), key=lambda f: f.stat().st_mtime)[:-_MOST_KEPT]: old.unlink(missing_ok=True)
+        _forget_the_oldest(path.parent)
     except Exception:
         with contextlib.suppress(Exception): beside.unlink(missing_ok=True)
 
+def _forget_the_oldest(folder: Path):
+    "Remove what is more than is kept, and what killed processes left a day ago."
+    kept = sorted(folder.glob('*.parquet'), key=lambda f: f.stat().st_mtime)
+    for old in kept[:-_MOST_KEPT] + [f for f in folder.glob('*.tmp') if f.stat().st_mtime < time.time() - 86_400]: old.unlink(missing_ok=True)
+
+# %% ../nbs/00a_reading.ipynb #64e8a4ca
 def _kept(files: list[Path], options: tuple) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     "The bars and rejects that were kept; None if there are none that can be read."
     from pyarrow import BufferReader, parquet
+    _finish_keeping()
     try:
-        path = _kept_at([_digest(_blocks(f)) for f in files], [f.name for f in files], options)
+        told = _told(files, [f.stat().st_size for f in files], options)
+        if not any(_cache_folder().glob(f'{told}-*.parquet')): return None
+        path = _cache_folder()/f'{told}-{_short_name(*(_digest(_blocks(f)) for f in files))}.parquet'
         if not path.exists(): return None
         table = parquet.read_table(path, memory_map=True)
         about = table.schema.metadata
