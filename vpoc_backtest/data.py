@@ -559,9 +559,17 @@ def _lone_returns(text):
     for i in range(len(text) - 1): lone += (text[i] == 13) & (text[i + 1] != 10)
     return lone
 
+def _alphabet(data: memoryview) -> str:
+    "The encoding of a text that is not UTF-8: it shows in a mark at its beginning, or in every second byte that is zero."
+    head = bytes(data[:400])
+    if head[:4] in (b'\xff\xfe\0\0', b'\0\0\xfe\xff'): return 'utf-32'
+    if head[:2] in (b'\xff\xfe', b'\xfe\xff'): return 'utf-16'
+    zeros = [2 * head[k::2].count(0) > .9 * len(head) > 10 for k in (0, 1)]
+    return '' if zeros[0] == zeros[1] else 'utf-16-le' if zeros[1] else 'utf-16-be'
+
 def _as_text(data: memoryview) -> memoryview:
     "Text in UTF-8 without a byte order mark, with a line feed at the end of every line."
-    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): data = memoryview(bytes(data).decode('utf-16', errors='replace').encode())
+    if alphabet := _alphabet(data): data = memoryview(bytes(data).decode(alphabet, errors='replace').encode())
     if data[:3] == b'\xef\xbb\xbf': data = data[3:]
     text = np.frombuffer(data, np.uint8)
     if any(_at_once(lambda k, a, b: _lone_returns(text[a:b + 1]), _edges(len(text)))): data = memoryview(bytes(data).replace(b'\r\n', b'\n').replace(b'\r', b'\n'))
@@ -734,7 +742,8 @@ def _recognised(source: _Source) -> Layout:
     "The layout whose shape a table has; raises `BadData` naming the candidates where that is not one."
     if source.kind != 'text': return LAYOUTS[source.kind]
     look = source.look
-    if not look.header and not look.rows: raise BadData(f'{source.name}: the file is empty')
+    if not look.header and not look.rows: raise BadData(f'{source.name}: the file is empty: export it again')
+    if source.data[:1] == b'\0': raise BadData(f'{source.name}, line 1: begins with bytes of zero, which no text does: copy or export it again')
     order = _orders_seen(look)
     points = {l.name: p for l in LAYOUTS.values() if (p := _points(l, look, order)) is not None}
     best = [n for n in points if points[n] == max(points.values())]
@@ -1518,6 +1527,7 @@ def _check_conflicts(rows: _Rows, where: Callable):
 def _check_scale(values: dict, where: str, contract: ContractSpec):
     "Whether prices were multiplied by a power of ten to be rid of the point."
     prices = np.unique(values['close'][:: max(1, len(values['close']) // 10_000)])
+    prices = prices[np.isfinite(prices)]
     if len(prices) < 5 or prices[-1] < 10_000: return
     for power in (9, 6, 4, 3, 2):
         ticks = prices / contract.tick_size / 10**power
@@ -1615,10 +1625,15 @@ def _as_bars(rows: _Rows) -> pd.DataFrame:
     return bars.iloc[np.argsort(ts, kind='stable') if contract is None else np.lexsort((np.asarray(contract).astype(str), ts))]
 
 # %% ../nbs/00a_reading.ipynb #4c79c721
+_HINTS = {'fields where': 'is the comma also the decimal point? Separate the fields with semicolons', 'the volume': 'a volume profile is made of it: export it',
+          'does not exist': 'name the zone of the stamps with tz= (--tz)', 'is no number': 'empty what is no VIX', 'no number': 'do the names of the columns stand above the right ones?',
+          'cannot be read': 'write times like 2013-10-07 09:30', 'spread': 'export contracts', 'tick grid': 'is it the wrong symbol? Use --symbol'}
+
 def _nothing_left(rows: _Rows, where: Callable, path: Path) -> str:
-    if not len(rows.ts): return f'{path}: there is no row of data'
+    "What to say where no row is a bar."
+    if not len(rows.ts): return f'{path}: there is no row of data: export it again'
     first = min(rows.refused)
-    hint = ': is the comma also the decimal point? Separate the fields with semicolons' if 'fields where' in rows.refused[first] else ''
+    hint = next((f': {h}' for words, h in _HINTS.items() if words in rows.refused[first]), ': export it again')
     return f'{path}: none of {len(rows.ts):,} rows is a bar; the first, {where(first)}: {rows.refused[first]}{hint}'
 
 # %% ../nbs/00a_reading.ipynb #3008526f
