@@ -553,12 +553,21 @@ def _at_once(work: Callable, edges: list[int]) -> list:
 
 # %% ../nbs/00a_reading.ipynb #c40cd084
 @njit(cache=True, nogil=True)
+def _count(text, byte):
+    "How often a byte stands in a text."
+    found = 0
+    for c in text: found += c == byte
+    return found
+
+@njit(cache=True, nogil=True)
 def _lone_returns(text):
     "How many carriage returns have no line feed behind them, as on old Macintoshes; the last byte does not count."
     lone = 0
-    for i in range(len(text) - 1): lone += (text[i] == 13) & (text[i + 1] != 10)
+    if _count(text, 13):
+        for i in range(len(text) - 1): lone += (text[i] == 13) & (text[i + 1] != 10)
     return lone
 
+# %% ../nbs/00a_reading.ipynb #e763ffc9
 def _alphabet(data: memoryview) -> str:
     "The encoding of a text that is not UTF-8: it shows in a mark at its beginning, or in every second byte that is zero."
     head = bytes(data[:400])
@@ -1014,12 +1023,6 @@ def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelli
 
 # %% ../nbs/00a_reading.ipynb #1342d36c
 @njit(cache=True, nogil=True)
-def _count_lines(text):
-    lines = 0
-    for c in text: lines += c == 10
-    return lines
-
-@njit(cache=True, nogil=True)
 def _add_by_run(values, start, amounts, out):
     "Put `values`, plus the amount of the run in which each one stands, into `out` (which may be `values`); a run lasts until the next one starts."
     for k in range(len(start)):
@@ -1151,7 +1154,7 @@ def _parsed(source: _Source, look: _Look, columns: list[str]) -> _Parsed:
     text, spelt, marks = np.frombuffer(source.data, np.uint8), np.frombuffer(spelling.encode(), np.uint8), (ord(look.separator), *_points_and_commas(look, columns))
     edges = _edges(len(text), look.start)
     edges[1:-1] = [_line_end(source.data, e) for e in edges[1:-1]]
-    first = np.cumsum([0] + _at_once(lambda k, a, b: _count_lines(text[a:b]), edges))
+    first = np.cumsum([0] + _at_once(lambda k, a, b: _count(text[a:b], 10), edges))
     n, jobs = first[-1], len(edges) - 1
     turn, date, clock = np.empty((3, n), np.int64)
     values, name, state = np.empty((len(_VALUES), n)), np.empty(n * (_CONTRACT_NAME in roles), np.int32), np.empty(n, np.int16)
@@ -1173,12 +1176,13 @@ def _one_list(name: np.ndarray, called: list[list[str]], first: np.ndarray) -> p
         name[part] = np.array([every.index(s) for s in some] + [-1])[name[part]]
     return pd.Categorical.from_codes(name, every)
 
-def _some_rows(parsed: _Parsed, rows: np.ndarray) -> _Parsed:
-    "What a mask (rows,) leaves."
-    turn = np.searchsorted(np.flatnonzero(rows), parsed.turn)
-    last = np.r_[turn[1:] > turn[:-1], turn[-1:] < rows.sum()]  # the others have lost all their rows
-    names = None if parsed.names is None else parsed.names[rows]
-    return _Parsed(turn[last], parsed.date[last], parsed.clock[rows], parsed.values[:, rows], names, parsed.state[rows], parsed.unread)
+def _dated(parsed: _Parsed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Of the rows that are whole: where the date changes, the dates from there on, and the clocks."
+    if not parsed.state.any(): return parsed.turn, parsed.date, parsed.clock
+    rows = np.flatnonzero(parsed.state == 0)
+    turn = np.searchsorted(rows, parsed.turn)
+    some = np.diff(np.r_[turn, len(rows)]) > 0
+    return turn[some], parsed.date[some], parsed.clock[rows]
 
 # %% ../nbs/00a_reading.ipynb #6b105fb2
 def _line_texts(data: memoryview, lines: Iterable[int]) -> list[str]:
@@ -1222,28 +1226,32 @@ def _read_text(source: _Source, layout: Layout, certain: bool, tz: str | None) -
     columns = _columns_of(source, look, layout)
     if look.spelling and not _SPELLING.fullmatch(look.spelling) and look.spelling not in ('milliseconds since midnight', *_ALONE.values()):
         raise BadData(f'{source.name}: times are written like {_stamp_text(look, columns)!r}, which is not known here: write them like 2013-10-07 09:30')
-    parsed = _parsed(source, look, columns)
-    rows = parsed.state != _BLANK_LINE
-    line = np.arange(look.line + 1, look.line + 1 + len(rows), dtype=np.int32)
-    if not rows.all(): line, parsed = line[rows], _some_rows(parsed, rows)
-    state, names = parsed.state, parsed.names
-    have = {c: parsed.values[_VALUES.index(c)] for c in columns if c in _VALUES}
+    parsed, text = _parsed(source, look, columns), functools.partial(_line_texts, source.data)
+    line, state, names, have = _not_blank(parsed, look, columns)
     for v in have.values() if (state > 0).any() else []: v[state > 0] = np.nan
     odd = _read_patiently(source, look, columns, have, line, state) if parsed.unread else {}
     _complete(have, 'rtype' in columns)
-    fine = state == 0
-    if fine.all(): fine = slice(None)
-    else: parsed = _some_rows(parsed, fine)
-    wall, zoned = _moments(source, look, layout, certain, parsed)
-    read = np.zeros(len(state), bool)
-    read[fine] = wall != _NOT_A_TIME
-    utc = wall if zoned else _to_utc(wall, tz or layout.tz, out=wall)
-    ts = utc if isinstance(fine, slice) else np.full(len(state), _NOT_A_TIME)
-    ts[fine] = utc
-    text = functools.partial(_line_texts, source.data)
+    ts, read, zoned = _times(source, look, layout, certain, parsed, state, tz or layout.tz)
     refused = odd | _lost_rows(state, read, ts, line, text, columns, look, tz or layout.tz)
     out = _Rows(source.name, ts, {c: have[c] for c in (*_ROW, 'vix') if c in have}, None, line, refused, text, zoned, _are_trades(columns))
     return _with_contracts(out, names, source.file, 'contract' in columns)
+
+def _not_blank(parsed: _Parsed, look: _Look, columns: list[str]) -> tuple[np.ndarray, np.ndarray, pd.Categorical | None, dict]:
+    "Lines, states, names and values of the lines in which something stands."
+    line = np.arange(look.line + 1, look.line + 1 + len(parsed.state), dtype=np.int32)
+    have = {c: parsed.values[_VALUES.index(c)] for c in columns if c in _VALUES}
+    if not parsed.state.any() or (rows := parsed.state != _BLANK_LINE).all(): return line, parsed.state, parsed.names, have
+    return line[rows], parsed.state[rows], None if parsed.names is None else parsed.names[rows], {c: v[rows] for c, v in have.items()}
+
+def _times(source: _Source, look: _Look, layout: Layout, certain: bool, parsed: _Parsed, state: np.ndarray, tz: str) -> tuple[np.ndarray, np.ndarray, bool]:
+    "Of rows in these states the moments in UTC, _NOT_A_TIME for none; which have a time on the clock of the file; whether that is UTC itself."
+    wall, zoned = _moments(source, look, layout, certain, *_dated(parsed))
+    known = wall != _NOT_A_TIME
+    utc = wall if zoned else _to_utc(wall, tz, out=wall)
+    if len(utc) == len(state): return utc, known, zoned
+    ts, read = np.full(len(state), _NOT_A_TIME), np.zeros(len(state), bool)
+    ts[state == 0], read[state == 0] = utc, known
+    return ts, read, zoned
 
 # %% ../nbs/00a_reading.ipynb #7193856d
 def _stamp_text(look: _Look, columns: list[str], fields: list[str] | None = None) -> str:
@@ -1269,18 +1277,18 @@ def _complete(have: dict, databento: bool):
     if databento and np.nanmedian(np.r_[have['close'], 0.]) > 1e7: have |= {c: have[c] / 1e9 for c in PRICES}
 
 # %% ../nbs/00a_reading.ipynb #7780dc22
-def _moments(source: _Source, look: _Look, layout: Layout, certain: bool, parsed: _Parsed) -> tuple[np.ndarray, bool]:
-    "Microseconds since 1970 of stamps taken apart, _NOT_A_TIME for none that exists, and whether they are in UTC."
-    turn, length = parsed.turn, np.diff(np.r_[parsed.turn, len(parsed.clock)])
+def _moments(source: _Source, look: _Look, layout: Layout, certain: bool, turn: np.ndarray, date: np.ndarray, clock: np.ndarray) -> tuple[np.ndarray, bool]:
+    "Microseconds since 1970 of stamps taken apart, see `_dated`, _NOT_A_TIME for none that exists, and whether they are in UTC."
+    length = np.diff(np.r_[turn, len(clock)])
     if not _SPELLING.fullmatch(look.spelling) or look.spelling == '0':
         day = _day_in_name(source) if look.spelling == 'milliseconds since midnight' else None
-        days, micro = _moments_alone(np.repeat(parsed.date, length), look.spelling, day)
+        days, micro = _moments_alone(np.repeat(date, length), look.spelling, day)
         return np.where(micro < 0, _NOT_A_TIME, days * _DAY + micro), 'since 1970' in look.spelling
-    codes, which = np.unique(parsed.date, return_inverse=True)
+    codes, which = np.unique(date, return_inverse=True)
     whole, packed = not re.match(r'0([-/.])0\1', look.spelling), 10 in _kinds(look.spelling)[0]
     parts = np.stack([codes // 10_000, codes // 100 % 100, codes % 100] if whole else [codes >> 40, codes >> 20 & 2**20 - 1, codes & 2**20 - 1], 1)
     days, exist = _calendar_days(parts, 'ymd' if whole else _settled_order(source, look, layout, certain, parts))
-    micro, zoned = _clock_in_one_piece(parsed.clock) if packed else parsed.clock, bool(_SPELLING.fullmatch(look.spelling)['away'])
+    micro, zoned = _clock_in_one_piece(clock) if packed else clock, bool(_SPELLING.fullmatch(look.spelling)['away'])
     lost = np.repeat(~exist[which], length) | packed & (micro < 0) if not exist.all() or packed and (micro < 0).any() else False
     _add_by_run(micro, turn, days[which] * _DAY, out=micro)
     micro[lost] = _NOT_A_TIME
@@ -1489,7 +1497,7 @@ _CONFLICT = 'the same time with other values, and no more volume,'
 def _refuse_again(rows: _Rows, files: np.ndarray, names: list[str]):
     "Add the rows that repeat another one."
     good = _good(rows)
-    ts = rows.ts[good]
+    ts = rows.ts[good] if rows.refused else rows.ts
     if (ts[1:] > ts[:-1]).all(): return
     at = np.flatnonzero(good)
     table = pd.DataFrame({'ts': ts, 'contract': 0 if rows.contract is None else rows.contract.codes[good]}, index=at)
@@ -1548,8 +1556,9 @@ def _check_daily(ts: np.ndarray, where: str):
 
 def _check_clock(ts: np.ndarray, tz: str, where: str, contract: ContractSpec):
     "Whether the market pauses in the hour before its day begins, as it must, where the bars go round the clock."
-    times, pause = pd.DatetimeIndex(ts[:: max(1, len(ts) // 100_000)].astype('datetime64[us]')).tz_localize('UTC').tz_convert(ZONE), int(contract.day_open[:2]) - 1
-    for some in (times[times < times[0] + pd.Timedelta('28D')], times[times > times[-1] - pd.Timedelta('28D')]):
+    some, pause, near = ts[:: max(1, len(ts) // 100_000)], int(contract.day_open[:2]) - 1, 28 * _DAY
+    for some in (some[some < some[0] + near], some[some > some[-1] - near]):
+        some = pd.DatetimeIndex(some.astype('datetime64[us]')).tz_localize('UTC').tz_convert(ZONE)
         some = some[some.day_of_week < 4]
         hours = np.bincount(some.hour, minlength=24)
         empty = np.flatnonzero(hours == 0)
@@ -1612,12 +1621,19 @@ def _rejects(rows: _Rows, files: np.ndarray, parts: list[_Rows]) -> pd.DataFrame
 def _plain(rejects: pd.DataFrame) -> pd.DataFrame: return rejects.astype(dict.fromkeys(('file', 'reason', 'text', 'contract'), object))
 
 # %% ../nbs/00a_reading.ipynb #ae4f89ed
+@njit(cache=True, nogil=True)
+def _as_whole(values, whole):
+    "Put whole numbers into `whole`, which may be the memory of `values` itself."
+    for i in range(len(values)): whole[i] = np.int64(values[i])
+
 def _as_bars(rows: _Rows) -> pd.DataFrame:
-    "The good rows as bars, in order of time."
+    "The good rows as bars, in order of time; the volumes of the rows are not theirs any more."
     good = _good(rows)
     keep = slice(None) if good.all() else np.flatnonzero(good)
     ts, contract = rows.ts[keep], None if rows.contract is None else rows.contract[keep]
-    values = {c: v[keep] for c, v in rows.values.items()} | {'volume': rows.values['volume'][keep].astype(np.int64)}
+    values = {c: v[keep] for c, v in rows.values.items()}
+    _as_whole(values['volume'], volume := values['volume'].view(np.int64))
+    values['volume'] = volume
     index = pd.DatetimeIndex(ts.view('datetime64[us]'), tz='UTC', name='ts').tz_convert(ZONE)
     bars = pd.DataFrame({c: values[c] for c in (*_ROW, 'vix') if c in values}, index=index, copy=False)
     if contract is not None: bars['contract'] = contract.remove_unused_categories()
