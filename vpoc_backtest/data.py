@@ -533,10 +533,14 @@ class _Source:
     data: memoryview  # unpacked; text in UTF-8 with \n at every end of line
 
     @property
-    def kind(self): return 'parquet' if self.data[:4] == b'PAR1' else 'dbn' if self.data[:3] == b'DBN' else 'text'
+    def kind(self) -> str:
+        "'parquet', 'dbn' or 'text', by the first bytes."
+        return 'parquet' if self.data[:4] == b'PAR1' else 'dbn' if self.data[:3] == b'DBN' else 'text'
 
     @functools.cached_property
-    def look(self): return _look(self.data)
+    def look(self) -> '_Look':
+        "What its shape shows."
+        return _look(self.data)
 
 # %% ../nbs/00a_reading.ipynb #31e3f5f1
 def _edges(size: int, start: int = 0) -> list[int]:
@@ -576,6 +580,7 @@ def _alphabet(data: memoryview) -> str:
     zeros = [2 * head[k::2].count(0) > .9 * len(head) > 10 for k in (0, 1)]
     return '' if zeros[0] == zeros[1] else 'utf-16-le' if zeros[1] else 'utf-16-be'
 
+# %% ../nbs/00a_reading.ipynb #b4a05463
 def _as_text(data: memoryview) -> memoryview:
     "Text in UTF-8 without a byte order mark, with a line feed at the end of every line."
     if alphabet := _alphabet(data): data = memoryview(bytes(data).decode(alphabet, errors='replace').encode())
@@ -609,6 +614,7 @@ def _read_bytes(path: Path) -> memoryview:
         return view if whole else memoryview(path.read_bytes())  # it changed meanwhile, or its size is not told
     except OSError as e: raise BadData(f'{path}: cannot be opened ({e.strerror})') from None
 
+# %% ../nbs/00a_reading.ipynb #6c41b3c6
 def _sources(path: Path, data: memoryview) -> list[_Source]:
     "The tables in a file: one, or, in a zip, one for each of its members."
     from pyarrow import ArrowException, BufferReader, CompressedInputStream
@@ -622,6 +628,7 @@ def _sources(path: Path, data: memoryview) -> list[_Source]:
     if sum(m.file_size for m in members) > _MOST_BYTES: raise BadData(f'{path}: unpacks to more than {_MOST_BYTES // 2**30} GiB: unpack it yourself if you trust it')
     return [whole(f'{path.name}/{m.filename}', Path(m.filename).name, _unzipped(data, m, path)) for m in members]
 
+# %% ../nbs/00a_reading.ipynb #5d7aac7e
 def _unzipped(data: memoryview, member: zipfile.ZipInfo, path: Path) -> memoryview:
     name = f'{path}/{member.filename}'
     try: stream = zipfile.ZipFile(io.BytesIO(data)).open(member)
@@ -658,12 +665,14 @@ def _spelling(stamps: list[str]) -> str:
 
 # %% ../nbs/00a_reading.ipynb #cf840b81
 def _sample(data: memoryview, size: int = 2**13) -> list[str]:
-    "Whole lines from the beginning, the middle and the end of a text."
-    first = bytes(data[:size])
-    blocks = [first[:first.rfind(b'\n') + 1] or first] + [bytes(data[at:at + size]).partition(b'\n')[2].rpartition(b'\n')[0]
-                                                         for at in (len(data) // 2, len(data) - size) if at > size]
+    "Whole lines of a text: many from the beginning, the middle and the end, and one or two from each of forty places between."
+    first, step = bytes(data[:size]), len(data) // 40
+    whole = lambda at, n: bytes(data[at:at + n]).partition(b'\n')[2].rpartition(b'\n')[0]
+    blocks = [first[:first.rfind(b'\n') + 1] or first] + [whole(at, size) for at in (len(data) // 2, len(data) - size) if at > size]
+    blocks += [whole(at, 256) for at in (range(step, len(data) - size, step) if step > size else ())]
     return [line for b in blocks for line in b.decode('utf-8', errors='replace').split('\n') if line.strip()]
 
+# %% ../nbs/00a_reading.ipynb #15aaa322
 def _line_end(data: memoryview, start: int) -> int:
     "Where the next line begins."
     while start < len(data):
@@ -671,6 +680,7 @@ def _line_end(data: memoryview, start: int) -> int:
         start += 2**12
     return len(data)
 
+# %% ../nbs/00a_reading.ipynb #c6787c33
 def _fields(line: str, separator: str) -> list[str]: return [f.strip(' "\t\r') for f in line.split(separator)]
 
 # %% ../nbs/00a_reading.ipynb #5301f71b
@@ -688,6 +698,7 @@ def _stamp_places(columns: list[str]) -> tuple:
     if {'date', 'time'} <= set(columns) and 'ts' not in columns: return columns.index('date'), columns.index('time')
     return next(((columns.index(n),) for n in ('ts', 'date', 'time') if n in columns), ())
 
+# %% ../nbs/00a_reading.ipynb #34a31672
 def _look(data: memoryview) -> _Look:
     "The shape of a text file."
     lines, begin = _sample(data), bytes(data[:2**13])
@@ -737,6 +748,7 @@ def _orders_seen(look: _Look) -> str:
     parts = {tuple(map(int, m.groups())) for m in found if m}
     return _order_of_dates(np.array(sorted(parts))) if parts else ''
 
+# %% ../nbs/00a_reading.ipynb #17f65b76
 def _points(layout: Layout, look: _Look, order: str) -> int | None:
     "How much of a file's shape speaks for a layout; None if it cannot be this one."
     if look.header:
@@ -759,6 +771,7 @@ def _recognised(source: _Source) -> Layout:
     if len(best) == 1 and (look.header or LAYOUTS[best[0]].separator == look.separator and points[best[0]] > 0): return LAYOUTS[best[0]]
     raise BadData(_doubt(source, look, sorted(points)))
 
+# %% ../nbs/00a_reading.ipynb #4a64eb8b
 def _doubt(source: _Source, look: _Look, candidates: list[str]) -> str:
     "Why no layout can be told."
     where = f'{source.name}, line {look.line + 1 - bool(look.header)}'
@@ -805,6 +818,7 @@ def _digits(text, i, value):
         d = _at(text, i) - 48
     return value, i
 
+# %% ../nbs/00a_reading.ipynb #900e04b0
 @njit(**_LOOP)
 def _long_number(text, i, separator, decimal, thousands):
     "A number in plain digits from i on, NaN for anything else, and where its field ends."
@@ -833,6 +847,7 @@ def _eight(text, i):
     for k in range(np.uint64(8)): word |= np.uint64(text[np.uint64(i) + k]) << np.uint64(8) * k
     return word
 
+# %% ../nbs/00a_reading.ipynb #d7f5b213
 @njit(**_INLINE)
 def _equal_to(word, byte):
     "Marks, with the highest bit, the bytes of a word that are equal to one; exact up to the first."
@@ -844,6 +859,7 @@ def _above_nine(word):
     "Marks the bytes of a word that are more than 9."
     return ((word & ~_HIGHEST) + _ONES * np.uint64(118) | word) & _HIGHEST
 
+# %% ../nbs/00a_reading.ipynb #a3712fef
 @njit(**_INLINE)
 def _before(marks):
     "How many bytes come before the first mark."
@@ -857,6 +873,7 @@ def _value(digits):
     first, second = pairs & np.uint64(0xFF000000FF), pairs >> np.uint64(16) & np.uint64(0xFF000000FF)
     return np.int64(first * np.uint64(100 + (1_000_000 << 32)) + second * np.uint64(1 + (10_000 << 32)) >> np.uint64(32))
 
+# %% ../nbs/00a_reading.ipynb #933be14e
 @njit(**_INLINE)
 def _number(text, i, separator, decimal, thousands):
     "A number in plain digits from i on, NaN for anything else, and where its field ends."
@@ -890,7 +907,7 @@ def _stamp(text, i, separator, spelling, p, last, kinds, run, parts):
             if not good: continue
             kind = kinds[run]
             parts[kind] = value
-            if kind == 3: parts[11] = start
+            if kind == 3 or kind == 10: parts[11] = start
             if kind == 5 and c == 46:
                 unit = 100_000
                 i += 1
@@ -968,7 +985,9 @@ def _moment(text, i, separator, role, spelling, spans, kinds, sign, hands, parts
     if i + 64 <= len(text):
         if role != _CLOCK_STAMP and last[2] >= 0 and _same(text, i, last[2], last[3]): at, quick = i + last[3], role == _DATE_STAMP
         if hands and not quick and (at > i or role == _CLOCK_STAMP):
-            clock, at = _short_clock(text, at, hands)
+            first = at
+            clock, at = _digits(text, at, np.int64(0)) if hands == 1 else _short_clock(text, at, hands)
+            if hands == 1 and not 0 < at - first < 19: clock = -1
             while _at(text, at) != separator and _pad(_at(text, at)): at += 1
             quick = clock >= 0 and (_at(text, at) == separator or _at(text, at) == 10)
             if quick: last[1] = clock
@@ -1039,11 +1058,13 @@ def _kinds(spelling: str) -> tuple[np.ndarray, int]:
     times = [10] if clock.count('0') == 1 and 'AM' not in clock else [3, 4, 5][:clock.count('0')]
     return np.array([0, 1, 2][:date.count('0')] + times + [7, 8][:away.count('0')] + [-1]), -1 if '-' in away else 1
 
+# %% ../nbs/00a_reading.ipynb #79fdd9d5
 def _hands(spelling: str) -> int:
-    "How many hands a clock has that is nothing but 09:30 or 09:30:00; 0 for any other."
+    "How many hands a clock has that is nothing but 93000 (one), 09:30 or 09:30:00; 0 for any other."
     found = _SPELLING.fullmatch(spelling)
-    return {'0:0': 2, '0:0:0': 3}.get(found['clock'], 0) if not found['away'] else 0
+    return {'0': 1, '0:0': 2, '0:0:0': 3}.get(found['clock'], 0) if not found['away'] else 0
 
+# %% ../nbs/00a_reading.ipynb #594825ea
 def _roles(columns: list[str], spelling: str) -> tuple[np.ndarray, np.ndarray]:
     "What the loop is to do with each field, and which part of the spelling (first, last, number of runs before) each kind of stamp has."
     roles, places, cut = np.zeros(len(columns), np.int64), _stamp_places(columns), spelling.find(' ')
@@ -1068,10 +1089,19 @@ _DAY, _NOT_A_TIME = 86_400_000_000, np.iinfo(np.int64).min  # microseconds
 
 def _clock_in_one_piece(number: np.ndarray) -> np.ndarray:
     "Microseconds since midnight of times like 930 or 93000; -1 for what is none."
-    if len(number) and number.max() < 2400: number = number * 100
-    hour, minute, second = number // 10_000, number // 100 % 100, number % 100
-    return np.where((hour < 24) & (minute < 60) & (second < 60), (hour * 3600 + minute * 60 + second) * 1_000_000, -1)
+    return _micro_of_clock(number, 100 if len(number) and number.max() < 2400 else 1)
 
+# %% ../nbs/00a_reading.ipynb #f1660736
+@njit(cache=True, nogil=True)
+def _micro_of_clock(number, factor):
+    "Microseconds since midnight of whole numbers that read hours, minutes and seconds when multiplied; -1 for what is none."
+    micro = np.empty(len(number), np.int64)
+    for i in range(len(number)):
+        hour, minute, second = number[i] * factor // 10_000, number[i] * factor // 100 % 100, number[i] * factor % 100
+        micro[i] = (hour * 3600 + minute * 60 + second) * 1_000_000 if hour < 24 and minute < 60 and second < 60 else -1
+    return micro
+
+# %% ../nbs/00a_reading.ipynb #de4630df
 def _moments_alone(number: np.ndarray, spelling: str, day: int | None) -> tuple[np.ndarray, np.ndarray]:
     "Days since 1970 and microseconds of stamps that are one number; -1 microseconds for what is none."
     unit = {'seconds since 1970': 10**6, 'milliseconds since 1970': 1000, 'microseconds since 1970': 1}.get(spelling)
@@ -1092,6 +1122,7 @@ def _zone_of(tz: str) -> str:
     except (LookupError, ValueError, OSError, TypeError, AttributeError): raise BadData(f'{tz!r} is no time zone: write it like America/Chicago') from None
     return tz
 
+# %% ../nbs/00a_reading.ipynb #e38918ef
 @njit(cache=True)
 def _first_of_days(wall, turn):
     "Put the positions at which another day begins into `turn`; how many there are."
@@ -1103,6 +1134,7 @@ def _first_of_days(wall, turn):
             found += 1
     return found
 
+# %% ../nbs/00a_reading.ipynb #e69b18d8
 def _to_utc(wall: np.ndarray, tz: str, out: np.ndarray | None = None) -> np.ndarray:
     "Microseconds on a wall clock (since 1970) as microseconds in UTC; _NOT_A_TIME in the hour that is missing and the one that is doubled."
     utc = np.empty_like(wall) if out is None else out
@@ -1147,6 +1179,7 @@ class _Parsed:
     state: np.ndarray  # 0, _LOST_STAMP, _BLANK_LINE, or the number of fields where it is wrong
     unread: bool  # whether some number could not be read
 
+# %% ../nbs/00a_reading.ipynb #ff298296
 def _parsed(source: _Source, look: _Look, columns: list[str]) -> _Parsed:
     "The rows of a text."
     spelling = look.spelling if _SPELLING.fullmatch(look.spelling) else '0'
@@ -1176,6 +1209,7 @@ def _one_list(name: np.ndarray, called: list[list[str]], first: np.ndarray) -> p
         name[part] = np.array([every.index(s) for s in some] + [-1])[name[part]]
     return pd.Categorical.from_codes(name, every)
 
+# %% ../nbs/00a_reading.ipynb #1488f5d6
 def _dated(parsed: _Parsed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Of the rows that are whole: where the date changes, the dates from there on, and the clocks."
     if not parsed.state.any(): return parsed.turn, parsed.date, parsed.clock
@@ -1209,8 +1243,10 @@ def _columns_of(source: _Source, look: _Look, layout: Layout) -> list[str]:
         raise BadData(f"{source.name}: no column holds the time (found {', '.join(columns)}): name it ts, or Date and Time")
     return columns
 
+# %% ../nbs/00a_reading.ipynb #83d20a1e
 def _are_trades(names: Iterable[str]) -> bool: return 'price' in names and 'open' not in names
 
+# %% ../nbs/00a_reading.ipynb #c802436c
 def _need_columns(names: Iterable[str], name: str):
     have = {*names, *(['volume'] if {'up', 'down'} <= set(names) else [])}
     if _are_trades(names): have |= {*PRICES, *(['volume'] if 'size' in have else [])}
@@ -1236,6 +1272,7 @@ def _read_text(source: _Source, layout: Layout, certain: bool, tz: str | None) -
     out = _Rows(source.name, ts, {c: have[c] for c in (*_ROW, 'vix') if c in have}, None, line, refused, text, zoned, _are_trades(columns))
     return _with_contracts(out, names, source.file, 'contract' in columns)
 
+# %% ../nbs/00a_reading.ipynb #cd8b0e95
 def _not_blank(parsed: _Parsed, look: _Look, columns: list[str]) -> tuple[np.ndarray, np.ndarray, pd.Categorical | None, dict]:
     "Lines, states, names and values of the lines in which something stands."
     line = np.arange(look.line + 1, look.line + 1 + len(parsed.state), dtype=np.int32)
@@ -1243,6 +1280,7 @@ def _not_blank(parsed: _Parsed, look: _Look, columns: list[str]) -> tuple[np.nda
     if not parsed.state.any() or (rows := parsed.state != _BLANK_LINE).all(): return line, parsed.state, parsed.names, have
     return line[rows], parsed.state[rows], None if parsed.names is None else parsed.names[rows], {c: v[rows] for c, v in have.items()}
 
+# %% ../nbs/00a_reading.ipynb #7b204c75
 def _times(source: _Source, look: _Look, layout: Layout, certain: bool, parsed: _Parsed, state: np.ndarray, tz: str) -> tuple[np.ndarray, np.ndarray, bool]:
     "Of rows in these states the moments in UTC, _NOT_A_TIME for none; which have a time on the clock of the file; whether that is UTC itself."
     wall, zoned = _moments(source, look, layout, certain, *_dated(parsed))
@@ -1259,6 +1297,7 @@ def _stamp_text(look: _Look, columns: list[str], fields: list[str] | None = None
     fields = fields or look.rows[0]
     return ' '.join(fields[p] for p in _stamp_places(columns) if p < len(fields))
 
+# %% ../nbs/00a_reading.ipynb #6c2cb43f
 def _read_patiently(source: _Source, look: _Look, columns: list[str], have: dict, line: np.ndarray, state: np.ndarray) -> dict:
     "Try the fields again that are more than digits and a point; the rows whose VIX is neither a number nor missing."
     decimal, odd = chr(_points_and_commas(look, columns)[0]), {}
@@ -1270,6 +1309,7 @@ def _read_patiently(source: _Source, look: _Look, columns: list[str], have: dict
             if c == 'vix' and np.isnan(have[c][i]) and fields[place].lower() not in ('', '.', 'nan'): odd[int(i)] = f'the VIX {fields[place]!r} is no number'
     return odd
 
+# %% ../nbs/00a_reading.ipynb #9014472c
 def _complete(have: dict, databento: bool):
     "Open, high, low, close and volume, from what stands for them; raw prices of Databento are whole numbers of 1e-9 points."
     if 'open' not in have: have |= dict.fromkeys(PRICES, have['price']) | ({'volume': have['size']} if 'size' in have else {})
@@ -1305,6 +1345,7 @@ def _settled_order(source: _Source, look: _Look, layout: Layout, certain: bool, 
                             f'name the layout with layout= (--layout), such as {layout.name} or {"day-first" if order == "dmy" else "month-first"}')
     raise BadData(f'{source.name}: is {text!r} in the month {parts[0][0]} or {parts[0][1]}? Both can be: use layout=month-first or layout=day-first')
 
+# %% ../nbs/00a_reading.ipynb #b0f623e4
 def _day_in_name(source: _Source) -> int:
     "The day of a file of LEAN, days since 1970."
     found = re.match('([0-9]{4})([0-9]{2})([0-9]{2})_', source.file)
@@ -1347,6 +1388,7 @@ def _first_year(ts: np.ndarray) -> int:
     known = ts[ts != _NOT_A_TIME]
     return int(known.min().astype('datetime64[us]').astype('datetime64[Y]').astype(int)) + 1970 if len(known) else 2000
 
+# %% ../nbs/00a_reading.ipynb #08f2d2c4
 def _with_contracts(rows: _Rows, names: pd.Categorical | None, file: str, symbols: bool) -> _Rows:
     "Rows with the contract of each, from a column of names (or numbers, where symbols are missing) or from the name of the file."
     if names is not None and not symbols:
@@ -1410,6 +1452,7 @@ def _read_dbn(source: _Source, layout: Layout, certain: bool, tz: str | None) ->
     names = pd.Categorical([symbols.get(i, i) for i in map(str, bars['instrument'])])
     return _with_contracts(rows, names if len(names) else None, source.file, any(c in symbols.values() for c in names.categories))
 
+# %% ../nbs/00a_reading.ipynb #8eb00944
 def _symbols_of_dbn(about: 'databento_dbn.Metadata') -> dict:
     "Number of an instrument → its symbol, as the file says it."
     pairs = [(str(i['symbol']), str(raw)) for raw, spans in about.mappings.items() for i in spans]
@@ -1512,6 +1555,7 @@ def _refuse_again(rows: _Rows, files: np.ndarray, names: list[str]):
         k = int(kept_at[i])
         rows.refused[int(i)] = ('an exact duplicate of ' if exact[i] else _CONFLICT + ' than ') + f'{names[files[k]]}, line {rows.line[k]}'
 
+# %% ../nbs/00a_reading.ipynb #64d778fd
 def _good(rows: _Rows) -> np.ndarray:
     good = np.ones(len(rows.ts), bool)
     good[list(rows.refused)] = False
@@ -1554,6 +1598,7 @@ def _check_daily(ts: np.ndarray, where: str):
     if len(times) > 1 and np.diff(times).min() >= _DAY * 5 // 6:
         raise BadData(f'{where}: holds one bar a day or less, and a profile of a day needs the minutes: export bars of one minute')
 
+# %% ../nbs/00a_reading.ipynb #ccdbf3ea
 def _check_clock(ts: np.ndarray, tz: str, where: str, contract: ContractSpec):
     "Whether the market pauses in the hour before its day begins, as it must, where the bars go round the clock."
     some, pause, near = ts[:: max(1, len(ts) // 100_000)], int(contract.day_open[:2]) - 1, 28 * _DAY
@@ -1626,6 +1671,7 @@ def _as_whole(values, whole):
     "Put whole numbers into `whole`, which may be the memory of `values` itself."
     for i in range(len(values)): whole[i] = np.int64(values[i])
 
+# %% ../nbs/00a_reading.ipynb #35e892cb
 def _as_bars(rows: _Rows) -> pd.DataFrame:
     "The good rows as bars, in order of time; the volumes of the rows are not theirs any more."
     good = _good(rows)
@@ -1691,6 +1737,7 @@ def _read_tables(path: Path, sources: list[_Source], corrections: memoryview | N
     if len(rows.refused) == len(rows.ts): raise BadData(_nothing_left(rows, where, path))
     return _as_bars(rows), _rejects(rows, files, parts)
 
+# %% ../nbs/00a_reading.ipynb #14106400
 def _read_table(source: _Source, layout: str, tz: str | None, stamp: str | None, contract: ContractSpec) -> _Rows:
     "The rows of one table, each with its moment of opening."
     found = _recognised(source) if layout == 'auto' or source.kind != 'text' else LAYOUTS[layout]
@@ -1731,6 +1778,7 @@ def _lanes(words, state):
         a, b, c, d = a ^ a >> s, b ^ b >> s, c ^ c >> s, d ^ d >> s
     state[:] = a, b, c, d
 
+# %% ../nbs/00a_reading.ipynb #cbaa8283
 def _digest(blocks: Iterable) -> bytes:
     "A short name for what blocks hold together; all but the last must be of whole words of 32 bytes."
     state, size = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64), 0
@@ -1740,6 +1788,7 @@ def _digest(blocks: Iterable) -> bytes:
         if whole < len(block): _lanes(np.frombuffer(bytes(block[whole:]).ljust(32, b'\0'), np.uint64), state)
     return hashlib.blake2b(state.tobytes() + size.to_bytes(8, 'little'), digest_size=16).digest()
 
+# %% ../nbs/00a_reading.ipynb #c15401f0
 def _blocks(path: Path) -> Iterable[memoryview]:
     "A file piece by piece, in memory that stays warm."
     view = memoryview(bytearray(2**20))
@@ -1773,6 +1822,7 @@ def _in_ticks(values, tick, ticks):
         ticks[i] = np.int32(whole)
     return exact
 
+# %% ../nbs/00a_reading.ipynb #b17c6391
 def _columns_to_keep(bars: pd.DataFrame, tick: float) -> dict:
     "The columns of bars as plain arrays, in ticks where nothing is lost by it: half the size."
     columns = {'ts': bars.index.asi8}
@@ -1794,6 +1844,7 @@ def _keep(*what):
     _KEEPING.append(threading.Thread(target=_write_kept, args=what))
     _KEEPING[0].start()
 
+# %% ../nbs/00a_reading.ipynb #96ae60c1
 def _write_kept(files: list[Path], given: list[memoryview], options: tuple, bars: pd.DataFrame, rejects: pd.DataFrame, tick: float):
     "Write bars and rejects into the cache; does nothing where that is not possible."
     from pyarrow import BufferOutputStream, Table, array, field, from_numpy_dtype, parquet, schema
@@ -1813,6 +1864,7 @@ def _write_kept(files: list[Path], given: list[memoryview], options: tuple, bars
     except Exception:
         with contextlib.suppress(Exception): beside.unlink(missing_ok=True)
 
+# %% ../nbs/00a_reading.ipynb #eccfbec1
 def _forget_the_oldest(folder: Path):
     "Remove what is more than is kept, and what killed processes left a day ago."
     kept = sorted(folder.glob('*.parquet'), key=lambda f: f.stat().st_mtime)
