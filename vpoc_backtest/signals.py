@@ -64,35 +64,49 @@ def _check_levels(levels: pd.DataFrame):
     if 'offset' not in levels and levels.contract.nunique() > 1:
         raise ValueError('levels are of several contracts and the gaps between them are not known: use session_levels(front_month(bars))')
 
+# %% ../nbs/03_signals.ipynb #d2525a9e
+def _spread(figures: np.ndarray | tuple, complete: np.ndarray) -> np.ndarray | tuple:
+    "Figures of complete sessions, in the places of all; NaN in the others."
+    if complete.all(): return figures
+    if isinstance(figures, tuple): return tuple(_spread(f, complete) for f in figures)
+    out = np.full(len(complete), np.nan)
+    out[complete] = figures
+    return out
+
 # %% ../nbs/03_signals.ipynb #45f2fd78
 class History:
-    "Levels as arrays, with what rolls along them, each figure computed once; raises `ValueError` for invalid levels."
+    "Levels as arrays, with what rolls along their complete sessions, each figure computed once; raises `ValueError` for invalid levels."
     def __init__(self,
         levels: pd.DataFrame  # of `session_levels`
     ):
         _check_levels(levels)
         self.levels, self.kept = levels, {}
         self.offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
-        self.vpoc, self.returns = levels.vpoc.to_numpy() - self.offset, log_returns(levels.close, self.offset)
+        self.complete = levels.complete.to_numpy(bool) if 'complete' in levels else np.ones(len(levels), bool)
+        self.base = np.maximum.accumulate(np.where(self.complete, np.arange(len(levels)), 0))[:-1]  # the last complete session before each but the first
+        whole, offset = levels[self.complete], self.offset[self.complete]
+        self.vpoc, self.returns = whole.vpoc.to_numpy() - offset, log_returns(whole.close, offset)
 
     def rolling(self,
         figure: Callable,  # (values, *settings) → arrays, one value a session
         *settings  # of the figure: a window, a prior
-    ):  # what it says of the VPOCs; `_volatility`: of the returns
+    ):  # what it says of the VPOCs, `_volatility` of the returns; NaN where a session is incomplete
         "A rolling figure, from memory where it was asked for before."
         key = figure, settings
-        if key not in self.kept: self.kept[key] = figure(self.returns if figure is _volatility else self.vpoc, *settings)
+        if key not in self.kept: self.kept[key] = _spread(figure(self.returns if figure is _volatility else self.vpoc, *settings), self.complete)
         return self.kept[key]
 
     @cached_property
     def carried(self) -> tuple[np.ndarray, pd.DatetimeIndex]:
-        "For every session but the first: whether the levels before it hold for its contract, and when its order is known."
-        return _carried(self.levels)
+        "For every session but the first: whether the levels it rests on hold for its contract, and when its order is known."
+        return _carried(self.levels[1:], self.levels.iloc[self.base])
 
 # %% ../nbs/03_signals.ipynb #7b6d05c2
 def _volatility(returns: np.ndarray, window: int) -> np.ndarray:
     "Standard deviation of the last `window` returns."
     return pd.Series(returns).rolling(window).std().to_numpy()
+
+def _moves(vpoc: np.ndarray) -> np.ndarray: return np.diff(vpoc, prepend=np.nan)
 
 # %% ../nbs/03_signals.ipynb #f3e77f14
 def _confidence(r2: np.ndarray, p_direction: np.ndarray, vol_ratio: np.ndarray) -> np.ndarray:
@@ -122,7 +136,7 @@ def _knowledge(history: History, rules: SignalRules, side: int | None = None) ->
     p_up, _, _ = history.rolling(rolling_direction, rules.window + 1, tuple(rules.prior))
     fast, slow = (history.rolling(_volatility, n) for n in (rules.fast_volatility, rules.slow_volatility))
     with np.errstate(divide='ignore', invalid='ignore'): vol_ratio = fast / slow
-    moved = np.sign(slope) if rules.rule == 'validated' else np.sign(np.diff(history.vpoc, prepend=np.nan))
+    moved = np.sign(slope if rules.rule == 'validated' else history.rolling(_moves))
     side = np.nan_to_num(moved).astype(np.int64) if side is None else np.full(len(slope), side)
     p_direction = np.where(side < 0, 1 - p_up, p_up)
     return _Knowledge(side, slope, r2, p_direction, vol_ratio, _confidence(r2, p_direction, vol_ratio), _size_factor(vol_ratio), fast)
@@ -136,7 +150,7 @@ def _order_in_row(history: History, rules: SignalRules) -> dict[str, np.ndarray]
 # %% ../nbs/03_signals.ipynb #844281b2
 class _Candidates(NamedTuple):
     "For every session but the first the order it would have, whether or not the conditions hold."
-    known: _Knowledge  # at the end of the session before
+    known: _Knowledge  # at the end of the last complete session before
     entry: np.ndarray
     stop: np.ndarray
     target: np.ndarray
@@ -144,9 +158,9 @@ class _Candidates(NamedTuple):
 
 # %% ../nbs/03_signals.ipynb #de944d15
 def _candidates(history: History, rules: SignalRules, side: int | None = None) -> _Candidates:
-    known = _Knowledge(*(x[:-1] for x in _knowledge(history, rules, side)))
-    gap, tick = np.diff(history.offset), rules.tick_size
-    val, vah = history.levels.val.to_numpy()[:-1] + gap, history.levels.vah.to_numpy()[:-1] + gap
+    base, tick = history.base, rules.tick_size
+    known, gap = _Knowledge(*(x[base] for x in _knowledge(history, rules, side))), history.offset[1:] - history.offset[base]
+    val, vah = (history.levels[c].to_numpy()[base] + gap for c in ('val', 'vah'))
     buy = known.side > 0
     entry, target = np.where(buy, val, vah), np.where(buy, vah, val)
     most = rules.max_stop_share * (vah - val)
@@ -154,13 +168,12 @@ def _candidates(history: History, rules: SignalRules, side: int | None = None) -
     return _Candidates(known, entry, np.round(entry - np.where(buy, 1, -1) * ticks * tick, 9), target, ticks * tick <= most + 1e-9)
 
 # %% ../nbs/03_signals.ipynb #d4b70422
-def _carried(levels: pd.DataFrame) -> tuple[np.ndarray, pd.DatetimeIndex]:
-    "For every session but the first: whether the levels before it hold for its contract, and when the order is known."
-    names, known_at = levels.contract.to_numpy(), pd.DatetimeIndex(levels.last_ts)[:-1]
-    rolled = names[1:] != names[:-1]
-    if 'offset_known' not in levels: return ~rolled, known_at
-    measured = pd.DatetimeIndex(pd.to_datetime(levels.offset_known[1:], utc=True)).tz_convert(known_at.tz).where(rolled)
-    return ~rolled | (measured < pd.DatetimeIndex(levels.first_ts)[1:]), measured.where(measured > known_at, known_at)
+def _carried(own: pd.DataFrame, base: pd.DataFrame) -> tuple[np.ndarray, pd.DatetimeIndex]:
+    "For sessions and those that their orders rest on: whether these levels hold for the contract, and when the order is known."
+    rolled, known_at = own.contract.to_numpy() != base.contract.to_numpy(), pd.DatetimeIndex(base.last_ts)
+    if 'offset_known' not in own: return ~rolled, known_at
+    measured = pd.DatetimeIndex(pd.to_datetime(own.offset_known, utc=True)).tz_convert(known_at.tz).where(rolled)
+    return ~rolled | (measured < pd.DatetimeIndex(own.first_ts)), measured.where(measured > known_at, known_at)
 
 # %% ../nbs/03_signals.ipynb #821d4474
 def _conditions(c: _Candidates, history: History, rules: SignalRules) -> dict[str, np.ndarray]:
@@ -181,7 +194,7 @@ def _conditions(c: _Candidates, history: History, rules: SignalRules) -> dict[st
 def _required(side: np.ndarray, history: History, rules: SignalRules) -> dict[str, np.ndarray]:
     "The conditions on runs and streaks that the rule has."
     if rules.max_runs_p >= 1 and not rules.min_streak: return {}
-    rows, asked = {k: x[:-1] for k, x in _order_in_row(history, rules).items()}, {}
+    rows, asked = {k: x[history.base] for k, x in _order_in_row(history, rules).items()}, {}
     if rules.max_runs_p < 1: asked[f'runs test p ≤ {rules.max_runs_p:g}'] = (rows['runs_p'] <= rules.max_runs_p) & (rows['runs_z'] < 0)
     if rules.min_streak: asked[f'streak ≥ {rules.min_streak}'] = np.where(side > 0, rows['longest_up'], rows['longest_down']) >= rules.min_streak
     return asked
@@ -210,7 +223,7 @@ def explain_signals(
         failed[i] = first if not holds[first][i] else '; '.join(n for n, ok in holds.items() if not ok[i])
     table.insert(0, 'order', order)
     table.insert(1, 'failed', failed)
-    rows = {k: x[:-1] for k, x in _order_in_row(history, rules).items()}
+    rows = {k: x[history.base] for k, x in _order_in_row(history, rules).items()}
     return table.assign(**rows)[[*table.columns[:-4], *rows, *table.columns[-4:]]]
 
 # %% ../nbs/03_signals.ipynb #62263960
@@ -247,8 +260,9 @@ def make_signals(
     "The orders of the rule. Each rests on sessions before its own; raises `ValueError` for invalid levels."
     history = History(levels)
     at, side, entry, stop, target, factor = rule_orders(history, rules)
-    known = _Knowledge(*(x[at - 1] for x in _knowledge(history, rules)))
-    figures = {k: x[at - 1] for k, x in _order_in_row(history, rules).items()} | known._asdict()
+    base = history.base[at - 1]
+    known = _Knowledge(*(x[base] for x in _knowledge(history, rules)))
+    figures = {k: x[base] for k, x in _order_in_row(history, rules).items()} | known._asdict()
     return pd.DataFrame({'date': levels.index[at], 'side': side, 'entry': entry, 'stop': stop, 'target': target,
                          'confidence': known.confidence, 'size_factor': factor, 'known_at': history.carried[1][at - 1],
                          'reason': pd.Series(_reasons(*known[:5]), dtype=str)} | {f: figures[f] for f in FIGURES})
