@@ -18,8 +18,7 @@ import pandas as pd
 from numba import njit
 
 # %% ../nbs/04_backtest.ipynb #10e784c2
-from .data import (BadData, COLOURS, ContractSpec, ES, PRICES, ZONE, add_sessions, axes, check_bars,
-                                check_one_contract)
+from .data import BadData, COLOURS, CompactBars, ContractSpec, ES, ZONE, axes, check_one_contract, compact_bars
 from .stats import drawdowns, expected_max_sharpe, moments, probabilistic_sharpe_ratio, sharpe_ratio, sortino_ratio
 
 # %% ../nbs/04_backtest.ipynb #efaee776
@@ -607,31 +606,25 @@ def plot_result(
     return panels
 
 # %% ../nbs/04_backtest.ipynb #ffde2060
-def _session_bounds(bars: pd.DataFrame) -> tuple[pd.DatetimeIndex, np.ndarray, np.ndarray]:
+def _session_bounds(bars: CompactBars) -> tuple[pd.DatetimeIndex, np.ndarray, np.ndarray]:
     "Dates with RTH bars, the first and the one after the last of these."
-    date = bars.date.to_numpy()
-    regular = np.flatnonzero((bars.segment == 'RTH').to_numpy())
-    dates, first, count = np.unique(date[regular], return_index=True, return_counts=True)
-    start, end = regular[first], regular[first + count - 1] + 1
-    return pd.DatetimeIndex(dates, name='date'), start, end
+    regular = np.flatnonzero(bars.segment == 'RTH')
+    dates, first, count = np.unique(bars.date[regular], return_index=True, return_counts=True)
+    return pd.DatetimeIndex(dates, name='date'), bars.start[regular[first]], bars.start[regular[first + count - 1] + 1]
 
 # %% ../nbs/04_backtest.ipynb #69ac5cf6
-def _carried_until(bars: pd.DataFrame, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "For each session the bar up to which its position can be carried, and the exit there (index in `EXITS`, 0: carry on)."
-    n = len(bars)
+def _carried_until(changes: np.ndarray, start: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    "For each session the bar up to which its position can be carried, and the exit there (index in `EXITS`, 0: carry on); `changes`: first bars of other contracts."
     until, close = np.append(start[1:], n), np.append(np.zeros(max(len(start) - 1, 0), int), EXITS.index('end'))[:len(start)]
-    if 'contract' not in bars: return until[:len(start)], close
-    code = bars.contract.astype('category').cat.codes.to_numpy()
-    changes = np.append(np.flatnonzero(code[1:] != code[:-1]) + 1, n + 1)
+    changes = np.append(changes, n + 1)
     roll = changes[np.searchsorted(changes, start, side='right')]
-    return np.minimum(until, roll), np.where(roll <= np.minimum(until, n - 1), EXITS.index('roll'), close)
+    return np.minimum(until[:len(start)], roll), np.where(roll <= np.minimum(until[:len(start)], n - 1), EXITS.index('roll'), close)
 
 # %% ../nbs/04_backtest.ipynb #e5045726
 @dataclass(frozen=True, eq=False)
 class Market:
     "Bars made ready for the loop: what all backtests on them share."
-    bars: pd.DataFrame  # checked, with `date` and `segment`
-    contract: ContractSpec  # what is traded
+    bars: CompactBars  # checked, one contract a session
     tape: Tape  # their prices
     dates: pd.DatetimeIndex  # sessions
     start: np.ndarray  # first RTH bar of each
@@ -639,18 +632,23 @@ class Market:
     until: np.ndarray  # one after the last bar to which a position can be carried
     close: np.ndarray  # and why it ends there, index in `EXITS`
 
+    @property
+    def contract(self) -> ContractSpec:
+        "What is traded."
+        return self.bars.spec
+
 # %% ../nbs/04_backtest.ipynb #46362826
 def open_market(
-    bars: pd.DataFrame,  # bars of one contract a session, see `vpoc_backtest.data`
+    bars: pd.DataFrame | CompactBars,  # bars of one contract a session, see `vpoc_backtest.data`
     contract: ContractSpec = ES  # tick size and point value
 ) -> Market:  # in which `run_backtest` can trade
     "Check bars and make them ready for many backtests; raises `BadData` for invalid ones."
-    bars = check_bars(bars, contract)
-    if 'adjustment' in bars: raise BadData('bars are of joined prices, at which nobody was filled: use front_month(bars)')
-    bars = check_one_contract(bars if 'date' in bars else add_sessions(bars, contract))
+    if 'adjustment' in getattr(bars, 'columns', ()): raise BadData('bars are of joined prices, at which nobody was filled: use front_month(bars)')
+    bars = check_one_contract(compact_bars(bars, contract))
     dates, start, end = _session_bounds(bars)
     if not len(dates): raise BadData('no bar lies in regular trading hours: are they bars within the day, and is the time zone right?')
-    return Market(bars, contract, Tape(*(contract.to_ticks(bars[c]) for c in PRICES)), dates, start, end, *_carried_until(bars, start))
+    changes = bars.start[1:-1][bars.contract[1:] != bars.contract[:-1]]
+    return Market(bars, Tape(*bars.prices), dates, start, end, *_carried_until(changes, start, len(bars)))
 
 # %% ../nbs/04_backtest.ipynb #23e24159
 @dataclass(frozen=True, eq=False)
@@ -704,7 +702,7 @@ def _trade_table(outcome: _Outcome, signals: pd.DataFrame, market: Market, confi
     gross, costs, r = _money(done, side, (order.entry - order.stop).abs().to_numpy(), config, contract)
     return pd.DataFrame({
         'date': pd.DatetimeIndex(order.date),
-        'contract': bars.contract.to_numpy()[at].astype(str) if 'contract' in bars else contract.symbol,
+        'contract': bars.contract[np.searchsorted(bars.start, at, side='right') - 1],
         'side': side, 'contracts': size, 'entry_ts': bars.index[at], 'entry': contract.to_prices(done[:, _ENTRY]),
         'exit_ts': bars.index[out], 'exit': contract.to_prices(done[:, _EXIT]),
         'exit_reason': pd.Series(np.array(EXITS, dtype=object)[reason], dtype=str).to_numpy(),
