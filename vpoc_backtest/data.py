@@ -401,11 +401,12 @@ def roll_table(
 
 # %% ../nbs/00_data.ipynb #7fc3b801
 def check_one_contract(
-    bars: pd.DataFrame  # bars with the column `date`, see `add_sessions`
-) -> pd.DataFrame:  # the same object
+    bars: pd.DataFrame | CompactBars  # bars with the column `date`, see `add_sessions`, or compact ones
+) -> pd.DataFrame | CompactBars:  # the same object
     "`bars`, if every session is made of one contract; raises `BadData` with the first that is not."
-    if 'contract' not in bars: return bars
-    code, date = bars.contract.astype('category').cat.codes.to_numpy(), bars.date.to_numpy()
+    if isinstance(bars, CompactBars): code, date = bars.contract, bars.date
+    elif 'contract' not in bars: return bars
+    else: code, date = bars.contract.astype('category').cat.codes.to_numpy(), bars.date.to_numpy()
     mixed = np.flatnonzero((code[1:] != code[:-1]) & (date[1:] == date[:-1]))
     if len(mixed):
         raise BadData(f"session {date[mixed[0]].astype('M8[D]')} holds several contracts: use front_month(bars) first")
