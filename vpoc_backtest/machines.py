@@ -112,13 +112,13 @@ def spread_out(
     *,
     jobs: int | None = None,  # see `workers`
     files: list[Path] | None = None,  # one a part, in which its result, a table, is kept; None: results are not kept
-    title: str = ''  # of the progress bar
+    title: str | None = None  # of the progress bar; None: there is none
 ) -> Iterator:  # results in the order of the parts
     "Do work in parts, where `joblib.parallel_config` says. Raises what the work raises."
     from joblib import delayed
     from tqdm import tqdm
     tasks = [delayed(_do)(work, *task) for task in zip(parts, files or [None] * len(parts))]
-    for result in tqdm(_patiently(tasks, jobs), total=len(tasks), desc=title, disable=None):
+    for result in tqdm(_patiently(tasks, jobs), total=len(tasks), desc=title, disable=None if title else True):
         if isinstance(result, _Failed): raise result.error
         yield result
 
