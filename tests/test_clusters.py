@@ -13,12 +13,9 @@ from joblib import parallel_config
 from vpoc_backtest.backtest import BacktestConfig, run_backtest
 from vpoc_backtest.data import add_sessions, random_walk
 from vpoc_backtest.evidence import placebo_test
-from vpoc_backtest.features import FilterConfig
 from vpoc_backtest.machines import spread_out
 from vpoc_backtest.signals import SignalRules, make_signals
 from vpoc_backtest.sweeps import Bench, sweep
-from vpoc_backtest.trade_filter import filter_samples
-from vpoc_backtest.train import walk_forward
 from vpoc_backtest.vpoc import session_levels
 
 PLAIN = SignalRules(rule='migration')
@@ -69,7 +66,7 @@ def test_the_same_bits(config, market, alone, tmp_path):
         pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, part=3), alone[0], check_exact=True)
         pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, part=3, out=tmp_path), alone[0], check_exact=True)
         pd.testing.assert_frame_equal(placebo_test(market, PLAIN, n=11).placebos, alone[1], check_exact=True)
-    assert len(list(tmp_path.glob('sweep-*/*.parquet'))) == 4 and len(list(tmp_path.glob('table-*.parquet'))) == 1
+    assert len(list(tmp_path.glob('sweep-*/[!.]*.parquet'))) == 4 and len(list(tmp_path.glob('table-*.parquet'))) == 1
 
 
 def deadly(mark):
@@ -98,15 +95,19 @@ def test_an_error_of_the_work_is_told_at_once(config, market):
 @pytest.fixture(scope='module')
 def taught():
     "Samples, settings, and what one process makes of them."
-    bars = random_walk(260, bars_per_session=13, seed=6)
-    few = FilterConfig(first_sessions=80, step_sessions=40, members=3, epochs=3, hidden=(16,), garch=False)
+    from vpoc_backtest.features import FilterConfig
+    from vpoc_backtest.trade_filter import filter_samples
+    from vpoc_backtest.train import walk_forward
+    bars = random_walk(320, bars_per_session=13, seed=6)
+    few = FilterConfig(first_sessions=160, step_sessions=40, members=3, epochs=3, hidden=(16,), garch=False)
     samples = filter_samples(bars, session_levels(bars), config=few)
-    return samples, few, walk_forward(samples, few, device='cpu', seed=3)
+    train = lambda: walk_forward(samples, few, device='cpu', seed=3)
+    return train, train()
 
 
 def test_walk_forward_spreads_out(config, taught):
-    samples, few, alone = taught
-    with parallel_config(**config): found = walk_forward(samples, few, device='cpu', seed=3)
+    train, alone = taught
+    with parallel_config(**config): found = train()
     pd.testing.assert_frame_equal(found.predictions, alone.predictions, check_exact=True)
     assert found.history['pass'].nunique() == 2 and alone.history['pass'].nunique() == 1
 
@@ -130,7 +131,7 @@ print(sweep(market, {'window': (5, 10, 15), 'stop_volatility': (.3, .6), 'slippa
 def test_a_sweep_that_was_killed_goes_on(alone, tmp_path):
     script, out = tmp_path/'slow.py', tmp_path/'out'
     script.write_text(SWEEP)
-    parts = lambda: sorted(out.glob('sweep-*/*.parquet'))
+    parts = lambda: sorted(out.glob('sweep-*/[!.]*.parquet'))
     process = subprocess.Popen([sys.executable, script, out, '.3'])
     while len(parts()) < 3 and process.poll() is None: time.sleep(.02)
     process.kill()
