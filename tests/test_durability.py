@@ -164,3 +164,129 @@ def test_killed_at_any_moment_nobody_sees_half_a_file(tmp_path, small, runs, nam
     check(tmp_path, runs)
     assert cleared(tmp_path), leftovers(tmp_path)
     print(name, dict(tally))
+
+
+COMMAND = ['--model', 'none', '--placebo', '0', '--data', 'walk.csv', '--out', 'out']
+
+
+def command(*args, cwd, **env): return subprocess.run([here/'vpoc_backtest', *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300, env=os.environ | env)
+
+
+@pytest.fixture
+def place(tmp_path):
+    random_walk(60, bars_per_session=13).tz_localize(None).rename_axis('timestamp').to_csv(tmp_path/'walk.csv')
+    return tmp_path
+
+
+def test_the_command_killed_and_typed_again(place):
+    assert command(*COMMAND, cwd=place).returncode == 0
+    before, rng = load_run(place/'out'), random.Random(5)
+    for _ in range(max(1, KILLS // 8)):
+        process = subprocess.Popen([here/'vpoc_backtest', *COMMAND], cwd=place, stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if line.startswith('evidence'): break
+        time.sleep(rng.uniform(0, 3))
+        process.kill()
+        process.communicate()
+        for path in visible(place): whole(path)
+        pd.testing.assert_frame_equal(load_run(place/'out').trades, before.trades)
+    for path in leftovers(place): os.utime(path, (0, 0))
+    assert command(*COMMAND, cwd=place).returncode == 0
+    assert not leftovers(place) and {p.name for p in place.iterdir()} == {'walk.csv', 'out', 'BACKTEST'}
+
+
+def test_two_runs_at_once_do_not_mix(place):
+    "The same --out and the same ledger, other settings: one whole run stays, and two trials are counted."
+    processes = []
+    for n in (3, 6):
+        (place/f'{n}.toml').write_text(f'[rules]\nrule = "migration"\nstop_volatility = 0.{n}\n')
+        processes.append(subprocess.Popen([here/'vpoc_backtest', *COMMAND, '--config', f'{n}.toml'], cwd=place, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL))
+    assert [p.wait(300) for p in processes] == [0, 0]
+    saved = load_run(place/'out')
+    assert saved.metrics['original']['trades'] == len(saved.trades) and saved.trades.net.sum() == pytest.approx(saved.metrics['original']['total_profit'])
+    alone = command(*COMMAND[:-1], 'alone', '--config', f'{round(10 * saved.config.rules.stop_volatility)}.toml', cwd=place)
+    assert alone.returncode == 0 and (place/'alone/trades.csv').read_bytes() == (place/'out/trades.csv').read_bytes()
+    assert len(pd.read_parquet(place/'BACKTEST/trials.parquet')) == 2 and not leftovers(place)
+
+
+def test_two_trainings_in_one_folder(place):
+    bars = random_walk(240, bars_per_session=13, seed=3)
+    bars.tz_localize(None).rename_axis('timestamp').to_csv(place/'long.csv')
+    (place/'small.toml').write_text('[filter]\nmembers = 2\nhidden = [8]\nlookbacks = [5, 10]\nfirst_sessions = 120\nstep_sessions = 60\nepochs = 3\ngarch = false\n')
+    start = lambda: subprocess.Popen([here/'vpoc_train', '--data', 'long.csv', '--config', 'small.toml', '--output', 'one'], cwd=place, stderr=subprocess.PIPE, text=True)
+    both = [start(), start()]
+    told = {p.wait(300): p.stderr.read() for p in both}
+    assert set(told) == {0, 2}, told
+    assert 'another vpoc_train is at work there' in told[2] or 'is not empty' in told[2]
+    assert 'Traceback' not in told[2]
+    load_filter(place/'one/model')
+    assert not leftovers(place) and not (place/'one/checkpoints').exists()
+
+
+def no_traceback(done, *words):
+    assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith('vpoc_backtest: ') and all(w in last for w in words), last
+
+
+@pytest.fixture
+def mounted(place):
+    "Two small file systems in memory: one of 100 KB, one closed to writing."
+    folders, done = [place/'full', place/'closed'], []
+    for folder, option in zip(folders, ('size=100k', 'ro')):
+        folder.mkdir()
+        if sys.platform != 'linux' or os.geteuid() or subprocess.run(['mount', '-t', 'tmpfs', '-o', option, 'tmpfs', folder], capture_output=True).returncode: break
+        done.append(folder)
+    if len(done) == 2: yield folders
+    for folder in done: subprocess.run(['umount', '-l', folder])
+    if len(done) < 2: pytest.skip('nothing can be mounted here')
+
+
+def test_a_full_or_closed_disk_is_a_line(place, mounted):
+    full, closed = mounted
+    no_traceback(command(*COMMAND[:-1], full/'out', cwd=place), 'no space left on device', 'free some space')
+    assert list(full.iterdir()) == []
+    no_traceback(command(*COMMAND[:-1], closed/'out', cwd=place), 'nothing can be written', '--out')
+    done = command(*COMMAND, '--ledger', closed, cwd=place)
+    assert done.returncode == 0 and 'not counted' in done.stderr, done.stderr
+    done = command(*COMMAND[:-1], 'again', cwd=place, VPOC_CACHE=str(full/'cache'))
+    assert done.returncode == 0 and load_run(place/'again').metrics == load_run(place/'out').metrics
+
+
+def test_a_file_that_may_not_grow_is_a_line(place):
+    "The same without mounting anything: the system refuses to write more than a few KB to any file."
+    limited = ('import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); import vpoc_backtest.ml_backtest; '
+               'resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); from vpoc_backtest.commands import backtest_command, errors_in_one_line; '
+               "errors_in_one_line(backtest_command)(model='none', placebo=0, data='walk.csv', out='out')")
+    done = subprocess.run([sys.executable, '-c', limited], cwd=place, capture_output=True, text=True, timeout=300, env=os.environ | {'NUMBA_CACHE_DIR': str(place/'numba')})
+    no_traceback(done, 'file too large')
+    assert not (place/'out').exists() and not leftovers(place)
+
+
+def test_nothing_read_can_write_elsewhere(place):
+    "Names in an archive, in settings and in a filter are names, and never places to write to."
+    rows = (place/'walk.csv').read_text()
+    with zipfile.ZipFile(place/'bars.zip', 'w') as archive: archive.writestr('../../evil.csv', rows), archive.writestr('/tmp/evil.csv.txt', '')
+    inside = place/'in'
+    inside.mkdir()
+    done = command(*COMMAND[:5], place/'bars.zip', '--out', 'out', cwd=inside)
+    assert done.returncode == 0 or 'Traceback' not in done.stderr, done.stderr
+    for text in ('out = "/tmp/evil"', '[data]\nout = "../evil"', '[rules]\nrule = "../../evil"', '[filter]\narch = "../evil"'):
+        (inside/'my.toml').write_text(text)
+        assert command(*COMMAND, '--config', 'my.toml', cwd=inside).returncode == 2
+    (inside/'filter').mkdir()
+    (inside/'filter/model.json').write_text(json.dumps({'format': 1, 'architecture': {'out': '../evil'}, 'about': {'feature_names': ['../evil']}, 'output': '../evil'}))
+    assert command('--model', 'filter', *COMMAND[2:], cwd=inside).returncode == 2
+    assert {p.name for p in inside.iterdir()} <= {'out', 'BACKTEST', 'my.toml', 'filter'}
+    assert {p.name for p in place.iterdir()} == {'walk.csv', 'bars.zip', 'in'} and not list(Path('/tmp').glob('evil*'))
+
+
+def test_a_run_or_filter_of_another_version_says_why_not(place):
+    assert command(*COMMAND, cwd=place).returncode == 0
+    manifest = json.loads((place/'out/manifest.json').read_text())
+    assert manifest['format'] == 1
+    (place/'out/manifest.json').write_text(json.dumps(manifest | {'format': 99}))
+    with pytest.raises(ValueError, match='is of format 99, written by version .*: update vpoc_backtest'): load_run(place/'out')
+    (place/'filter').mkdir()
+    (place/'filter/model.json').write_text('{"format": 99}')
+    no_traceback(command('--model', 'filter', *COMMAND[2:], cwd=place), 'is of version 99, this library reads 1', 'train the model again')
