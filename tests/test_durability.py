@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from vpoc_backtest import keeping, training_runs
+from vpoc_backtest import training_runs
+from vpoc_backtest.commands import backtest_command, errors_in_one_line
 from vpoc_backtest.data import front_month, random_walk, read_bars
 from vpoc_backtest.features import FilterConfig
 from vpoc_backtest.keeping import UNFINISHED, clear_unfinished
@@ -204,8 +204,9 @@ def test_two_runs_at_once_do_not_mix(place):
     assert [p.wait(300) for p in processes] == [0, 0]
     saved = load_run(place/'out')
     assert saved.metrics['original']['trades'] == len(saved.trades) and saved.trades.net.sum() == pytest.approx(saved.metrics['original']['total_profit'])
-    alone = command(*COMMAND[:-1], 'alone', '--config', f'{round(10 * saved.config.rules.stop_volatility)}.toml', cwd=place)
-    assert alone.returncode == 0 and (place/'alone/trades.csv').read_bytes() == (place/'out/trades.csv').read_bytes()
+    from vpoc_backtest.ml_backtest import load_market
+    alone = save_run(run_all(load_market(place/'walk.csv'), saved.config), place/'alone')
+    for name in ('trades.csv', 'signals.csv', 'equity.csv'): assert (alone/name).read_bytes() == (place/'out'/name).read_bytes()
     assert len(pd.read_parquet(place/'BACKTEST/trials.parquet')) == 2 and not leftovers(place)
 
 
@@ -223,10 +224,17 @@ def test_two_trainings_in_one_folder(place):
     assert not leftovers(place) and not (place/'one/checkpoints').exists()
 
 
-def no_traceback(done, *words):
-    assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith('vpoc_backtest: ') and all(w in last for w in words), last
+def asked(capsys, monkeypatch, cwd, **options):
+    "The command in this process: its exit code and the last line on standard error."
+    monkeypatch.chdir(cwd)
+    try: errors_in_one_line(backtest_command)(**dict(model='none', placebo=0, data=str(cwd/'walk.csv'), out='out') | options)
+    except SystemExit as e: return e.code, capsys.readouterr().err.splitlines()[-1]
+    return 0, capsys.readouterr().err
+
+
+def is_a_line(ended, *words):
+    code, line = ended
+    assert code == 2 and line.startswith('vpoc_backtest: ') and all(w in line for w in words), ended
 
 
 @pytest.fixture
@@ -242,15 +250,21 @@ def mounted(place):
     if len(done) < 2: pytest.skip('nothing can be mounted here')
 
 
-def test_a_full_or_closed_disk_is_a_line(place, mounted):
+def test_a_full_or_closed_disk_is_a_line(place, mounted, capsys, monkeypatch):
     full, closed = mounted
-    no_traceback(command(*COMMAND[:-1], full/'out', cwd=place), 'no space left on device', 'free some space')
+    done = command(*COMMAND[:-1], full/'out', cwd=place)
+    assert done.returncode == 2 and 'Traceback' not in done.stderr and 'no space left on device: free some space' in done.stderr.splitlines()[-1], done.stderr
     assert list(full.iterdir()) == []
-    no_traceback(command(*COMMAND[:-1], closed/'out', cwd=place), 'nothing can be written', '--out')
-    done = command(*COMMAND, '--ledger', closed, cwd=place)
-    assert done.returncode == 0 and 'not counted' in done.stderr, done.stderr
-    done = command(*COMMAND[:-1], 'again', cwd=place, VPOC_CACHE=str(full/'cache'))
-    assert done.returncode == 0 and load_run(place/'again').metrics == load_run(place/'out').metrics
+    is_a_line(asked(capsys, monkeypatch, place, out=str(closed/'out')), 'nothing can be written', '--out')
+    code, told = asked(capsys, monkeypatch, place, ledger=str(closed))
+    assert code == 0 and 'not counted' in told
+    monkeypatch.setenv('VPOC_CACHE', str(full/'cache'))
+    monkeypatch.setattr('vpoc_backtest.data._LEAST_TO_KEEP', 0)
+    (full/'ballast').write_bytes(b' ' * 98_000)
+    assert asked(capsys, monkeypatch, place, out='again')[0] == 0 and load_run(place/'again').metrics == load_run(place/'out').metrics
+    bars = random_walk(240, bars_per_session=13, seed=3)
+    monkeypatch.setattr(training_runs, 'load_market', lambda *args, **kwargs: Market('a walk', 'made here', front_month(bars), len(bars), NO_REJECTS, None, ES))
+    with pytest.raises(OSError, match='No space left'): training_runs.run_training(OPTIONS, QUICK, full/'training')
 
 
 def test_a_file_that_may_not_grow_is_a_line(place):
@@ -259,34 +273,33 @@ def test_a_file_that_may_not_grow_is_a_line(place):
                'resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); from vpoc_backtest.commands import backtest_command, errors_in_one_line; '
                "errors_in_one_line(backtest_command)(model='none', placebo=0, data='walk.csv', out='out')")
     done = subprocess.run([sys.executable, '-c', limited], cwd=place, capture_output=True, text=True, timeout=300, env=os.environ | {'NUMBA_CACHE_DIR': str(place/'numba')})
-    no_traceback(done, 'file too large')
+    assert done.returncode == 2 and 'Traceback' not in done.stderr and 'file too large' in done.stderr.splitlines()[-1], done.stderr
     assert not (place/'out').exists() and not leftovers(place)
 
 
-def test_nothing_read_can_write_elsewhere(place):
+def test_nothing_read_can_write_elsewhere(place, capsys, monkeypatch):
     "Names in an archive, in settings and in a filter are names, and never places to write to."
-    rows = (place/'walk.csv').read_text()
-    with zipfile.ZipFile(place/'bars.zip', 'w') as archive: archive.writestr('../../evil.csv', rows), archive.writestr('/tmp/evil.csv.txt', '')
-    inside = place/'in'
-    inside.mkdir()
-    done = command(*COMMAND[:5], place/'bars.zip', '--out', 'out', cwd=inside)
-    assert done.returncode == 0 or 'Traceback' not in done.stderr, done.stderr
+    inside = place/'a/b'
+    inside.mkdir(parents=True)
+    with zipfile.ZipFile(place/'bars.zip', 'w') as archive: archive.writestr('../../evil.csv', (place/'walk.csv').read_text())
+    code, told = asked(capsys, monkeypatch, inside, data=str(place/'bars.zip'))
+    assert code == 0 and len(read_bars(place/'bars.zip')[0]) == 60 * 13, told
     for text in ('out = "/tmp/evil"', '[data]\nout = "../evil"', '[rules]\nrule = "../../evil"', '[filter]\narch = "../evil"'):
         (inside/'my.toml').write_text(text)
-        assert command(*COMMAND, '--config', 'my.toml', cwd=inside).returncode == 2
+        is_a_line(asked(capsys, monkeypatch, inside, data=str(place/'walk.csv'), config='my.toml'), 'my.toml')
     (inside/'filter').mkdir()
     (inside/'filter/model.json').write_text(json.dumps({'format': 1, 'architecture': {'out': '../evil'}, 'about': {'feature_names': ['../evil']}, 'output': '../evil'}))
-    assert command('--model', 'filter', *COMMAND[2:], cwd=inside).returncode == 2
-    assert {p.name for p in inside.iterdir()} <= {'out', 'BACKTEST', 'my.toml', 'filter'}
-    assert {p.name for p in place.iterdir()} == {'walk.csv', 'bars.zip', 'in'} and not list(Path('/tmp').glob('evil*'))
+    is_a_line(asked(capsys, monkeypatch, inside, data=str(place/'walk.csv'), model='filter'), 'does not describe a model')
+    assert {p.name for p in inside.iterdir()} == {'out', 'BACKTEST', 'my.toml', 'filter'}
+    assert {p.name for p in place.iterdir()} == {'walk.csv', 'bars.zip', 'a'} and [p.name for p in (place/'a').iterdir()] == ['b']
 
 
-def test_a_run_or_filter_of_another_version_says_why_not(place):
-    assert command(*COMMAND, cwd=place).returncode == 0
+def test_a_run_or_filter_of_another_version_says_why_not(place, runs, capsys, monkeypatch):
+    save_run(runs[0], place/'out')
     manifest = json.loads((place/'out/manifest.json').read_text())
     assert manifest['format'] == 1
     (place/'out/manifest.json').write_text(json.dumps(manifest | {'format': 99}))
     with pytest.raises(ValueError, match='is of format 99, written by version .*: update vpoc_backtest'): load_run(place/'out')
     (place/'filter').mkdir()
     (place/'filter/model.json').write_text('{"format": 99}')
-    no_traceback(command('--model', 'filter', *COMMAND[2:], cwd=place), 'is of version 99, this library reads 1', 'train the model again')
+    is_a_line(asked(capsys, monkeypatch, place, model='filter'), 'is of version 99, this library reads 1', 'train the model again')
