@@ -6,9 +6,18 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 from urllib.request import urlopen
 
+import pandas as pd
 import pytest
+
+from vpoc_backtest import explore as room
+from vpoc_backtest.backtest import run_backtest
+from vpoc_backtest.data import COLOURS, random_walk
+from vpoc_backtest.signals import make_signals
+from vpoc_backtest.vpoc import session_levels
 
 CODE = '''from vpoc_backtest import explore as room
 from vpoc_backtest.backtest import run_backtest
@@ -68,9 +77,24 @@ def wait_for(url, server, log, seconds=60):
             time.sleep(.1)
 
 
+def same_numbers(browser, view):
+    "The figure in the page holds the numbers, and the colours, of one view: what was sent in pieces has come together."
+    script = """return [...document.querySelector('.js-plotly-plot').data].map(trace => {
+        const plain = {marker_color: trace.marker?.color, marker_symbol: trace.marker?.symbol}
+        for (const key of ['x', 'y', 'open', 'high', 'low', 'close', 'text']) if (trace[key]) plain[key] = Array.from(trace[key])
+        return [trace.name, plain] })"""
+    shown = dict(browser.driver.execute_script(script))
+    bars = random_walk(400, seed=3)
+    result = run_backtest(bars, make_signals(session_levels(bars)))
+    wanted = room.figure_values(room.day_of(room.cut_sessions(bars, result), view))
+    for name, values in wanted.items():
+        for key, value in values.items(): assert list(value) == (shown[name].get(key) or []), (name, key)
+    assert shown['nodes']['marker_color'] == COLOURS['purple']
+
+
 def test_explorer_answers_clicks(browser, lab, tmp_path):
     from selenium.webdriver.common.keys import Keys
-    browser.open(lab)
+    browser.open(lab, 1240, 1300)
     ready = "return !!(window.jupyterapp && document.querySelector('.jp-Notebook') && jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel)"
     browser.wait(lambda: browser.driver.execute_script(ready), 'JupyterLab with its notebook and kernel')
     browser.driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -101,13 +125,17 @@ def test_explorer_answers_clicks(browser, lab, tmp_path):
     shown = inside()
     at, narrow = after(lambda: press('80%'))
     assert at == second and inside() > shown  # the same session, more of its profile in the value area
-    assert 'is-active' not in ' ' and [b.text for b in browser.all('.widget-toggle-button.mod-active')][-1] == '80%'
-    browser.driver.save_screenshot(str(tmp_path/'explorer.png'))
-    if 'SCREENSHOTS' in os.environ: browser.driver.save_screenshot(os.environ['SCREENSHOTS'] + '/explorer.png')
+    assert [b.text for b in browser.all('.widget-toggle-button.mod-active')][-1] == '80%'
+    same_numbers(browser, view := room.View(pd.bdate_range('2015-01-02', periods=400)[number(at) - 1], pct=.8))
+    after(lambda: press('ohlc'))
+    same_numbers(browser, replace(view, spread='ohlc'))
+    picture = browser.all('.jp-OutputArea-output')[0].screenshot_as_png
+    (Path(os.environ.get('SCREENSHOTS', tmp_path))/'explorer.png').write_bytes(picture)  # SCREENSHOTS=nbs/images renews the one of the docs
+    assert len(picture) > 30_000
 
     press('widest value area')  # broken on purpose
-    browser.wait(lambda: 'an error that must be seen' in ' '.join(browser.texts('.jupyter-widgets-output-area')), 'the error under the picture')
+    browser.wait(lambda: 'an error that must be seen' in ' '.join(browser.texts('.widget-html pre')), 'the error under the picture')
     assert heading() == at
     after(lambda: press('next loss'))
-    assert not ' '.join(browser.texts('.jupyter-widgets-output-area')).strip()  # the next click took the error away
+    assert not ' '.join(browser.texts('.widget-html pre')).strip()  # the next click took the error away
     assert browser.console() == [] and browser.hosts() <= {'127.0.0.1'}

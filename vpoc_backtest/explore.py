@@ -7,11 +7,12 @@ __all__ = ['JUMPS', 'MEANINGS', 'View', 'Sessions', 'cut_sessions', 'Day', 'day_
            'why_sentences', 'tell', 'levels_table', 'candles', 'Line', 'price_lines', 'price_range', 'fills', 'heading',
            'plot_day', 'figure_values', 'empty_figure', 'update_figure', 'Explorer', 'explore']
 
-# %% ../nbs/04c_explore.ipynb #113b211b
+# %% ../nbs/04c_explore.ipynb #9911b454
 from dataclasses import dataclass, replace
 from html import escape
 from importlib.util import find_spec
 from io import BytesIO
+from traceback import format_exc
 from typing import NamedTuple
 
 # %% ../nbs/04c_explore.ipynb #bbabf6f0
@@ -61,7 +62,7 @@ class Sessions:
         "Sessions before its own that an order rests on."
         return max(self.rules.window, self.rules.slow_volatility) + 1
 
-# %% ../nbs/04c_explore.ipynb #431a78dc
+# %% ../nbs/04c_explore.ipynb #7dac5ff7
 def cut_sessions(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     result: BacktestResult | None = None,  # of `run_backtest` on these bars
@@ -73,7 +74,7 @@ def cut_sessions(
     "Check bars, orders and result, and find the sessions; raises `BadData` where they do not fit."
     contract = contract or (result.contract if result else ES)
     bars = check_one_contract(check_bars(bars, contract) if 'date' in bars else add_sessions(check_bars(bars, contract), contract))
-    if signals is not None: check_signals(signals, contract)
+    if signals is not None: signals = check_signals(signals, contract).assign(date=pd.DatetimeIndex(signals.date))
     regular = np.flatnonzero((bars.segment == 'RTH').to_numpy())
     if not len(regular): raise BadData('no bar lies in regular trading hours: are they bars within the day, and is the time zone right?')
     dates, first, count = np.unique(bars.date.to_numpy()[regular], return_index=True, return_counts=True)
@@ -266,27 +267,29 @@ def candles(
                          'low': np.minimum.reduceat(bars.low.to_numpy(), first), 'close': bars.close.to_numpy()[last],
                          'x': (first + last) / 2, 'last': last}, index=bars.index[first])
 
-# %% ../nbs/04c_explore.ipynb #7c27fff7
+# %% ../nbs/04c_explore.ipynb #6c7f1f72
 class Line(NamedTuple):
-    "A horizontal line over the candles."
-    label: str  # written on it
+    "A horizontal line over the candles and the margin before them."
+    label: str  # written on it: of levels in the margin on the left, of orders on the right
     price: float  # points
     end: int  # number of the bar at which it stops
     colour: str  # a key of `COLOURS`
     dash: str  # 'solid', 'dash' or 'dot'
     right: bool  # is its label on the right?
 
-# %% ../nbs/04c_explore.ipynb #2cc5acb4
+# %% ../nbs/04c_explore.ipynb #99d920dc
+_MARGIN = .17  # before the candles, for the labels of levels, in sessions
+
 def price_lines(
     day: Day  # of `day_of`
 ) -> list[Line]:  # levels before orders
     "Yesterday's levels, the naked VPOCs within reach, and the orders."
     n, names = len(day.bars), {'vah': 'VAH', 'vpoc': 'VPOC', 'val': 'VAL'}
-    lines = [] if day.known is None else [Line(f"yesterday's {name} {day.known[key]:,.2f}", day.known[key], n, 'blue', 'solid', False)
+    lines = [] if day.known is None else [Line(f"yesterday's {name}", day.known[key], n, 'blue', 'solid', False)
                                           for key, name in names.items()]
     near = day.naked[(day.naked.price >= day.levels.low) & (day.naked.price <= day.levels.high)]
     until = day.bars.index.searchsorted(near.covered_at.fillna(day.bars.index[-1]))
-    lines += [Line(f'naked VPOC of {d:%-d %b}', p, e, 'purple', 'dot', False) for d, p, e in zip(near.date, near.price, until)]
+    lines += [Line(f'naked, {d:%-d %b}', p, e, 'purple', 'dot', False) for d, p, e in zip(near.date, near.price, until)]
     return lines + [Line(f'{name} {o[name]:,.2f}', o[name], n, colour, 'dash', True) for _, o in day.orders.iterrows()
                     for name, colour in (('target', 'green'), ('entry', 'grey'), ('stop', 'vermilion'))]
 
@@ -326,16 +329,16 @@ def heading(
     return (f'{day.view.date:%A %-d %B %Y} · session {day.number:,} of {len(day.sessions):,} · {day.levels.contract} · '
             f'{len(day.bars):,} bars, {int(day.levels.volume):,} contracts · times in New York (ET)')
 
-# %% ../nbs/04c_explore.ipynb #afc8e53c
+# %% ../nbs/04c_explore.ipynb #31d508c0
 def _draw_lines(ax, day: Day):
     "Lines and labels over the candles."
     n, dashes = len(day.bars), {'solid': '-', 'dash': '--', 'dot': ':'}
     low, high = price_range(day)
     for line in price_lines(day):
         if not low <= line.price <= high: continue
-        ax.hlines(line.price, 0, line.end, color=COLOURS[line.colour], ls=dashes[line.dash], lw=1)
-        ax.text(n * 1.01 if line.right else 0, line.price, line.label, fontsize=8, color=COLOURS[line.colour],
-                va='center' if line.right else 'bottom', bbox={'fc': 'white', 'ec': 'none', 'alpha': .7, 'pad': .5})
+        ax.hlines(line.price, -_MARGIN * n, line.end, color=COLOURS[line.colour], ls=dashes[line.dash], lw=1)
+        ax.text(n * 1.01 if line.right else -_MARGIN * n, line.price, line.label, fontsize=8, color=COLOURS[line.colour],
+                va='center' if line.right else 'bottom')
     for fill in fills(day).itertuples():
         colour = 'blue' if fill.won is None else 'green' if fill.won else 'vermilion'
         ax.plot(fill.x, fill.price, '^' if fill.side > 0 else 'v', ms=8, color=COLOURS[colour], mec='white', zorder=4)
@@ -350,7 +353,7 @@ def _draw_profile(ax, day: Day, left: float, width: float):
         ax.hlines(day.levels[name], left, left + width, color=COLOURS['vermilion'], lw=1, ls='-' if name == 'vpoc' else ':')
         ax.text(left + width * 1.03, day.levels[name], f'{name.upper()} {day.levels[name]:,.2f}', va='center', fontsize=8, color=COLOURS['vermilion'])
 
-# %% ../nbs/04c_explore.ipynb #fc5dd214
+# %% ../nbs/04c_explore.ipynb #fbdbeda5
 def plot_day(
     day: Day,  # of `day_of`
     ax: object = None  # matplotlib axes to draw on; None for new ones
@@ -361,50 +364,51 @@ def plot_day(
     ax.vlines(c.x, c.low, c.high, color=COLOURS['grey'], lw=.6)
     ax.bar(c.x, (c.close - c.open).abs(), width, bottom=np.minimum(c.open, c.close), lw=.5, ec=COLOURS['grey'],
            color=np.where(c.close >= c.open, 'white', COLOURS['grey']))
-    if day.known is not None: ax.fill_between([0, n], day.known.val, day.known.vah, color=COLOURS['sky'], alpha=.12, lw=0)
+    if day.known is not None: ax.fill_between([-_MARGIN * n, n], day.known.val, day.known.vah, color=COLOURS['sky'], alpha=.12, lw=0)
     ax.step(c['last'], day.developing.vpoc.to_numpy()[c['last']], where='post', color=COLOURS['orange'], label='developing VPOC')
     _draw_lines(ax, day)
     _draw_profile(ax, day, n * 1.17, n * .25)
     ax.set_xticks(*_hours(day.bars.index))
-    ax.set(ylim=price_range(day), xlim=(-2, n * 1.58), ylabel='points', xlabel='New York time (ET)')
+    ax.set(ylim=price_range(day), xlim=(-_MARGIN * n, n * 1.58), ylabel='points', xlabel='New York time (ET)')
     ax.set_title(heading(day), loc='left', fontsize=9)
     ax.yaxis.set_major_formatter('{x:,.2f}')
     ax.legend(loc='upper left', fontsize=8, bbox_to_anchor=(0, -.08), borderpad=0, frameon=False)
     return ax
 
-# %% ../nbs/04c_explore.ipynb #dbc2d206
+# %% ../nbs/04c_explore.ipynb #aaff7cd8
 def figure_values(
     day: Day  # of `day_of`
 ) -> dict[str, dict]:  # trace → attribute → values
     "The numbers of every trace of the figure."
-    c, f, n = candles(day.bars), fills(day), nodes(day.profile)
+    c, f, n = candles(day.bars), fills(day), day.nodes
     inside = (day.profile.index >= day.levels.val) & (day.profile.index <= day.levels.vah)
     colours = [COLOURS['blue' if won is None else 'green' if won else 'vermilion'] for won in f.won]
     return {'price': {'x': c.x.to_numpy(), **{k: c[k].to_numpy() for k in ('open', 'high', 'low', 'close')}, 'text': [f'{t:%H:%M} ET' for t in c.index]},
             'developing VPOC': {'x': c['last'].to_numpy(), 'y': day.developing.vpoc.to_numpy()[c['last']]},
             'fills': {'x': f.x.to_numpy(), 'y': f.price.to_numpy(), 'text': f.text.tolist(),
-                      'marker': {'color': colours, 'symbol': ['triangle-up' if s > 0 else 'triangle-down' for s in f.side]}},
-            'profile': {'x': day.profile.to_numpy(), 'y': day.profile.index.to_numpy(), 'marker': {'color': np.where(inside, COLOURS['sky'], '#cccccc').tolist()}},
+                      'marker_color': colours, 'marker_symbol': ['triangle-up' if s > 0 else 'triangle-down' for s in f.side]},
+            'profile': {'x': day.profile.to_numpy(), 'y': day.profile.index.to_numpy(), 'marker_color': np.where(inside, COLOURS['sky'], '#cccccc').tolist()},
             'nodes': {'x': n.volume.to_numpy(), 'y': n.price.to_numpy(), 'text': [f'{k}-volume node' for k in n.kind],
-                      'marker': {'symbol': ['circle' if k == 'high' else 'circle-open' for k in n.kind]}}}
+                      'marker_symbol': ['circle' if k == 'high' else 'circle-open' for k in n.kind]}}
 
-# %% ../nbs/04c_explore.ipynb #1b1abd15
+# %% ../nbs/04c_explore.ipynb #6a2921cd
 def _shapes(day: Day) -> list[dict]:
     "Lines over the candles, yesterday's value area, this session's levels over the profile."
     low, high = price_range(day)
-    lines = [{'x0': 0, 'x1': l.end, 'y0': l.price, 'y1': l.price, 'line': {'color': COLOURS[l.colour], 'dash': l.dash, 'width': 1}}
+    before = -_MARGIN * len(day.bars)
+    lines = [{'type': 'line', 'x0': before, 'x1': l.end, 'y0': l.price, 'y1': l.price, 'line': {'color': COLOURS[l.colour], 'dash': l.dash, 'width': 1}}
              for l in price_lines(day) if low <= l.price <= high]
-    own = [{'xref': 'x2', 'yref': 'y2', 'x0': 0, 'x1': day.profile.max(), 'y0': day.levels[k], 'y1': day.levels[k],
+    own = [{'type': 'line', 'xref': 'x2', 'yref': 'y2', 'x0': 0, 'x1': day.profile.max(), 'y0': day.levels[k], 'y1': day.levels[k],
             'line': {'color': COLOURS['vermilion'], 'width': 1.5, 'dash': 'solid' if k == 'vpoc' else 'dot'}} for k in ('vah', 'vpoc', 'val')]
     if day.known is None: return lines + own
-    return lines + own + [{'type': 'rect', 'x0': 0, 'x1': len(day.bars), 'y0': day.known.val, 'y1': day.known.vah, 'layer': 'below',
+    return lines + own + [{'type': 'rect', 'x0': before, 'x1': len(day.bars), 'y0': day.known.val, 'y1': day.known.vah, 'layer': 'below',
                            'fillcolor': COLOURS['sky'], 'opacity': .12, 'line': {'width': 0}}]
 
-# %% ../nbs/04c_explore.ipynb #f14da0d0
+# %% ../nbs/04c_explore.ipynb #aea09454
 def _labels(day: Day) -> list[dict]:
     "What is written on the lines."
     low, high = price_range(day)
-    lines = [{'x': len(day.bars) if l.right else 0, 'y': l.price, 'text': l.label, 'yanchor': 'middle' if l.right else 'bottom',
+    lines = [{'x': len(day.bars) * (1 if l.right else -_MARGIN), 'y': l.price, 'text': l.label, 'yanchor': 'middle' if l.right else 'bottom',
               'font': {'color': COLOURS[l.colour]}} for l in price_lines(day) if low <= l.price <= high]
     own = [{'xref': 'x2 domain', 'yref': 'y2', 'x': 1, 'y': day.levels[k], 'text': f'{k.upper()} {day.levels[k]:,.2f}', 'yanchor': 'middle',
             'font': {'color': COLOURS['vermilion']}} for k in ('vah', 'vpoc', 'val')]
@@ -421,37 +425,37 @@ def _traces() -> dict[str, object]:
             'profile': Bar(orientation='h', marker={'line': {'width': 0}}, hovertemplate='%{y:,.2f}: %{x:,.0f} contracts<extra></extra>', showlegend=False),
             'nodes': Scatter(mode='markers', marker={'size': 6, 'color': COLOURS['purple']}, hovertemplate='%{text} %{y:,.2f}<extra></extra>')}
 
-# %% ../nbs/04c_explore.ipynb #a0ce770b
+# %% ../nbs/04c_explore.ipynb #554e1b43
 def empty_figure():  # a plotly figure
     "Two panels over one axis of prices, with the traces of `figure_values`."
     from plotly.subplots import make_subplots
     figure = make_subplots(cols=2, shared_yaxes=True, column_widths=[.78, .22], horizontal_spacing=.12)
     for name, trace in _traces().items(): figure.add_trace(trace.update(name=name), row=1, col=2 if name in ('profile', 'nodes') else 1)
     figure.update_layout(template='plotly_white', height=470, autosize=True, margin={'l': 55, 'r': 95, 't': 8, 'b': 40}, bargap=0, font={'size': 11, 'color': '#333333'},
-                         annotationdefaults={'font': {'size': 11}}, hovermode='closest', legend={'orientation': 'h', 'y': -.09, 'x': 0})
+                         annotationdefaults={'font': {'size': 11}}, hovermode='closest', legend={'orientation': 'h', 'y': -.09, 'x': 0},
+                         modebar={'remove': ['select', 'lasso', 'autoscale']})
     figure.update_yaxes(tickformat=',.2f', zeroline=False, title={'text': 'points', 'standoff': 4}, col=1)
     figure.update_xaxes(rangeslider={'visible': False}, zeroline=False, title={'text': 'New York time (ET)', 'standoff': 4}, col=1)
     figure.update_xaxes(title={'text': 'contracts', 'standoff': 4}, nticks=4, zeroline=False, col=2)
     return figure
 
-# %% ../nbs/04c_explore.ipynb #397b1945
+# %% ../nbs/04c_explore.ipynb #0198f486
 def update_figure(
     figure: object,  # of `empty_figure`, or a FigureWidget of it
     day: Day,  # of `day_of`
-    axes: bool = True  # set the axes too
+    before: Day | None = None  # what the figure shows now; None: nothing
 ):  # the same figure
     "Put one day into the figure, in place."
-    n, (at, names) = len(day.bars), _hours(day.bars.index)
+    n, (at, names), moved = len(day.bars), _hours(day.bars.index), before is None or before.view.date != day.view.date
+    for name, values in figure_values(day).items(): figure.update_traces(values, selector={'name': name})  # in one batch, plotly 7.1 would clear what does not change
     with figure.batch_update():
-        for name, values in figure_values(day).items(): figure.update_traces(values, selector={'name': name})
         figure.update_layout(shapes=_shapes(day), annotations=_labels(day), overwrite=True)  # lists would be merged item by item
-        if axes:
-            figure.update_xaxes(range=[-2, n + 1], tickvals=at, ticktext=names, col=1)
-            figure.update_yaxes(range=price_range(day))
+        if moved: figure.update_xaxes(range=[-_MARGIN * n, n], tickvals=at, ticktext=names, col=1)
+        if moved or figure.layout.yaxis.range == price_range(before): figure.update_yaxes(range=price_range(day))
         figure.update_xaxes(range=[0, 1.04 * day.profile.max()], col=2)
     return figure
 
-# %% ../nbs/04c_explore.ipynb #748f325c
+# %% ../nbs/04c_explore.ipynb #5d3405cc
 _OPTIONS = {'spread': ('spread', [(s, s) for s in SPREADS]), 'poc': ('VPOC', [(p, p) for p in POCS]), 'area': ('value area', [(a, a) for a in AREAS])}
 
 def _controls(sessions: Sessions, pct: float) -> dict[str, object]:
@@ -459,7 +463,7 @@ def _controls(sessions: Sessions, pct: float) -> dict[str, object]:
     import ipywidgets as widgets
     shares = sorted({.6, .7, .8, .9, pct})
     options = _OPTIONS | {'pct': ('holds', [(f'{100 * p:.3g}%', p) for p in shares])}
-    toggles = {name: widgets.ToggleButtons(description=label, options=choices, style={'button_width': 'auto', 'description_width': 'auto'})
+    toggles = {name: widgets.ToggleButtons(description=label, options=choices, style={'button_width': 'auto', 'description_width': 'initial'}, layout={'width': 'auto', 'margin': '2px 14px 2px 0'})
                for name, (label, choices) in options.items()}
     slider = widgets.IntSlider(max=len(sessions) - 1, readout=False, layout={'flex': '1 1 auto', 'width': 'auto'})
     calendar = widgets.DatePicker(min=sessions.dates[0].date(), max=sessions.dates[-1].date(), layout={'width': '150px'})
@@ -473,25 +477,26 @@ def _jump_buttons(result: BacktestResult | None) -> dict[str, object]:
     return {to: widgets.Button(description=to, icon=icons[to.split()[0]], tooltip=f'go to the {to}', layout={'width': 'auto'},
                                disabled=result is None and to.split()[1] in ('trade', 'loss')) for to in JUMPS}
 
-# %% ../nbs/04c_explore.ipynb #76251d6c
+# %% ../nbs/04c_explore.ipynb #14d0adcd
 def _as_html(day: Day) -> dict[str, str]:
     "The texts of the panel."
-    words = ''.join(f'<p style="margin:0 0 .4em;line-height:1.4">{escape(s)}</p>' for s in tell(day))
-    return {'heading': f'<b>{escape(heading(day))}</b>', 'words': words, 'levels': levels_table(day).to_html(border=0)}
+    words = ''.join(f'<p style="margin:0 1.5em .4em 0;line-height:1.4">{escape(s)}</p>' for s in tell(day))
+    return {'heading': f'<b>{escape(heading(day))}</b>', 'words': words, 'levels': levels_table(day).to_html(border=0, col_space=70)}
 
-# %% ../nbs/04c_explore.ipynb #e643a82c
+# %% ../nbs/04c_explore.ipynb #36d29f8b
 class Explorer:
-    "The panel in JupyterLab; `view`, `day`, `sessions` and `figure` are there to go on with, `show` and `jump` work from code too."
+    "The panel in JupyterLab; `view`, `day`, `sessions` and `figure` are there to go on with, `show` does what a click does."
     def __init__(self, sessions: Sessions, view: View):
         import ipywidgets as widgets
         from plotly.graph_objects import FigureWidget
         self.sessions, self.view, self.day = sessions, None, None
-        self.figure, self.errors = FigureWidget(empty_figure()), widgets.Output()
+        self.figure = FigureWidget(empty_figure())
+        self.figure._config = self.figure._config | {'displaylogo': False, 'showSendToCloud': False}  # nobody's prices leave the machine
         self.controls, self.jumps = _controls(sessions, view.pct), _jump_buttons(sessions.result)
-        self.texts = {name: widgets.HTML(layout={'flex': flex}) for name, flex in (('heading', 'none'), ('words', '1 1 0'), ('levels', 'none'))}
+        self.texts = {name: widgets.HTML(layout={'flex': '1 1 0' if name == 'words' else 'none'}) for name in ('heading', 'words', 'levels', 'note')}
         self.show(view)
-        for name, control in self.controls.items(): control.observe(self._answer(lambda change, name=name: self._chosen(name, change.new)), 'value')
-        for to, button in self.jumps.items(): button.on_click(self._answer(lambda _, to=to: jump(self.sessions, self.view, to)))
+        for name, control in self.controls.items(): control.observe(self._answer(lambda change, name=name: self._choose(name, change.new)), 'value')
+        for to, button in self.jumps.items(): button.on_click(self._answer(lambda _, to=to: self._jump(to)))
         self.panel = self._arrange()
 
     def _arrange(self):
@@ -499,20 +504,30 @@ class Explorer:
         row = lambda *parts: HBox(parts, layout={'flex_flow': 'row wrap', 'align_items': 'center'})
         toggles = [self.controls[name] for name in ('spread', 'poc', 'area', 'pct')]
         return VBox([self.texts['heading'], HBox([self.controls['slider'], self.controls['calendar']]), row(*self.jumps.values()), row(*toggles),
-                     self.figure, HBox([self.texts['words'], self.texts['levels']]), self.errors])
+                     self.figure, HBox([self.texts['words'], self.texts['levels']]), self.texts['note']])
 
-    def _answer(self, ask):
+    def _answer(self, act):
         def answer(event):
-            self.errors.outputs = ()
-            with self.errors: self.show(ask(event))
+            try: self.texts['note'].value = escape(act(event))
+            except Exception:
+                self.texts['note'].value = f'<pre>{escape(format_exc())}</pre>'
+                raise
         return answer
 
-    def _chosen(self, name: str, value: object) -> View:
-        "The view that a control asks for; a day without a session gives the next one."
-        if name not in ('slider', 'calendar'): return replace(self.view, **{name: value})
+    def _choose(self, name: str, value: object) -> str:
+        "Show what a control asks for; a day without a session gives the next one, and a sentence."
         dates = self.sessions.dates
-        number = value if name == 'slider' else dates.searchsorted(pd.Timestamp(value or self.view.date))
-        return replace(self.view, date=dates[min(number, len(dates) - 1)])
+        if name not in ('slider', 'calendar'): self.show(replace(self.view, **{name: value}))
+        elif name == 'slider': self.show(replace(self.view, date=dates[value]))
+        else: self.show(replace(self.view, date=dates[min(dates.searchsorted(pd.Timestamp(value or self.view.date)), len(dates) - 1)]))
+        return '' if name != 'calendar' or value in (None, self.view.date.date()) else f'{value:%A %-d %B %Y} has no session: this is the next one.'
+
+    def _jump(self, to: str) -> str:
+        "Go to another session; a sentence where there is none."
+        there = jump(self.sessions, self.view, to)
+        if there == self.view: return f'There is no {to}.'
+        self.show(there)
+        return ''
 
     def show(self,
         view: View  # what to look at
@@ -520,17 +535,11 @@ class Explorer:
         "Show another view."
         if view != self.view:
             day = day_of(self.sessions, view)
-            moved, self.view, self.day = self.view is None or view.date != self.view.date, view, day
-            update_figure(self.figure, day, axes=moved)
+            update_figure(self.figure, day, self.day)
+            self.view, self.day = view, day
             for name, text in _as_html(day).items(): self.texts[name].value = text
         shown = view.counting | {'slider': self.day.number - 1, 'calendar': view.date.date()}
         for name, control in self.controls.items(): control.value = shown[name]
-
-    def jump(self,
-        to: str  # one of `JUMPS`
-    ):
-        "Go to another session."
-        self.show(jump(self.sessions, self.view, to))
 
     def __repr__(self): return '\n'.join([heading(self.day), *tell(self.day)])
 
