@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/04c_explore.ipynb #907249bb
+# %% ../nbs/04c_explore.ipynb #1daeca0e
 from .backtest import BacktestResult, check_signals, format_metric
-from .data import BadData, COLOURS, ContractSpec, ES, add_sessions, axes, check_bars, check_one_contract
+from .data import BadData, COLOURS, ContractSpec, ES, ZONE, add_sessions, axes, check_bars, check_one_contract
 from .signals import SignalRules, explain_signals
 from .vpoc import (AREAS, POCS, SPREADS, developing_levels, naked_vpocs, nodes, session_levels,
                                 volume_profiles)
@@ -187,11 +187,12 @@ def choose(
     number = value if name == 'slider' else sessions.dates.searchsorted(pd.Timestamp(value))
     return replace(view, date=sessions.dates[min(number, len(sessions) - 1)])
 
-# %% ../nbs/04c_explore.ipynb #e9440049
+# %% ../nbs/04c_explore.ipynb #e51f7558
 _EXITS = {'stop': 'at the stop', 'target': 'at the target', 'close': 'at the close of the session', 'roll': 'before the roll', 'end': 'at the end of the data'}
 
 def _clock(ts: pd.Timestamp, date: pd.Timestamp) -> str:
     "A time of day in New York, with the day where it is another one."
+    ts = ts.tz_convert(ZONE)
     return f'{ts:%H:%M} ET' if ts.date() == date.date() else f'{ts:%H:%M} ET on {ts:%A %-d %B %Y}'
 
 # %% ../nbs/04c_explore.ipynb #00001dff
@@ -333,13 +334,13 @@ def fills(
                  (out, t.exit, -t.side, t.net > 0, f'out {t.exit:,.2f}, {t.exit_ts:%H:%M} ET')]
     return pd.DataFrame(rows, columns=['x', 'price', 'side', 'won', 'text'])
 
-# %% ../nbs/04c_explore.ipynb #01d381c0
+# %% ../nbs/04c_explore.ipynb #7b0cae59
 def heading(
     day: Day  # of `day_of`
 ) -> str:  # one line
     "Which session this is."
     return (f'{day.view.date:%A %-d %B %Y} · session {day.number:,} of {len(day.sessions):,} · {day.levels.contract} · '
-            f'{len(day.bars):,} bars, {int(day.levels.volume):,} contracts · times in New York (ET)')
+            f'{len(day.bars):,} bars, {int(day.levels.volume):,} contracts · {", ".join(list(day.view.counting.values())[:3])}, {100 * day.view.pct:.3g}% · times ET')
 
 # %% ../nbs/04c_explore.ipynb #31d508c0
 def _draw_lines(ax, day: Day):
