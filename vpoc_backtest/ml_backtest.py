@@ -28,7 +28,7 @@ from .data import (BadData, CONTRACTS, ContractSpec, ES, LAYOUTS, axes, bar_file
 from .evidence import JUDGED, Evidence, after_trials, examine, trial_settings
 from .features import FilterConfig, ShortHistory
 from .luck import record_trial
-from .report import evidence_sections, html_figure, html_table, plot_comparison, report_html
+from .report import evidence_sections, html_figure, html_table, plot_comparison, report_html, report_notebook
 from .signals import SignalRules, explain_signals, make_signals
 from .vpoc import AREAS, POCS, SEGMENTS, SPREADS, plot_migration, session_levels
 
@@ -459,6 +459,8 @@ def _filter_sections(filtered: Filtered) -> dict[str, str]:
 NOTE_SAMPLE = ('The sample market: daily bars of the S&P 500 are real, the minutes within each day are simulated. '
                'It shows that the machine works, not that the strategy does.')
 
+def _title(run: Run) -> str: return f'VPOC backtest: {run.market.source.split(":")[0]}'
+
 def _report(run: Run) -> str:
     about = {k.replace('_', ' '): ', '.join(map(str, v)) if isinstance(v, list) else f'{v:,}'
              if isinstance(v, int) else str(v) for k, v in describe_market(run.market, run.levels).items()}
@@ -471,8 +473,8 @@ def _report(run: Run) -> str:
                                   if run.filtered.windows else f'Both strategies from {run.filtered.first:%-d %B %Y} on: the filter has seen the sessions before.')
     more = evidence_sections(run.evidence, run.config.rules) if run.evidence else {}
     if run.filtered: more |= _filter_sections(run.filtered)
-    return report_html(f'VPOC backtest: {run.market.source.split(":")[0]}', about, run.market.bars, run.signals, run.why, run.results,
-                       config_toml(run.config), _versions(), migration, tuple(notes), more, run.levels)
+    return report_html(_title(run), about, run.market.bars, run.signals, run.why, run.results,
+                       config_toml(run.config), _versions(), migration, tuple(notes), more, run.levels, run.evidence)
 
 # %% ../nbs/08_ml_backtest.ipynb #51c4cc8b
 def _write_files(run: Run, folder: Path):
@@ -485,6 +487,7 @@ def _write_files(run: Run, folder: Path):
     figure = plot_comparison(run.market.source, **run.results)
     figure.savefig(folder/'strategy_comparison.png', dpi=130, metadata={'Software': None})
     (folder/'report.html').write_text(_report(run), encoding='utf-8')
+    (folder/'report.ipynb').write_text(report_notebook(folder, _title(run)), encoding='utf-8')
     import matplotlib.pyplot as plt
     plt.close('all')
 
@@ -507,7 +510,7 @@ def _replace_folder(new: Path, out: Path):
 
 # %% ../nbs/08_ml_backtest.ipynb #33062575
 FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv', 'why.csv', 'equity.csv', 'rejects.csv',
-         'levels.parquet', 'strategy_comparison.png', 'report.html'}
+         'levels.parquet', 'strategy_comparison.png', 'report.html', 'report.ipynb'}
 
 def save_run(
     run: Run,  # of `run_all`

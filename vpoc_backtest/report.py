@@ -10,7 +10,7 @@ __all__ = ['REGIMES', 'DAYS', 'CSS', 'SCRIPT', 'DOUBT', 'CELLS', 'plot_compariso
            'load_results', 'report_notebook']
 
 # %% ../nbs/04b_report.ipynb #cc88f9d4
-import ast, base64, contextlib, io, json, tomllib
+import ast, base64, contextlib, io, json, re, tomllib
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -54,13 +54,13 @@ def _draw_order(ax, order: pd.Series, first: int, end: float):
         ax.hlines(order[name], first, end, color=COLOURS[colour], lw=1, ls='--')
         ax.text(end, place, f' {name} {order[name]:,.2f}', va='center', fontsize=8, color=COLOURS[colour])
 
-# %% ../nbs/04b_report.ipynb #e4c1e0a2
+# %% ../nbs/04b_report.ipynb #86f8f6e4
 def _draw_excursions(ax, trade: pd.Series, first: int, last: int):
     "How far a trade went for and against, tinted from entry to exit."
     for name, way, colour in (('MFE', trade.side * trade.mfe, 'green'), ('MAE', -trade.side * trade.mae, 'vermilion')):
         ax.fill_between([first - .5, last + .5], trade.entry, trade.entry + way, color=COLOURS[colour], alpha=.15, lw=0)
-        ax.annotate(f'{name} {abs(way):,.2f}', (first - .5, trade.entry + way), xytext=(-3, 0), textcoords='offset points', ha='right', va='center',
-                    fontsize=8, color=COLOURS[colour])
+        ax.text(first - .5, trade.entry + way, f'{name} {abs(way):,.2f}', va='bottom' if way > 0 else 'top', fontsize=8, color=COLOURS[colour],
+                bbox={'facecolor': 'white', 'alpha': .7, 'lw': 0, 'pad': .5})
 
 # %% ../nbs/04b_report.ipynb #4d6611a6
 def plot_trade(
@@ -147,7 +147,10 @@ def monthly_returns(
     table = returns([day.year.rename('Year'), day.month]).unstack().reindex(columns=range(1, 13))
     return table.set_axis([f'{m:%b}' for m in pd.date_range('2000-01-01', periods=12, freq='MS')], axis=1).assign(Year=returns(day.year))
 
-# %% ../nbs/04b_report.ipynb #65742c7f
+# %% ../nbs/04b_report.ipynb #b3bf9fa0
+def _percent(value: float) -> str: return '0.0' if abs(value) < .05 else f'{value:+.1f}'.replace('-', '−')
+
+# %% ../nbs/04b_report.ipynb #90c6b180
 def plot_months(
     result: BacktestResult,  # of `run_backtest`
     ax: object = None  # matplotlib axes to draw on; None for new ones
@@ -158,7 +161,7 @@ def plot_months(
     most = 1.6 * np.nanmax(np.abs(table.to_numpy()), initial=1e-9)
     ax.imshow(np.ma.masked_invalid(table), cmap='RdBu', vmin=-most, vmax=most, aspect='auto')
     for i, j in np.argwhere(table.notna().to_numpy()):
-        ax.text(j, i, f'{table.iat[i, j]:+.1f}'.replace('-', '−'), ha='center', va='center', fontsize=8.5, weight='bold' if j == 12 else 'normal', color='black')
+        ax.text(j, i, _percent(table.iat[i, j]), ha='center', va='center', fontsize=8.5, weight='bold' if j == 12 else 'normal', color='black')
     ax.axvline(11.5, color='white', lw=4)
     ax.set(xticks=range(13), xticklabels=table.columns, yticks=range(len(table)), yticklabels=table.index)
     ax.tick_params(length=0), ax.grid(False)
@@ -281,16 +284,16 @@ nav { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: .9rem; margin:
 p.quiet, figcaption { color: var(--quiet); font-size: .9rem; } p.verdict { font-size: 1.1rem; background: var(--tint); padding: .8rem 1rem; border-left: 4px solid var(--one); }
 img { max-width: 100%; height: auto; } figure { margin: 1rem 0; } div.wide { overflow-x: auto; } div.wide + div.wide { margin-top: 1.2rem; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; } th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; } table.text td { text-align: left; white-space: normal; }
+th:first-child, td:first-child { text-align: left; } th { font-weight: 600; } thead th { white-space: normal; vertical-align: bottom; } table.text td { text-align: left; white-space: normal; }
 pre { background: var(--tint); padding: .8rem; overflow-x: auto; font-size: .85rem; }
 .chart { outline-offset: .4rem; } .chart p, .chart output { margin: 0 0 .5rem; font-size: .9rem; } .chart output { display: block; min-height: 1.5em; font-variant-numeric: tabular-nums; }
 .chart p span { margin-right: 1.2rem; } .chart p span::before { content: ""; display: inline-block; width: 1.4em; border-top: 3px solid var(--stroke); margin-right: .4em; vertical-align: middle; }
-.plot { position: relative; margin: 0 0 .8rem 5.2rem; border-left: 1px solid var(--quiet); touch-action: pan-y; cursor: crosshair; } .plot.tall { height: 17rem; } .plot.low { height: 7rem; }
+.plot { position: relative; margin: 0 0 .8rem 5.2rem; border-left: 1px solid var(--quiet); touch-action: pan-y; cursor: crosshair; } .plot.tall { height: 17rem; margin-top: 1.6rem; } .plot.low { height: 7rem; }
 .plot svg { width: 100%; height: 100%; display: block; overflow: visible; } .plot path { fill: none; stroke: var(--stroke, var(--line)); stroke-width: 1.6; vector-effect: non-scaling-stroke; } .plot path.grid { stroke-width: 1; }
 .plot i, .times i { position: absolute; font-style: normal; font-size: .8rem; color: var(--quiet); white-space: nowrap; } .plot i { right: 100%; padding-right: .5rem; transform: translateY(-50%); }
 .plot b { position: absolute; left: 0; top: -1.1rem; font-weight: 400; font-size: .8rem; color: var(--quiet); padding-left: .4rem; } .plot.low { margin-top: 1.6rem; }
 .times { position: relative; height: 1.3rem; margin-left: 5.2rem; overflow: hidden; } .on .plot::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--at); border-left: 1px solid var(--ink); }
-@media (max-width: 640px) { body { font-size: 15px; } figure .wide img { max-width: none; width: 40rem; } th, td { padding: .25rem .5rem; } .plot.tall { height: 12rem; } }
+@media (max-width: 640px) { body { font-size: 15px; } figure .wide img { max-width: none; width: 40rem; } th, td { padding: .25rem .4rem; } tbody th { white-space: normal; } .plot.tall { height: 12rem; } }
 @media print { :root { color-scheme: light; --ink: #000; --quiet: #444; --line: #ccc; --paper: #fff; --tint: #f3f6f9; --one: #0072B2; --two: #D55E00; --three: #009E73; --four: #E69F00; }
   body { max-width: none; font-size: 10.5pt; padding: 0; } h2, h3 { break-after: avoid; } figure, table, p.verdict { break-inside: avoid; } img { filter: none; } nav { display: none; } div.wide { overflow: visible; } pre { white-space: pre-wrap; } }
 '''
@@ -302,7 +305,8 @@ def html_table(
     text: bool = False  # cells are words, not figures: left-aligned, and wrapped
 ) -> str:  # HTML
     "A table of the page, scrolling sideways on a narrow screen."
-    html = table.to_html(index=index, border=0, escape=True, index_names=False, na_rep="–", classes="text" if text else None)
+    html = table.to_html(index=index, header=not text, border=0, escape=True, index_names=False, na_rep='–', classes='text' if text else None)
+    html = re.sub(r'(<td>)-(?=[\d$])', r'\1−', html).replace('<th></th>', f'<th>{escape(str(table.index.name or ""))}</th>', 1)
     return f'<div class="wide">{html}</div>'
 
 # %% ../nbs/04b_report.ipynb #a7c408ed
@@ -370,7 +374,7 @@ def _panel(
     numbers = ''.join(f'<i style="top: {down(t):.2f}%">{show.format(t).replace("$-", "−$").replace("-", "−")}</i>' for t in ticks)
     return (f'<div class="plot {kind}"><b>{name}</b><svg viewBox="0 0 1000 100" preserveAspectRatio="none" role="img" aria-label="{name}">{lines}</svg>{numbers}</div>')
 
-# %% ../nbs/04b_report.ipynb #48144435
+# %% ../nbs/04b_report.ipynb #3024c289
 def _times(sessions: pd.DatetimeIndex) -> str:
     "Months, quarters or years under numbered sessions, at most seven of them."
     for period, form in (('M', '%b %Y'), ('Q', '%b %Y'), ('Y', '%Y')):
@@ -378,7 +382,7 @@ def _times(sessions: pd.DatetimeIndex) -> str:
         starts = np.flatnonzero(np.r_[True, label[1:] != label[:-1]])
         if len(starts) <= 7: break
     starts = starts[::-(-len(starts) // 7)]
-    if len(starts) > 1 and starts[1] < len(sessions) / 8: starts = starts[1:]
+    if len(starts) > 1 and starts[1] < len(sessions) / 6: starts = starts[1:]
     return '<div class="times">' + ''.join(f'<i style="left: {100 * i / len(sessions):.1f}%">{sessions[i]:{form}}</i>' for i in starts if i < .95 * len(sessions)) + '</div>'
 
 # %% ../nbs/04b_report.ipynb #bf095ede
@@ -418,7 +422,7 @@ def html_equity(
     return (f'<figure class="chart" tabindex="0"><p>{names}</p>{panels}{_times(equity.index)}<output>{escape(end)}</output><script type="application/json">{held}</script>'
             f'<figcaption>Under the pointer, or with the arrow keys: the session and what each account was worth.</figcaption></figure><script>{SCRIPT}</script>')
 
-# %% ../nbs/04b_report.ipynb #391ef61d
+# %% ../nbs/04b_report.ipynb #2cb5cec6
 def html_months(
     result: BacktestResult  # of `run_backtest`
 ) -> str:  # HTML
@@ -427,7 +431,7 @@ def html_months(
     most = np.nanmax(np.abs(table.to_numpy()), initial=1e-9)
     def cell(v):
         if np.isnan(v): return '<td>–</td>'
-        return f'<td style="background: rgba({"0,114,178" if v > 0 else "213,94,0"},{.5 * abs(v) / most:.2f})">{v:+.1f}</td>'.replace('-0.0<', '0.0<').replace('+0.0<', '0.0<').replace('>-', '>−')
+        return f'<td style="background: rgba({"0,114,178" if v > 0 else "213,94,0"},{.5 * abs(v) / most:.2f})">{_percent(v)}</td>'
     rows = ''.join(f'<tr><th>{year}</th>{"".join(map(cell, row))}</tr>' for year, row in zip(table.index, table.to_numpy()))
     return f'<div class="wide"><table><thead><tr><th></th>{"".join(f"<th>{c}</th>" for c in table)}</tr></thead><tbody>{rows}</tbody></table></div>'
 
@@ -496,7 +500,7 @@ def _trades_section(bars: pd.DataFrame, signals: pd.DataFrame, result: BacktestR
         parts += [html_figure(plot_trade(bars, trade, orders.loc[(trade.date, trade.side)])) for _, trade in some[:min(drawn, len(trades) // 2 or 1)].iterrows()]
     return ''.join(parts) + _p('Hollow candles rose, filled ones fell. Triangles are the fills; tinted: how far the trade went for (MFE) and against (MAE) before it ended.', 'quiet')
 
-# %% ../nbs/04b_report.ipynb #a0dd021b
+# %% ../nbs/04b_report.ipynb #890f4d85
 def cost_table(
     **results  # name=BacktestResult
 ) -> pd.DataFrame:  # one column a result, as text
@@ -505,7 +509,7 @@ def cost_table(
     for name, r in results.items():
         t = r.trades
         slipped = (r.config.slippage_ticks * r.contract.tick_size * r.contract.point_value * t.contracts[t.exit_reason != 'target']).sum()
-        taken = {'At the prices asked for': t.gross.sum() + slipped, 'Slippage': -slipped, 'Commission and fees': -t.costs.sum(), 'Left': t.net.sum()}
+        taken = {'At the prices asked for': t.gross.sum() + slipped, 'Slippage': 0. - slipped, 'Commission and fees': 0. - t.costs.sum(), 'Left': t.net.sum()}
         columns[name.replace('_', ' ')] = {k: format_metric('total_profit', v) for k, v in taken.items()} | {
             'Slippage and costs a trade': format_metric('average_profit', (slipped + t.costs.sum()) / len(t) if len(t) else float('nan'))}
     return pd.DataFrame(columns)
@@ -542,13 +546,13 @@ def _when_section(result: BacktestResult, levels: pd.DataFrame | None) -> str:
         plot_when(result, levels)[0], 'Mean R of the trades with two standard errors, and how many there were; what crosses zero has nothing to tell')
     return picture + ''.join(html_table(t) for t in tables if len(t))
 
-# %% ../nbs/04b_report.ipynb #04f22f45
+# %% ../nbs/04b_report.ipynb #e492c4b9
 def _top(results: dict[str, BacktestResult], evidence: Evidence | None) -> str:
     "What to do, and why, for each strategy; the evidence is about the first."
     parts = []
     for i, (name, r) in enumerate(results.items()):
         seen = evidence if i == 0 else None
-        parts.append(f'<p class="verdict"><b>{escape(_called(name))}: {escape(advice(r, seen))}</b> {escape(verdict(r))} {escape(_counted(r, seen))}</p>')
+        parts.append(f'<p class="verdict"><b>{escape(_called(name))}: {escape(advice(r, seen))}</b> {escape(verdict(r))} {escape(_counted(r, seen) if i == 0 else "")}</p>')
     return ''.join(parts)
 
 # %% ../nbs/04b_report.ipynb #bd8d96c2
