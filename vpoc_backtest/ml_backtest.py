@@ -12,6 +12,7 @@ __all__ = ['NO_REJECTS', 'ORDER_SETTINGS', 'TRAINING', 'PACKAGES', 'NOTE_SAMPLE'
 import functools, json, platform, re, shutil, signal, subprocess, sys, tempfile, threading, tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Callable
@@ -360,6 +361,27 @@ def describe_filter(
     return (f'{told["accepted"]:,} of {told["signals"]:,} signals accepted{silent}; the refused ones would have made '
             f'{format_metric("total_profit", told["refused_profit"])} in {told["refused_trades"]:,} trades '
             f'(mean outcome of all orders, wanted or not: {usual:+.2f})').replace('-', '−')
+
+# %% ../nbs/08_ml_backtest.ipynb #c15d9398
+from fastcore.basics import patch
+
+# %% ../nbs/08_ml_backtest.ipynb #07b79d11
+@patch
+def sentences(self: Run) -> list[str]:
+    "What was run on what, and what was found out, a sentence each."
+    span = f'{self.levels.index[0]:%-d %B %Y} to {self.levels.index[-1]:%-d %B %Y}'
+    told = [f'{self.market.source}: {len(self.market.bars):,} bars of {self.market.contract.symbol} in {len(self.levels):,} sessions, {span} (New York time), '
+            f'{len(self.signals):,} orders.']
+    if self.filtered: told.append(f'Both strategies from {self.filtered.first:%-d %B %Y} on: {describe_filter(self.filtered)}.')
+    return told + (self.evidence.sentences() if self.evidence else [])
+
+# %% ../nbs/08_ml_backtest.ipynb #4cb7a014
+@patch
+def __repr__(self: Run): return '\n'.join([*self.sentences(), compare(**self.results).to_string()])
+
+# %% ../nbs/08_ml_backtest.ipynb #a6f7f0ca
+@patch
+def _repr_html_(self: Run): return f'<p>{"</p><p>".join(map(escape, self.sentences()))}</p>{compare(**self.results).to_html()}'
 
 # %% ../nbs/08_ml_backtest.ipynb #a206e5c9
 def _json(value) -> str:

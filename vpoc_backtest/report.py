@@ -275,7 +275,7 @@ def plot_when(
 CSS = '''
 :root { color-scheme: light dark; --ink: #1d2530; --quiet: #5c6b7a; --line: #d9dfe5; --paper: #ffffff; --tint: #f3f6f9; --one: #0072B2; --two: #D55E00; --three: #009E73; --four: #E69F00; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e9ee; --quiet: #9aa7b4; --line: #37424d; --paper: #171c21; --tint: #20272e; --one: #56B4E9; --two: #F2894B; --three: #3CCB9F; --four: #F0C04C; }
-  img { filter: invert(.91) hue-rotate(180deg); } }
+  img { filter: invert(.91) hue-rotate(180deg); mix-blend-mode: lighten; } }
 * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; overflow-wrap: break-word; }
 h1 { font-size: 1.6rem; margin: 0 0 .2rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--line); padding-bottom: .25rem; }
@@ -295,7 +295,7 @@ pre { background: var(--tint); padding: .8rem; overflow-x: auto; font-size: .85r
 .times { position: relative; height: 1.3rem; margin-left: 5.2rem; overflow: hidden; } .on .plot::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--at); border-left: 1px solid var(--ink); }
 @media (max-width: 640px) { body { font-size: 15px; } figure .wide img { max-width: none; width: 40rem; } th, td { padding: .25rem .4rem; } tbody th { white-space: normal; } .plot.tall { height: 12rem; } }
 @media print { :root { color-scheme: light; --ink: #000; --quiet: #444; --line: #ccc; --paper: #fff; --tint: #f3f6f9; --one: #0072B2; --two: #D55E00; --three: #009E73; --four: #E69F00; }
-  body { max-width: none; font-size: 10.5pt; padding: 0; } h2, h3 { break-after: avoid; } figure, table, p.verdict { break-inside: avoid; } img { filter: none; } nav { display: none; } div.wide { overflow: visible; } table { font-size: 8pt; } th, td { padding: .12rem .3rem; } tbody th { white-space: normal; } pre { white-space: pre-wrap; } }
+  body { max-width: none; font-size: 10.5pt; padding: 0; } h2, h3 { break-after: avoid; } figure, table, p.verdict { break-inside: avoid; } img { filter: none; mix-blend-mode: normal; } nav { display: none; } div.wide { overflow: visible; } table { font-size: 8pt; } th, td { padding: .12rem .3rem; } tbody th { white-space: normal; } pre { white-space: pre-wrap; } }
 '''
 
 # %% ../nbs/04b_report.ipynb #6672a8d8
@@ -572,16 +572,14 @@ def report_html(
     evidence: Evidence | None = None  # of `examine`, for what stands at the top
 ) -> str:  # a whole HTML document
     "The report of a run as one self-contained page."
-    result, more = next(iter(results.values())), dict(more or {})
-    quality = more.pop('Data quality', '')
+    result, more = next(iter(results.values())), more or {}
     causes = why.failed[~why.order].astype(str).str.split('; ').explode().value_counts()
     sections = {
         '': ''.join(_p(n, 'quiet') for n in notes) + _top(results, evidence),
-        'Figures': html_table(compare(**results)) + _p('After costs and slippage. Ratios from the returns of all sessions, '
-                                                       'those without a trade included.', 'quiet'),
+        'Figures': html_table(compare(**results)) + _p('After costs and slippage. Ratios from the returns of all sessions, those without a trade included.', 'quiet'),
         'Equity and drawdown': html_equity(**results),
         'What it paid': html_table(cost_table(**results)),
-        **more,
+        **{h: s for h, s in more.items() if h != 'Data quality'},
         'Month by month': _months_section(results),
         'When it earned': _when_section(result, levels),
         'How trades ended': html_figure(plot_r_multiples(**results), 'Trades by multiples of what they risked; dashed: the means'),
@@ -592,7 +590,7 @@ def report_html(
         'Sessions without an order': _p(f'{int((~why.order).sum()):,} of {len(why):,} sessions. A session counts once for '
                                         'every condition it failed.') + html_table(causes.map('{:,}'.format).rename('Sessions').to_frame()),
         'Where value was': '' if migration is None else html_figure(migration, 'VPOC and value area of the last sessions'),
-        'Data quality': quality,
+        'Data quality': more.get('Data quality', ''),
         'Data': html_table(pd.DataFrame({'': about}).rename_axis(None), text=True),
         'Settings': f'<pre>{escape(settings)}</pre>',
         'Versions': html_table(pd.DataFrame({'': versions}), text=True)}
