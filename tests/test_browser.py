@@ -1,0 +1,141 @@
+"""The explorer in a real browser: JupyterLab is started, a notebook is run, and somebody clicks."""
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from urllib.request import urlopen
+
+import pandas as pd
+import pytest
+
+from vpoc_backtest import explore as room
+from vpoc_backtest.backtest import run_backtest
+from vpoc_backtest.data import COLOURS, random_walk
+from vpoc_backtest.signals import make_signals
+from vpoc_backtest.vpoc import session_levels
+
+CODE = '''from vpoc_backtest import explore as room
+from vpoc_backtest.backtest import run_backtest
+from vpoc_backtest.data import random_walk
+from vpoc_backtest.signals import make_signals
+from vpoc_backtest.vpoc import session_levels
+bars = random_walk(400, seed=3)
+result = run_backtest(bars, make_signals(session_levels(bars)))
+def broken(*args): raise RuntimeError('an error that must be seen')
+room._widest = broken
+room.explore(bars, result)'''
+QUIET = {'@jupyterlab/apputils-extension/notification.jupyterlab-settings': {'fetchNews': 'false', 'checkForUpdates': False}}
+
+
+def notebook(code):
+    cell = {'cell_type': 'code', 'id': 'c0', 'metadata': {}, 'source': code, 'execution_count': None, 'outputs': []}
+    return {'cells': [cell], 'metadata': {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}, 'nbformat': 4, 'nbformat_minor': 5}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def lab(tmp_path, browser):
+    "The address of a JupyterLab that serves one notebook, with a token and nothing of the user's own."
+    for package in ('ipywidgets', 'plotly', 'anywidget', 'jupyterlab'):
+        pytest.importorskip(package, reason=f'no {package}: pip install -c constraints.txt -e ".[dev]"')
+    (tmp_path/'work').mkdir()
+    (tmp_path/'work/explore.ipynb').write_text(json.dumps(notebook(CODE)))
+    for name, settings in QUIET.items():
+        (tmp_path/'settings'/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/'settings'/name).write_text(json.dumps(settings))
+    port, token = free_port(), secrets.token_hex(16)
+    options = {'ServerApp.ip': '127.0.0.1', 'ServerApp.port': port, 'ServerApp.port_retries': 0, 'ServerApp.root_dir': tmp_path/'work',
+               'ServerApp.open_browser': False, 'ServerApp.allow_root': True, 'IdentityProvider.token': token, 'LabApp.user_settings_dir': tmp_path/'settings',
+               'LabApp.expose_app_in_browser': True, 'LabApp.extension_manager': 'readonly', 'LabApp.check_for_updates_class': 'jupyterlab.NeverCheckForUpdate'}
+    own = {name: str(tmp_path/name.lower()) for name in ('JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'IPYTHONDIR')}
+    with open(tmp_path/'lab.log', 'w') as log:
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', *(f'--{k}={v}' for k, v in options.items())], stdout=log, stderr=log, env=os.environ | own)
+        try:
+            wait_for(f'http://127.0.0.1:{port}/api/status?token={token}', server, tmp_path/'lab.log')
+            yield f'http://127.0.0.1:{port}/doc/tree/explore.ipynb?token={token}'
+        finally:
+            server.terminate()  # it ends its kernels
+            server.wait(20)
+
+
+def wait_for(url, server, log, seconds=60):
+    until = time.monotonic() + seconds
+    while True:
+        try: return urlopen(url, timeout=5).close()
+        except OSError:
+            assert server.poll() is None and time.monotonic() < until, f'JupyterLab did not start: {log.read_text()[-2000:]}'
+            time.sleep(.1)
+
+
+def same_numbers(browser, view):
+    "The figure in the page holds the numbers, and the colours, of one view: what was sent in pieces has come together."
+    script = """return [...document.querySelector('.js-plotly-plot').data].map(trace => {
+        const plain = {marker_color: trace.marker?.color, marker_symbol: trace.marker?.symbol}
+        for (const key of ['x', 'y', 'open', 'high', 'low', 'close', 'text']) if (trace[key]) plain[key] = Array.from(trace[key])
+        return [trace.name, plain] })"""
+    shown = dict(browser.driver.execute_script(script))
+    bars = random_walk(400, seed=3)
+    result = run_backtest(bars, make_signals(session_levels(bars)))
+    wanted = room.figure_values(room.day_of(room.cut_sessions(bars, result), view))
+    for name, values in wanted.items():
+        for key, value in values.items(): assert list(value) == (shown[name].get(key) or []), (name, key)
+    assert shown['nodes']['marker_color'] == COLOURS['purple']
+
+
+def test_explorer_answers_clicks(browser, lab, tmp_path):
+    from selenium.webdriver.common.keys import Keys
+    browser.open(lab, 1240, 1300)
+    ready = "return !!(window.jupyterapp && document.querySelector('.jp-Notebook') && jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel)"
+    browser.wait(lambda: browser.driver.execute_script(ready), 'JupyterLab with its notebook and kernel')
+    browser.driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
+
+    heading = lambda: (browser.texts('.widget-html b') or [''])[0]
+    labels = lambda: browser.texts('.js-plotly-plot .annotation-text')
+    words = lambda: ' '.join(browser.texts('.widget-html p'))
+    inside = lambda: browser.driver.execute_script("return [...document.querySelectorAll('.js-plotly-plot .bars path')].filter(p => getComputedStyle(p).fill === 'rgb(86, 180, 233)').length")
+    press = lambda name: next(b for b in browser.all('.jupyter-button') if b.text.strip() == name).click()
+
+    def after(act):
+        "What the panel shows when it has changed."
+        before = heading(), labels()
+        act()
+        return browser.wait(lambda: (heading(), labels()) if (heading(), labels())[1] != before[1] and labels() else None, 'another figure')
+
+    browser.wait(lambda: inside() and len(labels()) >= 6, 'the first figure', 90)
+    assert 'session ' in heading() and '(ET)' in heading() and 'limit' in words() and 'ET' in words()
+    first, shown = heading(), inside()
+    assert after(lambda: press('next trade'))[0] != first and ('Bought' in words() or 'Sold' in words())
+    second = heading()
+    handle = browser.all('.noUi-handle')[0]
+    third = after(lambda: handle.send_keys(Keys.ARROW_RIGHT))[0]
+    number = lambda text: int(text.split('session ')[1].split(' of')[0].replace(',', ''))
+    assert number(third) == number(second) + 1
+
+    after(lambda: press('previous session'))
+    shown = inside()
+    at, narrow = after(lambda: press('80%'))
+    assert at == second and inside() > shown  # the same session, more of its profile in the value area
+    assert [b.text for b in browser.all('.widget-toggle-button.mod-active')][-1] == '80%'
+    same_numbers(browser, view := room.View(pd.bdate_range('2015-01-02', periods=400)[number(at) - 1], pct=.8))
+    after(lambda: press('ohlc'))
+    same_numbers(browser, replace(view, spread='ohlc'))
+    picture = browser.all('.jp-OutputArea-output')[0].screenshot_as_png
+    (Path(os.environ.get('SCREENSHOTS', tmp_path))/'explorer.png').write_bytes(picture)  # SCREENSHOTS=nbs/images renews the one of the docs
+    assert len(picture) > 30_000
+
+    press('widest value area')  # broken on purpose
+    browser.wait(lambda: 'an error that must be seen' in ' '.join(browser.texts('.widget-html pre')), 'the error under the picture')
+    assert heading() == at
+    after(lambda: press('next loss'))
+    assert not ' '.join(browser.texts('.widget-html pre')).strip()  # the next click took the error away
+    assert browser.console() == [] and browser.hosts() <= {'127.0.0.1'}

@@ -1,0 +1,109 @@
+"""The explorer's wiring, without a browser: every control makes its view, and no error gets lost."""
+import json
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from vpoc_backtest import explore as room
+from vpoc_backtest.backtest import run_backtest
+from vpoc_backtest.data import random_walk
+from vpoc_backtest.signals import SignalRules, make_signals
+from vpoc_backtest.vpoc import session_levels
+
+notebooks = sorted((Path(__file__).parents[1]/'nbs').rglob('*.ipynb'))
+
+
+@pytest.fixture(scope='module')
+def market():
+    bars = random_walk(300, seed=3)
+    return bars, run_backtest(bars, make_signals(session_levels(bars), SignalRules(rule='migration')))
+
+
+@pytest.fixture
+def panel(market):
+    for package in ('ipywidgets', 'plotly', 'anywidget'): pytest.importorskip(package, reason=f'no {package}: pip install -c constraints.txt -e ".[interactive]"')
+    return room.explore(*market)
+
+
+def agree(panel):
+    "Controls, words and figure all show the view."
+    shown = {name: control.value for name, control in panel.controls.items()}
+    assert shown == panel.view.counting | {'slider': panel.day.number - 1, 'calendar': panel.view.date.date()}
+    assert f'{panel.view.date:%-d %B %Y}' in panel.texts['heading'].value
+    assert panel.figure.data[3].x.sum() == panel.day.bars.volume.sum()
+    assert panel.figure.layout.annotations[-2].text == f'VPOC {panel.day.levels.vpoc:,.2f}'
+
+
+def test_begins_with_the_first_trade(panel, market):
+    assert panel.view == room.View(market[1].trades.date.min())
+    agree(panel)
+
+
+@pytest.mark.parametrize('name, value', [('spread', 'ohlc'), ('spread', 'close'), ('poc', 'cluster'), ('area', 'pairs'), ('pct', .8)])
+def test_toggles_count_anew(panel, name, value):
+    before = panel.view
+    panel.controls[name].value = value
+    assert panel.view == replace(before, **{name: value})
+    agree(panel)
+
+
+def test_slider_and_calendar_choose_a_session(panel):
+    panel.controls['slider'].value = 100
+    assert panel.view.date == panel.sessions.dates[100]
+    panel.controls['calendar'].value = date(2015, 10, 3)  # a Saturday
+    assert panel.view.date == pd.Timestamp(2015, 10, 5)
+    assert panel.texts['note'].value == 'Saturday 3 October 2015 has no session: this is the next one.'
+    agree(panel)
+    panel.controls['calendar'].value = None  # emptied
+    agree(panel)
+    assert panel.texts['note'].value == ''
+
+
+@pytest.mark.parametrize('to', room.JUMPS)
+def test_buttons_jump(panel, to):
+    panel.controls['slider'].value = 150
+    there = room.jump(panel.sessions, panel.view, to)
+    panel.jumps[to].click()
+    assert panel.view == there and panel.view.date != panel.sessions.dates[150]
+    agree(panel)
+
+
+def test_says_where_there_is_nothing_more(panel):
+    panel.controls['slider'].value = 0
+    panel.jumps['previous trade'].click()
+    assert panel.texts['note'].value == 'There is no previous trade.'
+    panel.jumps['next session'].click()
+    assert panel.texts['note'].value == ''
+
+
+def test_no_jump_to_trades_without_a_result(market):
+    pytest.importorskip('plotly', reason='no plotly')
+    panel = room.explore(market[0])
+    assert {to for to, button in panel.jumps.items() if button.disabled} == {'previous trade', 'next trade', 'next loss'}
+    assert panel.view.date == panel.sessions.dates[-1]
+
+
+def test_errors_are_raised_and_shown(panel, monkeypatch):
+    def broken(*args): raise RuntimeError('lost & found')
+    monkeypatch.setattr(room, 'day_of', broken)
+    before = panel.view
+    with pytest.raises(RuntimeError, match='lost'): panel.controls['slider'].value = 7
+    assert 'lost &amp; found' in panel.texts['note'].value and panel.view == before
+    monkeypatch.undo()
+    panel.controls['slider'].value = 8
+    assert panel.texts['note'].value == '' and panel.day.number == 9
+
+
+def test_shows_a_picture_where_there_is_no_kernel(panel):
+    assert panel._repr_png_().startswith(b'\x89PNG')
+    assert set(panel._repr_mimebundle_()) == {'application/vnd.jupyter.widget-view+json'}
+    assert repr(panel).startswith(room.heading(panel.day))
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.name)
+def test_no_notebook_carries_a_widget(path):
+    assert 'widgets' not in json.loads(path.read_text())['metadata'], \
+        'plotly saved 5 MB of JavaScript in it: run it with `jupyter nbconvert --execute --ExecutePreprocessor.store_widget_state=False`'
