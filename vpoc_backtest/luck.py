@@ -6,7 +6,7 @@
 __all__ = ['SnoopingTest', 'snooping_test', 'Trials', 'trials_of', 'record_trial', 'plot_fan']
 
 # %% ../nbs/02a_luck.ipynb #3a377733
-import hashlib, json, os
+import hashlib, json
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from .data import COLOURS, axes
+from .keeping import whole_file
 from .stats import MonteCarlo, expected_max_sharpe, sharpe_ratio
 
 # %% ../nbs/02a_luck.ipynb #457d3d98
@@ -93,12 +94,9 @@ def record_trial(
 ) -> Trials:  # all on these data, this one included
     "Add a trial to the ledger, safely beside other processes; the same settings on the same data replace themselves."
     place, settings = Path(folder)/'trials.parquet', json.dumps(rules, default=_plain, sort_keys=True)
-    place.mkdir(parents=True, exist_ok=True)
     name = hashlib.blake2b(f'{fingerprint} {settings}'.encode(), digest_size=8).hexdigest()
-    unfinished = place/f'.{name}.{os.getpid()}.{os.urandom(4).hex()}'  # readers pass over names that begin with a dot
     row = {'fingerprint': fingerprint, 'settings': settings, 'sharpe': float(sharpe), 'trades': int(trades)}
-    pd.DataFrame([row]).to_parquet(unfinished, index=False)
-    os.replace(unfinished, place/f'{name}.parquet')
+    with whole_file(place/f'{name}.parquet') as beside: pd.DataFrame([row]).to_parquet(beside, index=False)
     return trials_of(folder, fingerprint)
 
 # %% ../nbs/02a_luck.ipynb #6caa731c

@@ -93,12 +93,19 @@ def _knowledge(levels: pd.DataFrame, rules: SignalRules, side: int | None = None
                          'runs_z': runs_z, 'runs_p': runs_p, 'longest_up': up, 'longest_down': down}, index=levels.index)
 
 # %% ../nbs/03_signals.ipynb #844281b2
+def _bases(levels: pd.DataFrame) -> np.ndarray:
+    "For every session but the first the position of the last complete one before it; sessions before the first complete one have the first of all."
+    if 'complete' not in levels: return np.arange(len(levels) - 1)
+    return np.maximum.accumulate(np.where(levels.complete, np.arange(len(levels)), 0))[:-1]
+
 def _candidates(levels: pd.DataFrame, rules: SignalRules, side: int | None = None) -> pd.DataFrame:
     "For every session but the first the order it would have, whether or not the conditions hold."
-    out = _knowledge(levels, rules, side)[:-1].set_index(levels.index[1:])
-    offset, tick = _offset(levels), rules.tick_size
-    gap = np.diff(offset)
-    val, vah = levels.val.to_numpy()[:-1] + gap, levels.vah.to_numpy()[:-1] + gap
+    at = _bases(levels)
+    known = _knowledge(levels[levels.complete] if 'complete' in levels else levels, rules, side).reindex(levels.index)
+    out, base, own = known.iloc[at].set_axis(levels.index[1:]), levels.iloc[at], levels[1:]
+    out['side'] = out.side.fillna(0).astype(np.int64)
+    tick, gap = rules.tick_size, _offset(own) - _offset(base)
+    val, vah = base.val.to_numpy() + gap, base.vah.to_numpy() + gap
     buy = out.side.to_numpy() > 0
     entry, target = np.where(buy, val, vah), np.where(buy, vah, val)
     far = np.floor(np.minimum(rules.stop_volatility * out.volatility.to_numpy() * entry,
@@ -106,13 +113,12 @@ def _candidates(levels: pd.DataFrame, rules: SignalRules, side: int | None = Non
     ticks = np.maximum(far, rules.min_stop_ticks)
     out['entry'], out['stop'], out['target'] = entry, np.round(entry - np.where(buy, 1, -1) * ticks * tick, 9), target
     out['room'] = ticks * tick <= rules.max_stop_share * (vah - val) + 1e-9
-    out['known_at'] = levels.last_ts.array[:-1]
-    names = levels.contract.to_numpy()
-    rolled = names[1:] != names[:-1]
+    out['known_at'] = base.last_ts.array
+    rolled = own.contract.to_numpy() != base.contract.to_numpy()
     out['carried'] = ~rolled
     if 'offset_known' in levels:
-        measured = pd.to_datetime(levels.offset_known[1:], utc=True).dt.tz_convert(levels.last_ts.dt.tz).where(rolled)
-        out['carried'] |= measured < levels.first_ts[1:]
+        measured = pd.to_datetime(own.offset_known, utc=True).dt.tz_convert(levels.last_ts.dt.tz).where(rolled)
+        out['carried'] |= measured < own.first_ts
         out['known_at'] = measured.where(measured > out.known_at, out.known_at)
     return out
 

@@ -22,6 +22,7 @@ import torch
 # %% ../nbs/07_train.ipynb #c3bc88cd
 from .data import COLOURS
 from .features import FilterConfig, Scaler, ShortHistory, fit_scaler, select_features
+from .keeping import whole_file
 from .model import Architecture, Ensemble, best_device, members
 
 # %% ../nbs/07_train.ipynb #455767e2
@@ -353,13 +354,10 @@ def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
 # %% ../nbs/07_train.ipynb #12db1a48
 def _save_checkpoint(trainer: Trainer, path: Path):
     "Write the state of training, whole or not at all; of several processes the first does."
-    from safetensors.torch import save_file
+    from safetensors.torch import save
     if _processes()[0]: return
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {'epoch': trainer.epoch, 'history': trainer.history, 'digest': trainer.digest}
-    beside = path.with_suffix('.new')
-    save_file(_tensors(trainer), beside, {'about': json.dumps(about)})
-    os.replace(beside, path)
+    with whole_file(path) as beside: beside.write_bytes(save(_tensors(trainer), {'about': json.dumps(about)}))
 
 # %% ../nbs/07_train.ipynb #5d2f09ea
 def _load_checkpoint(trainer: Trainer, path: Path):

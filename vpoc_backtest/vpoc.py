@@ -322,7 +322,7 @@ def session_levels(
                         'close': bars.close.to_numpy()[last], 'volume': total}, index=levels.index)
     names = bars.contract.to_numpy()[first].astype(str) if 'contract' in bars else contract.symbol
     levels = day.join(levels).assign(n_bars=count, contract=names, first_ts=bars.index[first], last_ts=bars.index[last])
-    return levels.assign(**{c: bars[c].array[first] for c in ('offset', 'offset_known', 'adjustment') if c in bars})
+    return levels.assign(**{c: bars[c].array[first] for c in ('offset', 'offset_known', 'adjustment', 'complete') if c in bars})
 
 # %% ../nbs/01_vpoc.ipynb #930babcf
 @njit(cache=True)
