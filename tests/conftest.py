@@ -23,7 +23,9 @@ class Browser:
         from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
         from selenium.webdriver.support.ui import WebDriverWait
         try: return WebDriverWait(self.driver, seconds, .1, [StaleElementReferenceException]).until(lambda _: condition())
-        except TimeoutException: raise AssertionError(f'waited {seconds} s in vain for {what}; the console says {self.console() or "nothing"}') from None
+        except TimeoutException:
+            page = self.driver.execute_script('return document.body.innerText')[-1500:]
+            raise AssertionError(f'waited {seconds} s in vain for {what}; the console says {self.console() or "nothing"}; the page ends with {page!r}') from None
 
     def all(self, css): return self.driver.find_elements('css selector', css)
 

@@ -23,9 +23,12 @@ def market():
 
 
 @pytest.fixture
-def panel(market):
+def extra():
     for package in ('ipywidgets', 'plotly', 'anywidget'): pytest.importorskip(package, reason=f'no {package}: pip install -c constraints.txt -e ".[interactive]"')
-    return room.explore(*market)
+
+
+@pytest.fixture
+def panel(extra, market): return room.explore(*market)
 
 
 def agree(panel):
@@ -79,8 +82,7 @@ def test_says_where_there_is_nothing_more(panel):
     assert panel.texts['note'].value == ''
 
 
-def test_no_jump_to_trades_without_a_result(market):
-    pytest.importorskip('plotly', reason='no plotly')
+def test_no_jump_to_trades_without_a_result(extra, market):
     panel = room.explore(market[0])
     assert {to for to, button in panel.jumps.items() if button.disabled} == {'previous trade', 'next trade', 'next loss'}
     assert panel.view.date == panel.sessions.dates[-1]
