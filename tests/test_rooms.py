@@ -9,7 +9,7 @@ import pytest
 root = Path(__file__).parents[1]
 ORDER = ['keeping', 'data', 'quality', 'rolls', 'vpoc', 'stats', 'luck', 'signals', 'backtest', 'evidence', 'report', 'explore', 'volatility', 'features', 'model', 'train', 'trade_filter',
          'ml_backtest', 'training_runs', 'commands']
-ABOVE = {'keeping': [], 'data': ['keeping'], 'quality': ['data'], 'rolls': ['data'], 'vpoc': ['data'], 'stats': [], 'luck': ['keeping', 'data', 'stats'], 'signals': ['stats'], 'backtest': ['data', 'stats'],
+ABOVE = {'keeping': [], 'data': [], 'quality': ['data'], 'rolls': ['data'], 'vpoc': ['data'], 'stats': [], 'luck': ['keeping', 'data', 'stats'], 'signals': ['stats'], 'backtest': ['data', 'stats'],
          'volatility': ['data', 'stats'], 'features': ['data', 'vpoc', 'stats', 'volatility'], 'model': ['keeping'], 'train': ['keeping', 'data', 'features', 'model', 'stats']}
 # keeping needs Python alone, so that whatever writes files may import it
 modules = sorted(p for p in (root/'vpoc_backtest').glob('*.py') if not p.name.startswith('_'))

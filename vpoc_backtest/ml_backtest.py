@@ -631,7 +631,8 @@ def _read_table(path: Path) -> pd.DataFrame:
     table = pd.read_csv(path)
     for c in table:
         if c in ('known_at', 'entry_ts', 'exit_ts'): table[c] = pd.to_datetime(table[c], utc=True).dt.tz_convert(ZONE)
-        elif c in ('date', 'gap_at', 'trained_until'): table[c] = pd.to_datetime(table[c])
+        elif c in ('date', 'gap_at'): table[c] = pd.to_datetime(table[c])
+        elif c in ('kind', 'closes', 'failed'): table[c] = table[c].fillna('')
     return table
 
 # %% ../nbs/08_ml_backtest.ipynb #da7ac0f8
