@@ -120,7 +120,7 @@ def test_pages_in_a_browser(browser, address, tmp_path, width, dark):
     ask('Emulation.setEmulatedMedia', {'features': [{'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}]})
     ask('Emulation.setDeviceMetricsOverride', {'width': width, 'height': 1100, 'deviceScaleFactor': 1, 'mobile': False})  # a window is never that narrow
     try:
-        for name in ('index', 'vpoc', 'stats', 'backtest', 'tutorials/write_your_own_rule'):
+        for name in ('index', 'vpoc', 'stats', 'backtest', 'explore', 'tutorials/write_your_own_rule'):
             browser.open(f'{address}{name}.html')
             assert not browser.console()
             assert browser.hosts() == {'127.0.0.1'}
