@@ -23,8 +23,7 @@ setup(
     packages=find_packages(include=[cfg['lib_name']]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split() + cfg['interactive_requirements'].split(),  # who tests needs it all
-                    **{extra: cfg[f'{extra}_requirements'].split() for extra in ('interactive', 'databento', 'distributed')}},
+    extras_require={key.removesuffix('_requirements'): value.split() for key, value in cfg.items() if key.endswith('_requirements')},
     entry_points={
         'console_scripts': cfg['console_scripts'].split('\n'),
         'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],
