@@ -109,39 +109,42 @@ def test_explorer_answers_clicks(browser, lab, tmp_path):
     inside = lambda: browser.driver.execute_script("return [...document.querySelectorAll('.js-plotly-plot .bars path')].filter(p => getComputedStyle(p).fill === 'rgb(86, 180, 233)').length")
     press = lambda name: next(b for b in browser.all('.jupyter-button') if b.text.strip() == name).click()
 
+    def agrees(seen):
+        wanted = figure_of(seen)
+        browser.wait(lambda: not differences(browser, wanted), 'a figure that agrees', 20)
+
     def after(act):
-        "What the panel shows when it has changed."
-        before = heading(), labels()
+        "The heading when it has changed; it is written after the figure was sent, so the rest is waited for."
+        before = heading()
         act()
-        return browser.wait(lambda: (heading(), labels()) if (heading(), labels())[1] != before[1] and labels() else None, 'another figure')
+        return browser.wait(lambda: heading() if heading() not in ('', before) else None, 'another heading')
 
     browser.wait(lambda: inside() and len(labels()) >= 6, 'the first figure', 90)
     assert 'session ' in heading() and 'times ET' in heading() and 'limit' in words() and 'ET' in words()
-    first, shown = heading(), inside()
-    assert after(lambda: press('next trade'))[0] != first and ('Bought' in words() or 'Sold' in words())
+    at_first = labels()
+    second = after(lambda: press('next trade'))
+    browser.wait(lambda: labels() != at_first and ('Bought' in words() or 'Sold' in words()), 'the figure and the words of the next trade', 20)
     picture = browser.all('.jp-OutputArea-output')[0].screenshot_as_png
     (Path(os.environ.get('SCREENSHOTS', tmp_path))/'explorer.png').write_bytes(picture)  # SCREENSHOTS=nbs/images renews the one of the docs
     assert len(picture) > 30_000
-    second = heading()
-    handle = browser.all('.noUi-handle')[0]
-    third = after(lambda: handle.send_keys(Keys.ARROW_RIGHT))[0]
     number = lambda text: int(text.split('session ')[1].split(' of')[0].replace(',', ''))
+    third = after(lambda: browser.all('.noUi-handle')[0].send_keys(Keys.ARROW_RIGHT))
     assert number(third) == number(second) + 1
 
-    after(lambda: press('previous session'))
-    shown = inside()
-    at, narrow = after(lambda: press('80%'))
-    assert number(at) == number(second) and '80%' in at and inside() > shown  # the same session, more of its profile in the value area
+    view = room.View(pd.bdate_range('2015-01-02', periods=120)[number(second) - 1])
+    assert after(lambda: press('previous session')) == second
+    agrees(view)
+    narrow = inside()
+    at = after(lambda: press('80%'))
+    agrees(replace(view, pct=.8))
+    assert number(at) == number(second) and '80%' in at and inside() > narrow  # the same session, more of its profile in the value area
     assert [b.text for b in browser.all('.widget-toggle-button.mod-active')][-1] == '80%'
-    view = room.View(pd.bdate_range('2015-01-02', periods=120)[number(at) - 1], pct=.8)
-    for seen in (view, replace(view, spread='ohlc')):
-        press(seen.spread)
-        wanted = figure_of(seen)
-        browser.wait(lambda: not differences(browser, wanted), 'a figure that agrees', 20)
+    after(lambda: press('ohlc'))
+    agrees(replace(view, pct=.8, spread='ohlc'))
 
     press('widest value area')  # broken on purpose
     browser.wait(lambda: 'an error that must be seen' in ' '.join(browser.texts('.widget-html pre')), 'the error under the picture')
     assert number(heading()) == number(at)
     after(lambda: press('next loss'))
-    assert not ' '.join(browser.texts('.widget-html pre')).strip()  # the next click took the error away
+    browser.wait(lambda: not browser.texts('.widget-html pre'), 'the next click to take the error away', 20)
     assert browser.console() == [] and browser.hosts() <= {'127.0.0.1'}

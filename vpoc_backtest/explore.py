@@ -438,11 +438,11 @@ def _traces() -> dict[str, object]:
             'profile': Bar(orientation='h', marker={'line': {'width': 0}}, hovertemplate='%{y:,.2f}: %{x:,.0f} contracts<extra></extra>', showlegend=False),
             'nodes': Scatter(mode='markers', marker={'size': 6, 'color': COLOURS['purple']}, hovertemplate='%{text} %{y:,.2f}<extra></extra>')}
 
-# %% ../nbs/04c_explore.ipynb #554e1b43
+# %% ../nbs/04c_explore.ipynb #95c1594b
 def empty_figure():  # a plotly figure
     "Two panels over one axis of prices, with the traces of `figure_values`."
     from plotly.subplots import make_subplots
-    figure = make_subplots(cols=2, shared_yaxes=True, column_widths=[.78, .22], horizontal_spacing=.12)
+    figure = make_subplots(cols=2, shared_yaxes=True, column_widths=[.78, .22], horizontal_spacing=.14)
     for name, trace in _traces().items(): figure.add_trace(trace.update(name=name), row=1, col=2 if name in ('profile', 'nodes') else 1)
     figure.update_layout(template='plotly_white', height=470, autosize=True, margin={'l': 55, 'r': 95, 't': 8, 'b': 40}, bargap=0, font={'size': 11, 'color': '#333333'},
                          annotationdefaults={'font': {'size': 11}}, hovermode='closest', legend={'orientation': 'h', 'y': -.09, 'x': 0},
@@ -496,14 +496,14 @@ def _as_html(day: Day) -> dict[str, str]:
     words = ''.join(f'<p style="margin:0 1.5em .4em 0;line-height:1.4">{escape(s)}</p>' for s in tell(day))
     return {'heading': f'<b>{escape(heading(day))}</b>', 'words': words, 'levels': levels_table(day).to_html(border=0, col_space=70)}
 
-# %% ../nbs/04c_explore.ipynb #65ff331d
+# %% ../nbs/04c_explore.ipynb #2346c762
 def _arrange(explorer: 'Explorer'):
     "All widgets, one under the other."
     from ipywidgets import HBox, VBox
     controls, texts = explorer.controls, explorer.texts
     row = lambda parts: HBox(list(parts), layout={'flex_flow': 'row wrap', 'align_items': 'center'})
     return VBox([texts['heading'], HBox([controls['slider'], controls['calendar']]), row(explorer.jumps.values()),
-                 row(controls[name] for name in ('spread', 'poc', 'area', 'pct')), explorer.figure, HBox([texts['words'], texts['levels']]), texts['note']])
+                 row(controls[name] for name in ('spread', 'poc', 'area', 'pct')), explorer.figure, row([texts['words'], texts['levels']]), texts['note']])
 
 # %% ../nbs/04c_explore.ipynb #05eda156
 def _png(day: Day) -> bytes:
@@ -514,7 +514,7 @@ def _png(day: Day) -> bytes:
     pyplot.close(figure)
     return picture.getvalue()
 
-# %% ../nbs/04c_explore.ipynb #1f1d9f54
+# %% ../nbs/04c_explore.ipynb #b864356e
 class Explorer:
     "The panel in JupyterLab; `view`, `day`, `sessions` and `figure` are there to go on with, `show` does what a click does."
     def __init__(self, sessions: Sessions, view: View):
@@ -523,7 +523,7 @@ class Explorer:
         self.sessions, self.view, self.day, self.figure = sessions, None, None, FigureWidget(empty_figure())
         self.figure._config = self.figure._config | {'displaylogo': False, 'showSendToCloud': False}  # nobody's prices leave the machine
         self.controls, self.jumps = _controls(sessions, view.pct), _jump_buttons(sessions.result)
-        self.texts = {name: HTML(layout={'flex': '1 1 0' if name == 'words' else 'none'}) for name in ('heading', 'words', 'levels', 'note')}
+        self.texts = {name: HTML(layout={'flex': '1 1 380px' if name == 'words' else 'none'}) for name in ('heading', 'words', 'levels', 'note')}
         self.show(view)
         for name, control in self.controls.items(): control.observe(self._answer(lambda change, name=name: self._choose(name, change.new)), 'value')
         for to, button in self.jumps.items(): button.on_click(self._answer(lambda _, to=to: self._jump(to)))
