@@ -200,8 +200,9 @@ def _marks(bars: pd.DataFrame) -> dict:
         marks['date'] = bars.date.to_numpy().astype('M8[us]', copy=False).view(np.int64), None
     for name in ('segment', 'contract'):
         if name in bars:
-            labels = bars[name].astype('category').cat
-            marks[name] = labels.codes.to_numpy(), np.append(labels.categories.to_numpy().astype(str), 'nan')
+            column = bars[name]
+            codes, names = (column.cat.codes.to_numpy(), column.cat.categories) if column.dtype == 'category' else pd.factorize(column)
+            marks[name] = codes, np.append(np.asarray(names).astype(str), 'nan')
     return marks
 
 def _meaning(marks: dict, name: str, at: np.ndarray) -> np.ndarray:
