@@ -6,7 +6,7 @@
 __all__ = ['AMBIGUOUS', 'EXITS', 'SKIPS', 'MOST_SIZE', 'MOST_TICKS', 'LABELS', 'BacktestConfig', 'Tape', 'affordable_contracts',
            'check_signals', 'trade_metrics', 'session_returns', 'trial_metrics', 'session_metrics', 'format_metric',
            'compare', 'BacktestResult', 'plot_equity', 'plot_drawdown', 'plot_trades', 'plot_result', 'Market',
-           'open_market', 'run_backtest', 'order_metrics', 'same_session_backtest']
+           'open_market', 'run_backtest', 'order_metrics', 'plot_r_multiples', 'same_session_backtest']
 
 # %% ../nbs/04_backtest.ipynb #76f91e1c
 from dataclasses import dataclass, field
@@ -759,6 +759,28 @@ def order_metrics(
     _check_orders(dates, side, entry, stop, target, size_factor, market.contract)
     outcome = _play(market, market.dates.get_indexer(dates), side, entry, stop, target, size_factor, config)
     return _all_metrics(outcome, side, np.abs(entry - stop), market, config)
+
+# %% ../nbs/04_backtest.ipynb #5f46101b
+def plot_r_multiples(
+    ax: object = None,  # matplotlib axes to draw on; None for new ones
+    **results  # name=BacktestResult
+):  # the axes
+    "How many trades ended at which multiple of their risk, in quarters of R, with the means marked."
+    ax = axes(ax, size=(8.5, 2.6))
+    told = {name.replace('_', ' '): r.trades.r_multiple.dropna() for name, r in results.items()}
+    told = {name: r for name, r in told.items() if len(r)}
+    if not told: ax.text(.5, .5, 'no trade with a risk to measure by', transform=ax.transAxes, ha='center')
+    low, high = (f(np.concatenate([*told.values(), [-1, 1]])) for f in (np.min, np.max))
+    edges = np.arange(np.floor(4 * max(low, -10)), np.ceil(4 * min(high, 10)) + 1) / 4
+    colours = list(COLOURS.values())[:len(told)]
+    label = lambda name, r: f'{name}: ' * (len(results) > 1) + f'{len(r):,} trades, mean {format_metric("expectancy_r", r.mean())} R'
+    if told: ax.hist([r.clip(edges[0], edges[-1]) for r in told.values()], edges, color=colours, label=[label(*t) for t in told.items()])
+    for r, colour in zip(told.values(), colours): ax.axvline(r.mean(), color=colour, lw=1.2, ls='--')
+    ax.axvline(0, color='black', lw=.6)
+    ax.set(xlabel='R multiple', ylabel='trades')
+    ax.grid(axis='x', visible=False)
+    if told: ax.legend(frameon=False)
+    return ax
 
 # %% ../nbs/04_backtest.ipynb #d1acc4bf
 def same_session_backtest(

@@ -8,10 +8,11 @@ __all__ = ['NO_REJECTS', 'ORDER_SETTINGS', 'TRAINING', 'PACKAGES', 'FORMAT', 'NO
            'describe_quality', 'Filtered', 'Run', 'filter_basis', 'run_all', 'evidence_metrics', 'filter_metrics',
            'describe_filter', 'describe_market', 'run_metrics', 'save_run', 'SavedRun', 'load_run']
 
-# %% ../nbs/08_ml_backtest.ipynb #daf37f7e
+# %% ../nbs/08_ml_backtest.ipynb #2ebef5b2
 import json, os, platform, re, subprocess, sys, tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Callable
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 from fastcore.docments import docments
 
-# %% ../nbs/08_ml_backtest.ipynb #08642ea8
+# %% ../nbs/08_ml_backtest.ipynb #60910128
 from .backtest import BacktestConfig, BacktestResult, compare, format_metric, run_backtest
 from .data import (BadData, CONTRACTS, ContractSpec, ES, LAYOUTS, axes, bar_files, fingerprint, front_month,
                                 read_bars, read_vix, roll_table, sample_market, session_vix, sniff_layout, ZONE)
@@ -30,7 +31,7 @@ from .features import FilterConfig, ShortHistory
 from .keeping import whole_folder
 from .luck import record_trial
 from .quality import LEAST, mark_complete, plot_completeness
-from .report import evidence_sections, html_figure, html_table, plot_comparison, report_html
+from .report import evidence_sections, html_figure, html_table, plot_comparison, report_html, report_notebook
 from .signals import SignalRules, explain_signals, make_signals
 from .vpoc import AREAS, POCS, SEGMENTS, SPREADS, plot_migration, session_levels
 
@@ -425,6 +426,27 @@ def describe_filter(
             f'{format_metric("total_profit", told["refused_profit"])} in {told["refused_trades"]:,} trades '
             f'(mean outcome of all orders, wanted or not: {usual:+.2f})').replace('-', '−')
 
+# %% ../nbs/08_ml_backtest.ipynb #c15d9398
+from fastcore.basics import patch
+
+# %% ../nbs/08_ml_backtest.ipynb #07b79d11
+@patch
+def sentences(self: Run) -> list[str]:
+    "What was run on what, and what was found out, a sentence each."
+    span = f'{self.levels.index[0]:%-d %B %Y} to {self.levels.index[-1]:%-d %B %Y}'
+    told = [f'{self.market.source}: {len(self.market.bars):,} bars of {self.market.contract.symbol} in {len(self.levels):,} sessions, {span} (New York time), '
+            f'{len(self.signals):,} orders.']
+    if self.filtered: told.append(f'Both strategies from {self.filtered.first:%-d %B %Y} on: {describe_filter(self.filtered)}.')
+    return told + (self.evidence.sentences() if self.evidence else [])
+
+# %% ../nbs/08_ml_backtest.ipynb #4cb7a014
+@patch
+def __repr__(self: Run): return '\n'.join([*self.sentences(), compare(**self.results).to_string()])
+
+# %% ../nbs/08_ml_backtest.ipynb #a6f7f0ca
+@patch
+def _repr_html_(self: Run): return f'<p>{"</p><p>".join(map(escape, self.sentences()))}</p>{compare(**self.results).to_html()}'
+
 # %% ../nbs/08_ml_backtest.ipynb #a206e5c9
 def _json(value) -> str:
     def plain(x):
@@ -537,9 +559,11 @@ def _quality_section(quality: pd.DataFrame) -> dict[str, str]:
     shown = html_table(table[:10].set_index(out.index[:10].strftime('%Y-%m-%d')).rename_axis('Session')) if len(out) else ''
     return {'Data quality': text + shown + html_figure(plot_completeness(quality), 'Completeness of the regular hours, session by session')}
 
-# %% ../nbs/08_ml_backtest.ipynb #8ee42344
+# %% ../nbs/08_ml_backtest.ipynb #3ed33e76
 NOTE_SAMPLE = ('The sample market: daily bars of the S&P 500 are real, the minutes within each day are simulated. '
                'It shows that the machine works, not that the strategy does.')
+
+def _title(run: Run) -> str: return f'VPOC backtest: {run.market.source.split(":")[0]}'
 
 def _report(run: Run) -> str:
     about = {k.replace('_', ' '): ', '.join(map(str, v)) if isinstance(v, list) else f'{v:,}'
@@ -554,8 +578,8 @@ def _report(run: Run) -> str:
     more = evidence_sections(run.evidence, run.config.rules) if run.evidence else {}
     more |= _quality_section(run.quality)
     if run.filtered: more |= _filter_sections(run.filtered)
-    return report_html(f'VPOC backtest: {run.market.source.split(":")[0]}', about, run.market.bars, run.signals, run.why, run.results,
-                       config_toml(run.config), _versions(), migration, tuple(notes), more, run.levels)
+    return report_html(_title(run), about, run.market.bars, run.signals, run.why, run.results,
+                       config_toml(run.config), _versions(), migration, tuple(notes), more, run.levels, run.evidence)
 
 # %% ../nbs/08_ml_backtest.ipynb #51c4cc8b
 def _write_files(run: Run, folder: Path):
@@ -568,6 +592,7 @@ def _write_files(run: Run, folder: Path):
     figure = plot_comparison(run.market.source, **run.results)
     figure.savefig(folder/'strategy_comparison.png', dpi=130, metadata={'Software': None})
     (folder/'report.html').write_text(_report(run), encoding='utf-8')
+    (folder/'report.ipynb').write_text(report_notebook(folder, _title(run)), encoding='utf-8')
     import matplotlib.pyplot as plt
     plt.close('all')
 
@@ -578,9 +603,9 @@ def _is_earlier_run(folder: Path) -> bool:
     except (OSError, ValueError): return False
     return 'vpoc_backtest' in str(manifest.get('versions', '')) and {f.name for f in folder.iterdir()} <= FILES
 
-# %% ../nbs/08_ml_backtest.ipynb #33062575
+# %% ../nbs/08_ml_backtest.ipynb #bf6284f4
 FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv', 'why.csv', 'equity.csv', 'rejects.csv',
-         'quality.csv', 'levels.parquet', 'strategy_comparison.png', 'report.html'}
+         'quality.csv', 'levels.parquet', 'strategy_comparison.png', 'report.html', 'report.ipynb'}
 
 def _free_place(out: str | Path) -> Path:
     "Where a run directory can be written; raises `BadData` if something else is in the way."

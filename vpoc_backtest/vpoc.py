@@ -6,7 +6,7 @@
 __all__ = ['UNIT', 'MOST', 'WEIGHT', 'PART', 'SPREADS', 'SEGMENTS', 'CARDS_FROM', 'POCS', 'AREAS', 'FIRST_DAY', 'LAST_DAY',
            'TRADE_FAULTS', 'VolumeProfiles', 'volume_profiles', 'profile_from_trades', 'profile_levels',
            'session_levels', 'smooth_profiles', 'session_levels_of_trades', 'nodes', 'plot_session', 'plot_migration',
-           'developing_levels', 'naked_vpocs', 'composite_profile']
+           'developing_levels', 'naked_vpocs', 'composite_profile', 'candles', 'plot_candles', 'plot_profile']
 
 # %% ../nbs/01_vpoc.ipynb #4dede584
 import re
@@ -816,3 +816,108 @@ def composite_profile(
     volume = np.bincount(ticks - ticks.min(), profiles.units[start[0]:profiles.offsets[last]] / UNIT)
     price = profiles.contract.to_prices(ticks.min() + np.arange(len(volume)))
     return pd.Series(volume, index=pd.Index(price, name='price'), name='volume')
+
+# %% ../nbs/01_vpoc.ipynb #88b1274d
+def _candle_of(session: np.ndarray, most: int) -> np.ndarray:
+    "For each bar the number of its candle; candles do not cross sessions unless there are more sessions than candles."
+    if session[-1] >= most: return session // -(-(session[-1] + 1) // most)
+    size = np.bincount(session)
+    place = np.arange(len(session)) - (np.cumsum(size) - size)[session]
+    return session * most + place // -(-size.max() // (most // (session[-1] + 1)))
+
+# %% ../nbs/01_vpoc.ipynb #28b208cd
+def candles(
+    bars: pd.DataFrame,  # bars with `date`
+    most: int = 130  # candles; 130 fit the width of a notebook
+) -> pd.DataFrame:  # open high low close volume, index the time of the first bar of each
+    "Bars joined until at most `most` are left."
+    if len(bars) <= most: return bars[[*PRICES, 'volume']]
+    code = _candle_of(np.r_[0, np.cumsum(bars.date.to_numpy()[1:] != bars.date.to_numpy()[:-1])], most)
+    first = np.flatnonzero(np.r_[True, code[1:] != code[:-1]])
+    last = np.r_[first[1:], len(bars)] - 1
+    column = lambda name: bars[name].to_numpy()
+    return pd.DataFrame({'open': column('open')[first], 'high': np.maximum.reduceat(column('high'), first),
+                         'low': np.minimum.reduceat(column('low'), first), 'close': column('close')[last],
+                         'volume': np.add.reduceat(column('volume'), first)}, index=bars.index[first])
+
+# %% ../nbs/01_vpoc.ipynb #ae905aa9
+def plot_candles(
+    bars: pd.DataFrame,  # bars with `date`
+    ax: object = None,  # matplotlib axes to draw on; None for new ones
+    *,
+    most: int = 130  # candles, see `candles`
+):  # the axes; the candles stand at 0, 1, 2, …
+    "Candles, hollow where price rose: as many as can be seen, however many bars there are."
+    shown, ax = candles(bars, most), axes(ax)
+    x, ink = np.arange(len(shown)), '#44546a'
+    low, high = np.minimum(shown.open, shown.close), np.maximum(shown.open, shown.close)
+    width = min(1.2, 110 / len(shown))
+    ax.vlines(np.r_[x, x], np.r_[shown.low, high], np.r_[low, shown.high], color=ink, lw=.8 * width)
+    ax.bar(x, high - low, .7, low, color=np.where(shown.close >= shown.open, 'white', ink), edgecolor=ink, lw=.8 * width)
+    days = pd.DatetimeIndex(bars.date.to_numpy()[bars.index.searchsorted(shown.index)])
+    _mark_hours(ax, shown.index) if days[0] == days[-1] else _mark_days(ax, days)
+    ax.set(ylabel='points', xlim=(-1, len(shown)))
+    ax.grid(axis='x', visible=False)
+    return ax
+
+# %% ../nbs/01_vpoc.ipynb #37d61c30
+def _mark_days(ax, days: pd.DatetimeIndex):
+    "Label trade dates under candles drawn at 0, 1, 2, …"
+    starts = []
+    for start in np.flatnonzero(np.r_[True, days[1:] != days[:-1]]):
+        if not starts or start - starts[-1] > len(days) / 5: starts.append(start)
+    ax.set_xticks(starts, [f'{d:%-d %b %Y}' for d in days[starts]], ha='left')
+    ax.set_xlabel('trade date')
+
+# %% ../nbs/01_vpoc.ipynb #80bde24b
+def _open_levels(naked: pd.DataFrame, shown: pd.DataFrame) -> pd.Series:
+    "VPOCs that were naked when the first of these bars opened, within reach of them, by date."
+    still = (naked.index < shown.date.iloc[0]) & ~(naked.covered_at < shown.index[0]).to_numpy()
+    reach = .15 * (shown.high.max() - shown.low.min())
+    return naked.vpoc[still].loc[lambda v: v.between(shown.low.min() - reach, shown.high.max() + reach)]
+
+# %% ../nbs/01_vpoc.ipynb #4eac2063
+def _draw_profile(ax, profile: pd.Series, at: pd.Series, left: float, width: float, tick: float):
+    "A profile that stands on the line x = left and points to the right, its value area tinted, its nodes marked."
+    edges, reach = np.append(profile.index - tick / 2, profile.index[-1] + tick / 2), left + profile.to_numpy() * width / profile.max()
+    inside = (edges >= at.val - tick) & (edges <= at.vah + tick)
+    for where, colour in ((None, '#cccccc'), (inside, COLOURS['sky'])):
+        ax.fill_betweenx(edges, left, np.append(reach, reach[-1]), step='post', where=where, color=colour, lw=0)
+    found = nodes(profile)
+    for kind, face in (('high', COLOURS['blue']), ('low', 'white')):
+        prices = found.price[found.kind == kind]
+        ax.plot(left + profile[prices].to_numpy() * width / profile.max(), prices, 'o', ms=4, color=face, mec=COLOURS['blue'], label=f'{kind}-volume node')
+
+# %% ../nbs/01_vpoc.ipynb #5d332781
+def plot_profile(
+    bars: pd.DataFrame,  # of one session or several, of one contract
+    *,
+    naked: pd.DataFrame | None = None,  # of `naked_vpocs` over a longer record, to show the levels still open; None: none
+    segment: str = 'RTH',  # 'RTH', 'ETH' or 'all'
+    spread: str = 'uniform',  # 'uniform', 'ohlc' or 'close'
+    contract: ContractSpec = ES,  # whose ticks and hours they are
+    most: int = 130,  # candles, see `candles`
+    ax: object = None,  # matplotlib axes to draw on; None for new ones
+    **kwargs  # poc, area, pct for `profile_levels`
+):  # the axes
+    "Candles beside the volume profile of the same bars, with VPOC, value area, nodes and naked VPOCs."
+    bars = bars if 'date' in bars else add_sessions(bars, contract)
+    shown = bars[_in_segment(bars, segment)]
+    if not len(shown): raise BadData(f'no {segment} bar to show')
+    profile = composite_profile(volume_profiles(shown, segment=segment, spread=spread, contract=contract))
+    at, ax = profile_levels(profile, **kwargs), plot_candles(shown, axes(ax, size=(8.5, 4)), most=most)
+    n = ax.get_xlim()[1]
+    _draw_profile(ax, profile, at, n * 1.02, n * .3, contract.tick_size)
+    ax.axhspan(at.val, at.vah, color=COLOURS['sky'], alpha=.12, lw=0)
+    for name, style in (('vah', ':'), ('vpoc', '-'), ('val', ':')):
+        ax.axhline(at[name], color=COLOURS['vermilion'], lw=1, ls=style)
+        ax.annotate(f'{name.upper()} {at[name]:,.2f}', (1, at[name]), xycoords=('axes fraction', 'data'), xytext=(4, 0), textcoords='offset points',
+                    va='center', fontsize=8.5, color=COLOURS['vermilion'], annotation_clip=False)
+    for date, price in ({} if naked is None else _open_levels(naked, shown)).items():
+        ax.axhline(price, color=COLOURS['purple'], lw=1, ls='--')
+        ax.text(0, price, f'naked VPOC of {date:%-d %b %Y}', va='bottom', fontsize=8, color=COLOURS['purple'])
+    ax.set_xlim(-1, n * 1.34)
+    ax.legend(frameon=False, fontsize=8, loc='upper right', bbox_to_anchor=(1, 0), borderaxespad=.2, handletextpad=.2, labelspacing=.2)
+    ax.set_title(f'{shown.date.iloc[0]:%-d %b %Y}' + ('' if shown.date.iloc[0] == shown.date.iloc[-1] else f' to {shown.date.iloc[-1]:%-d %b %Y}')
+                 + f', {segment}: {int(shown.volume.sum()):,} contracts', loc='left')
+    return ax
