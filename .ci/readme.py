@@ -16,6 +16,7 @@ for cell in notebook.cells:
 text, resources = MarkdownExporter().from_notebook_node(notebook, {'output_files_dir': 'nbs/images', 'unique_key': 'readme'})
 text = re.sub(r'```python\s*```\n', '', text)                                      # cells whose code is not shown
 text = re.sub(r'\n *\n!\[png\]\((.*?)\)\n *\n', r'\n\n![Equity of the published procedure and of the causal rules](\1)\n\n', text)
+text = text.replace('](images/', '](nbs/images/')
 text = re.sub(r'\]\(\.\./', '](', re.sub(r'\]\(([\w/]+\.ipynb)', r'](nbs/\1', text))  # the notebook lies one folder down
 text = re.sub(r'(?<=\n)[ \t]+\n', '\n', text)
 (root/'README.md').write_text(re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', encoding='utf-8')

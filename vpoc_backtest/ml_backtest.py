@@ -25,13 +25,13 @@ from fastcore.docments import docments
 # %% ../nbs/08_ml_backtest.ipynb #60910128
 from .backtest import BacktestConfig, BacktestResult, compare, format_metric, run_backtest
 from .data import (BadData, CONTRACTS, ContractSpec, ES, LAYOUTS, axes, bar_files, fingerprint, front_month,
-                                read_bars, read_vix, roll_table, sample_market, session_vix, sniff_layout, ZONE)
+                                read_bars, read_vix, roll_table, sample_market, session_vix, sniff_layout)
 from .evidence import JUDGED, Evidence, after_trials, examine, trial_settings
 from .features import FilterConfig, ShortHistory
 from .keeping import whole_folder
 from .luck import record_trial
 from .quality import LEAST, mark_complete, plot_completeness
-from .report import evidence_sections, html_figure, html_table, plot_comparison, report_html, report_notebook
+from .report import evidence_sections, html_figure, html_table, plot_comparison, report_html, report_notebook, run_table
 from .signals import SignalRules, explain_signals, make_signals
 from .vpoc import AREAS, POCS, SEGMENTS, SPREADS, plot_migration, session_levels
 
@@ -650,16 +650,6 @@ def _known_format(manifest: Path, oldest: int) -> dict:
     if form < oldest: raise BadData(f'{manifest.parent}: is of format {form}, written by version {by}, and this version reads formats from {oldest} on: run it again')
     return found
 
-# %% ../nbs/08_ml_backtest.ipynb #da7ac0f7
-def _read_table(path: Path) -> pd.DataFrame:
-    "A table of a run directory with its dates and times."
-    table = pd.read_csv(path)
-    for c in table:
-        if c in ('known_at', 'entry_ts', 'exit_ts'): table[c] = pd.to_datetime(table[c], utc=True).dt.tz_convert(ZONE)
-        elif c in ('date', 'gap_at'): table[c] = pd.to_datetime(table[c])
-        elif c in ('kind', 'closes', 'failed'): table[c] = table[c].fillna('')
-    return table
-
 # %% ../nbs/08_ml_backtest.ipynb #da7ac0f8
 @dataclass(frozen=True)
 class SavedRun:
@@ -684,7 +674,7 @@ def load_run(
     manifest = _known_format(folder/'manifest.json', FORMAT)
     try:
         metrics = json.loads((folder/'metrics.json').read_text(encoding='utf-8'))
-        tables = {name: _read_table(folder/f'{name}.csv') for name in ('trades', 'signals', 'skipped', 'equity', 'why', 'rejects', 'quality')}
+        tables = {name: run_table(folder/f'{name}.csv') for name in ('trades', 'signals', 'skipped', 'equity', 'why', 'rejects', 'quality')}
         levels = pd.read_parquet(folder/'levels.parquet')
     except (OSError, ValueError) as e: raise BadData(f'{folder}: is not whole ({e}): run it again') from None
     return SavedRun(manifest, metrics, read_config(folder/'config.toml'), levels, **tables)

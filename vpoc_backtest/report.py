@@ -7,7 +7,7 @@ __all__ = ['REGIMES', 'DAYS', 'CSS', 'SCRIPT', 'DOUBT', 'CELLS', 'AS_IN_A_KERNEL
            'advice', 'monthly_returns', 'plot_months', 'breakdown', 'by_year', 'by_weekday', 'volatility_regime',
            'by_volatility', 'by_hour', 'plot_groups', 'plot_when', 'html_table', 'html_figure', 'html_page',
            'html_equity', 'html_months', 'evidence_sections', 'stress_table', 'fan_section', 'cost_table',
-           'report_html', 'load_results', 'report_notebook']
+           'report_html', 'run_table', 'load_results', 'report_notebook']
 
 # %% ../nbs/04b_report.ipynb #cc88f9d4
 import ast, base64, contextlib, io, json, re, tomllib
@@ -597,11 +597,14 @@ def report_html(
     return html_page(title, {h: s for h, s in sections.items() if s or not h})
 
 # %% ../nbs/04b_report.ipynb #69806980
-def _load_table(path: Path) -> pd.DataFrame:
-    "A CSV of a run directory, its dates without and its moments with the zone of New York."
-    table = pd.read_csv(path, parse_dates=['date'], dtype={'contract': str})
+def run_table(
+    path: str | Path  # a CSV of a run directory
+) -> pd.DataFrame:  # dates without a zone, moments in New York time
+    "A table of a run, as it was written."
+    table = pd.read_csv(path, dtype={'contract': str})
+    for c in table.columns.intersection(['date', 'gap_at']): table[c] = pd.to_datetime(table[c])
     for c in table.columns.intersection(['entry_ts', 'exit_ts', 'known_at']): table[c] = pd.to_datetime(table[c], utc=True).dt.tz_convert(ZONE)
-    return table
+    return table.fillna({c: '' for c in table.columns.intersection(['kind', 'closes', 'failed'])})
 
 # %% ../nbs/04b_report.ipynb #ab421941
 def load_results(
@@ -612,7 +615,7 @@ def load_results(
     try:
         metrics = json.loads((folder/'metrics.json').read_text(encoding='utf-8'))
         settings = tomllib.loads((folder/'config.toml').read_text(encoding='utf-8'))
-        trades, skipped, equity = (_load_table(folder/f'{name}.csv') for name in ('trades', 'skipped', 'equity'))
+        trades, skipped, equity = (run_table(folder/f'{name}.csv') for name in ('trades', 'skipped', 'equity'))
     except FileNotFoundError as e: raise BadData(f'{folder}: there is no {Path(e.filename).name}: name the run directory that vpoc_backtest wrote') from None
     account, known = equity.set_index('date'), lambda v: float('nan') if v is None else v
     own = lambda table, name: table[table.strategy == name].drop(columns='strategy').reset_index(drop=True)
