@@ -23,7 +23,8 @@ setup(
     packages=find_packages(include=[cfg['lib_name']]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'databento': cfg['databento_requirements'].split()},
+    extras_require={'dev': cfg['dev_requirements'].split(), 'databento': cfg['databento_requirements'].split(),
+                    'distributed': cfg['distributed_requirements'].split()},
     entry_points={
         'console_scripts': cfg['console_scripts'].split('\n'),
         'nbdev': [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['JUDGED', 'placebo', 'PlaceboTest', 'plot_placebos', 'placebo_test', 'LookAhead', 'check_causality', 'warm_up',
-           'sweep', 'plot_sweep', 'neighbours', 'stress', 'trial_settings', 'after_trials', 'Evidence', 'examine']
+           'stress', 'after_trials', 'Evidence', 'examine']
 
 # %% ../nbs/04a_evidence.ipynb #05a46df4
-import itertools
-from dataclasses import asdict, dataclass, replace
+import functools
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
+from uuid import uuid4
 
 # %% ../nbs/04a_evidence.ipynb #ac04c425
 import numpy as np
@@ -18,26 +19,29 @@ import pandas as pd
 from numba import njit
 
 # %% ../nbs/04a_evidence.ipynb #aafb1bde
-from .backtest import LABELS, BacktestConfig, BacktestResult, format_metric, run_backtest, trial_metrics
-from .data import COLOURS, ContractSpec, ES, PRICES, add_sessions, axes, check_bars, check_one_contract, fingerprint
+from .backtest import LABELS, BacktestConfig, BacktestResult, format_metric, open_market, run_backtest, trial_metrics
+from .data import COLOURS, CompactBars, ContractSpec, ES, PRICES, add_sessions, axes, check_one_contract, compact_bars, fingerprint
 from .luck import Trials, record_trial
+from .machines import Shared, meeting_place, once, share, spread_out, workers
 from .signals import SignalRules, make_signals
+from .sweeps import Bench, neighbours, plot_sweep, sweep, trial_settings
 from .vpoc import session_levels
 
 # %% ../nbs/04a_evidence.ipynb #8d0123be
 @njit(cache=True)
 def _mirror(ticks, first, roll, coins, out):
-    "Bars (ticks) with each move mirrored where its coin has bit 0, each gap where it has bit 1; `roll`: ticks between two contracts."
+    "Bars (ticks, a row each for open, high, low and close) with each move mirrored where its coin has bit 0, each gap where it has bit 1; `roll`: ticks between two contracts."
     before = price = np.int64(ticks[0, 0])
-    for i in range(len(ticks)):
-        o, h, l, c = ticks[i]
+    for i in range(ticks.shape[1]):
+        o, h, l, c = ticks[0, i], ticks[1, i], ticks[2, i], ticks[3, i]
         if first[i]:
             gap = o - before - roll[i]
             price += roll[i] + (-gap if coins[i] & 2 else gap)
             before = np.int64(o)
-        if coins[i] & 1: out[i] = price - (o - before), price - (l - before), price - (h - before), price - (c - before)
-        else: out[i] = price + (o - before), price + (h - before), price + (l - before), price + (c - before)
-        before, price = np.int64(c), np.int64(out[i, 3])
+        way, top, bottom = (-1, l, h) if coins[i] & 1 else (1, h, l)
+        out[0, i], out[3, i] = price + way * (o - before), price + way * (c - before)
+        out[1, i], out[2, i] = price + way * (top - before), price + way * (bottom - before)
+        before, price = np.int64(c), np.int64(out[3, i])
 
 # %% ../nbs/04a_evidence.ipynb #23a4cf9f
 def _roll_ticks(bars: pd.DataFrame, first: np.ndarray, contract: ContractSpec) -> np.ndarray:
@@ -46,28 +50,26 @@ def _roll_ticks(bars: pd.DataFrame, first: np.ndarray, contract: ContractSpec) -
     return np.where(first, np.diff(ticks := contract.to_ticks(bars.offset.to_numpy()), prepend=ticks[:1]), 0).astype(np.int32)
 
 # %% ../nbs/04a_evidence.ipynb #30642136
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Moves:
     "Bars ready for their coins: what every placebo of them shares."
-    bars: pd.DataFrame
-    ticks: np.ndarray
-    first: np.ndarray
-    roll: np.ndarray
-    contract: ContractSpec
+    bars: CompactBars
+    first: np.ndarray  # (bars,): whether it is the first of its date
+    roll: np.ndarray  # (bars,): see `_roll_ticks`
 
-    def toss(self, seed: int) -> pd.DataFrame:
-        coins, out = np.random.default_rng(seed).integers(0, 4, len(self.ticks), dtype=np.uint8), np.empty_like(self.ticks)
-        _mirror(self.ticks, self.first, self.roll, coins, out)
-        out += max(0, -(-int(self.ticks[:, 2].min()) // 2) - int(out[:, 2].min()))
-        return self.bars.assign(**dict(zip(PRICES, self.contract.to_prices(out).T)))
+    def toss(self, seed: int) -> CompactBars:
+        coins, out = np.random.default_rng(seed).integers(0, 4, len(self.bars), dtype=np.uint8), np.empty_like(self.bars.prices)
+        _mirror(self.bars.prices, self.first, self.roll, coins, out)
+        lift = -(-int(self.bars.prices[2].min()) // 2) - int(out[2].min())
+        if lift > 0: out += np.int32(lift)
+        return replace(self.bars, prices=out)
 
 # %% ../nbs/04a_evidence.ipynb #f4f9c049
 def _moves(bars: pd.DataFrame, contract: ContractSpec) -> _Moves:
-    bars = check_bars(bars, contract)
-    bars = check_one_contract(bars if 'date' in bars else add_sessions(bars, contract))
-    date = bars.date.to_numpy()
-    first = np.concatenate([[True], date[1:] != date[:-1]])
-    return _Moves(bars, np.column_stack([contract.to_ticks(bars[c]) for c in PRICES]), first, _roll_ticks(bars, first, contract), contract)
+    packed = check_one_contract(compact_bars(bars, contract))
+    first = np.zeros(len(bars), bool)
+    first[packed.start[:-1]] = np.concatenate([[True], packed.date[1:] != packed.date[:-1]])
+    return _Moves(packed, first, _roll_ticks(bars, first, contract))
 
 # %% ../nbs/04a_evidence.ipynb #3fced0ee
 def placebo(
@@ -76,7 +78,8 @@ def placebo(
     contract: ContractSpec = ES  # whose ticks and hours they are
 ) -> pd.DataFrame:  # the same bars with other prices; with `date` and `segment`
     "A market like `bars` in everything but direction; raises `BadData` for invalid bars or a session of several contracts."
-    return _moves(bars, contract).toss(seed)
+    prices = contract.to_prices(_moves(bars, contract).toss(seed).prices)
+    return (bars if 'date' in bars else add_sessions(bars, contract)).assign(**dict(zip(PRICES, prices)))
 
 # %% ../nbs/04a_evidence.ipynb #dcf7e75c
 JUDGED = ('sharpe', 'profit_factor', 'expectancy_r', 'total_profit')  # in each, more is better
@@ -143,14 +146,8 @@ def plot_placebos(
     panels[0].set_ylabel('placebos')
     return panels
 
-# %% ../nbs/04a_evidence.ipynb #44a3d2e1
-def _trade(bars: pd.DataFrame, signals: pd.DataFrame, config: BacktestConfig, contract: ContractSpec, first: object) -> BacktestResult:
-    "The result of the orders from the session `first` on; None: of all."
-    if first is not None: bars, signals = bars[bars.date >= first], signals[signals.date >= first]
-    return run_backtest(bars, signals, config, contract)
-
 # %% ../nbs/04a_evidence.ipynb #7f88a1f3
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Case:
     "A rule and all it is judged under; a call judges it on a market."
     rules: object
@@ -159,13 +156,27 @@ class _Case:
     contract: ContractSpec
     first: object
     levels: dict
+    along: dict  # columns of the levels that a placebo shares with the market it was made of
 
-    def __call__(self, bars: pd.DataFrame) -> dict:
-        signals = self.make(session_levels(bars, contract=self.contract, **self.levels), self.rules)
-        metrics = _trade(bars, signals, self.config, self.contract, self.first).metrics
+    def __call__(self, bars: CompactBars) -> dict:
+        at = session_levels(bars, contract=self.contract, **self.levels).assign(**self.along)
+        bench = Bench(bars, self.make, self.contract, self.first, at)
+        metrics = bench.figures(bench.orders(self.rules), self.config)
         return {k: metrics[k] for k in (*JUDGED, 'trades')}
 
-def _judge_placebo(case: _Case, moves: _Moves, seed: int) -> dict: return {'seed': seed} | case(moves.toss(seed))
+# %% ../nbs/04a_evidence.ipynb #c848a681
+def _case(bars: pd.DataFrame, rules: object, config: BacktestConfig, make: Callable, contract: ContractSpec, first: object, levels: dict) -> tuple[_Case, _Moves]:
+    "The case, and the moves of which its placebos are made."
+    own = session_levels(bars, contract=contract, **levels)
+    along = {c: own[c] for c in ('offset', 'offset_known', 'adjustment', 'complete') if c in own}
+    return _Case(rules, config, make, contract, first, levels, along), _moves(bars, contract)
+
+def _read_case(bars: Shared, *settings) -> tuple[_Case, _Moves]: return _case(bars.read(), *settings)
+
+def _judge_placebos(of: Callable, seeds: list[int]) -> pd.DataFrame:
+    "The figures of some placebos, a row each."
+    case, moves = of()
+    return pd.DataFrame([{'seed': seed} | case(moves.toss(seed)) for seed in seeds])
 
 # %% ../nbs/04a_evidence.ipynb #999ffa28
 def placebo_test(
@@ -178,17 +189,20 @@ def placebo_test(
     contract: ContractSpec = ES,  # what is traded
     first: object = None,  # date of the session from which trades count; None: all do
     seed: int = 0,  # of the first placebo; the next has seed + 1, and so on
-    jobs: int = 1,  # processes; the result does not depend on them
+    jobs: int | None = None,  # processes, None: as `joblib.parallel_config` says; the result does not depend on them
+    out: str | Path | None = None,  # folder for the bars, seen by all workers; None: a temporary one where there are several
     **levels  # settings of `session_levels`: segment, spread, poc, area, pct, smooth
 ) -> PlaceboTest:  # the result, the placebos, the p-values
     "Run a rule on `bars` and on n placebos of them; raises `BadData` for invalid bars."
-    from joblib import Parallel, delayed
-    from tqdm import tqdm
     if n < 1: raise ValueError(f'n={n} must be at least 1')
-    case, moves = _Case(rules, config, make, contract, first, levels), _moves(bars, contract)
-    metrics = case(moves.bars)
-    rows = Parallel(n_jobs=jobs, return_as='generator')(delayed(_judge_placebo)(case, moves, seed + i) for i in range(n))
-    placebos = pd.DataFrame(list(tqdm(rows, total=n, desc='placebos', disable=None))).set_index('seed')
+    settings = rules, config, make, contract, first, levels
+    case, moves = found = _case(bars, *settings)
+    metrics, seeds = case(moves.bars), [list(range(k, min(k + 5, seed + n))) for k in range(seed, seed + n, 5)]
+    with meeting_place(out, jobs) as folder:
+        of = lambda: found
+        if workers(jobs) > 1: of = functools.partial(once, uuid4().hex, functools.partial(_read_case, share(bars, folder), *settings))
+        rows = list(spread_out(functools.partial(_judge_placebos, of), seeds, jobs=jobs, title='placebos'))
+    placebos = pd.concat(rows, ignore_index=True).set_index('seed')
     return PlaceboTest(metrics, placebos, {k: _p_value(metrics[k], placebos[k].to_numpy(float)) for k in JUDGED})
 
 # %% ../nbs/04a_evidence.ipynb #dd00397b
@@ -335,71 +349,6 @@ def _newest(answer: pd.DataFrame, stamp: pd.Timestamp, columns: pd.Index) -> pd.
     at = answer[answer.index == stamp].reindex(columns=columns)
     return at.iloc[-1].astype(float) if len(at) else pd.Series(np.nan, index=columns)
 
-# %% ../nbs/04a_evidence.ipynb #932741ae
-def _put(settings: object, values: dict) -> object:
-    "Settings with those of the values that are fields of theirs."
-    return replace(settings, **{k: v for k, v in values.items() if hasattr(settings, k)})
-
-# %% ../nbs/04a_evidence.ipynb #b549091a
-def sweep(
-    bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
-    grid: dict,  # field of the rules or of the config → values to try
-    rules: SignalRules = SignalRules(),  # the fields that the grid leaves alone
-    config: BacktestConfig = BacktestConfig(),  # likewise
-    *,
-    make: Callable = make_signals,  # (levels, rules) → orders
-    contract: ContractSpec = ES,  # what is traded
-    first: object = None,  # date of the session from which trades count; None: all do
-    ledger: str | Path | None = None,  # folder whose trials.parquet counts every combination, see `record_trial`; None: not counted
-    **levels  # settings of `session_levels`
-) -> pd.DataFrame:  # one row a combination: its values, then the figures of `metrics`
-    "Run every combination of a grid; raises `ValueError` for a name that is no setting."
-    for name in grid:
-        if not hasattr(rules, name) and not hasattr(config, name): raise ValueError(f'{name!r} is a field of neither rules nor config')
-    bars = bars if 'date' in bars else add_sessions(bars, contract)
-    at, mark = session_levels(bars, contract=contract, **levels), fingerprint(bars) if ledger else ''
-    rows = []
-    for values in (dict(zip(grid, v)) for v in itertools.product(*grid.values())):
-        variant, terms = _put(rules, values), _put(config, values)
-        metrics = _trade(bars, make(at, variant), terms, contract, first).metrics
-        rows.append(values | metrics)
-        if ledger: record_trial(ledger, mark, trial_settings(variant, terms, make, contract, first, **levels), metrics['sharpe'], metrics['trades'])
-    return pd.DataFrame(rows)
-
-# %% ../nbs/04a_evidence.ipynb #19d7fd1e
-def plot_sweep(
-    swept: pd.DataFrame,  # of `sweep`
-    x: str,  # the setting to the right
-    y: str,  # the setting upwards
-    figure: str = 'expectancy_r',  # what is shown, a key of the metrics
-    chosen: object = None,  # settings whose point is framed, e.g. `SignalRules()`
-    ax: object = None  # matplotlib axes to draw on; None for new ones
-):  # the axes
-    "A figure over two settings as a heat map, averaged over the others; white is zero, blue above, red below."
-    table, ax = swept.groupby([y, x])[figure].mean().unstack(x), axes(ax, size=(6.5, 3.4))
-    most = 1.7 * np.nan_to_num(np.abs(table.to_numpy())).max() or 1.  # pale enough to write on
-    ax.imshow(table, origin='lower', cmap='RdBu', vmin=-most, vmax=most, aspect='auto')
-    for i, j in np.ndindex(table.shape): ax.text(j, i, format_metric(figure, table.iat[i, j]), ha='center', va='center', fontsize=8.5)
-    place = [list(index).index(getattr(chosen, name)) if getattr(chosen, name, None) in index else None
-             for name, index in ((x, table.columns), (y, table.index))]
-    if None not in place: ax.plot(place[0] + np.array([-.5, .5, .5, -.5, -.5]), place[1] + np.array([-.5, -.5, .5, .5, -.5]), color='black')
-    ax.set(xticks=range(table.shape[1]), xticklabels=[f'{v:g}' for v in table.columns], xlabel=x,
-           yticks=range(table.shape[0]), yticklabels=[f'{v:g}' for v in table.index], ylabel=y)
-    ax.grid(visible=False)
-    ax.set_title(LABELS[figure][0], loc='left')
-    return ax
-
-# %% ../nbs/04a_evidence.ipynb #f9b9515a
-def neighbours(
-    rules: SignalRules = SignalRules()  # whose own numbers are in the middle
-) -> dict:  # a grid for `sweep`: five values of each of two fields
-    "The settings around those of a rule."
-    if rules.rule == 'migration':
-        return {'stop_volatility': tuple(round(rules.stop_volatility * f, 4) for f in (.5, .75, 1, 1.5, 2)),
-                'max_stop_share': tuple(round(rules.max_stop_share * f, 4) for f in (.5, .625, .75, .875, 1))}
-    return {'window': tuple(max(3, round(rules.window * f)) for f in (.5, .75, 1, 1.25, 1.5)),
-            'min_r2': tuple(round(float(np.clip(rules.min_r2 + d, 0, .99)), 4) for d in (-.2, -.1, 0, .1, .2))}
-
 # %% ../nbs/04a_evidence.ipynb #6e910fdb
 def stress(
     bars: pd.DataFrame,  # bars of one contract a session
@@ -412,22 +361,9 @@ def stress(
     cases = {('costs', f'{k} ×'): costly(k) for k in (0, 1, 2, 3)}
     cases |= {('limit traded through by', f'{k} ticks'): {'limit_through': k} for k in (0, 1, 2)}
     cases |= {('bar that touches both', a): {'ambiguous': a} for a in ('stop', 'path', 'target')}
-    rows = {name: run_backtest(bars, signals, replace(config, **case), contract).metrics for name, case in cases.items()}
+    market = open_market(bars, contract)
+    rows = {name: run_backtest(market, signals, replace(config, **case)).metrics for name, case in cases.items()}
     return pd.DataFrame(rows).T.rename_axis(['assumption', 'value'])
-
-# %% ../nbs/04a_evidence.ipynb #ffa5630e
-def trial_settings(
-    rules: object,  # of the rule
-    config: object,  # of the engine
-    make: Callable = make_signals,  # (levels, rules) → orders
-    contract: ContractSpec = ES,  # what is traded
-    first: object = None,  # date of the session from which trades count
-    **levels  # settings of `session_levels`; those not named have their defaults
-) -> dict:  # for `record_trial`
-    "What tells one trial from another on the same data."
-    counted = {k: v for k, v in session_levels.__kwdefaults__.items() if k not in ('contract', 'device')} | levels
-    return {'levels': counted, 'rules': rules, 'backtest': config, 'made by': make.__qualname__, 'symbol': contract.symbol,
-            'first': None if first is None else str(pd.Timestamp(first).date())}
 
 # %% ../nbs/04a_evidence.ipynb #e208bb96
 def after_trials(
@@ -482,16 +418,16 @@ def examine(
     contract: ContractSpec = ES,  # what is traded
     first: object = None,  # date of the session from which trades count; None: all do
     seed: int = 0,  # of the placebos and of the dates that are cut
-    jobs: int = 1,  # processes for the placebos
+    jobs: int | None = None,  # processes, None: as `joblib.parallel_config` says
     **levels  # settings of `session_levels`
 ) -> Evidence:  # it says what it found
     "Placebos, causality, neighbours and stress for one rule; raises `BadData` for invalid bars."
     bars = bars if 'date' in bars else add_sessions(bars, contract)
     orders = lambda b: make_signals(session_levels(b, contract=contract, **levels), rules)
-    own, grid, given = orders(bars), neighbours(rules), dict(contract=contract, first=first)
+    own, grid, given = orders(bars), neighbours(rules), dict(contract=contract, first=first, jobs=jobs)
     traded = bars if first is None else bars[bars.date >= first]
     return Evidence(
-        placebos=placebo_test(bars, rules, config, placebos, seed=seed, jobs=jobs, **given, **levels) if placebos else None,
+        placebos=placebo_test(bars, rules, config, placebos, seed=seed, **given, **levels) if placebos else None,
         leaks=check_causality(orders, bars, samples=3, seed=seed) if len(own) else pd.DataFrame(columns=['first', 'data_changed_from', 'by']),
         grid=grid, swept=sweep(bars, grid, rules, config, **given, **levels),
         stressed=stress(traded, own if first is None else own[own.date >= first], config, contract))

@@ -254,16 +254,18 @@ def make_features(
 ) -> pd.DataFrame:  # float64, columns of `describe_features`; index: the session in which a row may be used
     "Figures for each session that rest on the sessions, and VIX closes, before it; NaN until their history is filled."
     _check_levels(levels)
-    offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
-    returns = pd.Series(log_returns(levels.close, offset), index=levels.index)
-    before = levels.close.shift() + np.diff(offset, prepend=offset[:1])
-    vpoc = levels.vpoc - offset
-    known = pd.concat([*(_lookback_features(levels, returns, vpoc, n) for n in _check_lookbacks(lookbacks)),
-                       _shape_features(levels, before), _volatility_features(levels, returns, before, garch)],
-                      axis=1).shift(1)
+    held = levels[levels.complete] if 'complete' in levels else levels
+    offset = held.offset.to_numpy() if 'offset' in held else np.zeros(len(held))
+    returns = pd.Series(log_returns(held.close, offset), index=held.index)
+    before = held.close.shift() + np.diff(offset, prepend=offset[:1])
+    vpoc = held.vpoc - offset
+    last = held.index.take(held.index.searchsorted(levels.index) - 1, allow_fill=True, fill_value=pd.NaT)  # before each session
+    as_of = lambda known: known.reindex(last).set_axis(levels.index)
+    known = as_of(pd.concat([*(_lookback_features(held, returns, vpoc, n) for n in _check_lookbacks(lookbacks)),
+                             _shape_features(held, before), _volatility_features(held, returns, before, garch)], axis=1))
     known['weekday'] = levels.index.day_of_week.astype(float)
     if vix is None: return known
-    realised = _log(100 * 252**.5 * returns.rolling(VOLATILITY_WINDOW).std()).shift(1)
+    realised = as_of(_log(100 * 252**.5 * returns.rolling(VOLATILITY_WINDOW).std()))
     return known.join(_vix_features(vix, levels.index, realised))
 
 # %% ../nbs/05_features.ipynb #bd3109cb

@@ -8,7 +8,7 @@ __all__ = ['FORMAT', 'TENSORS', 'DESCRIPTION', 'Architecture', 'aligned_width', 
            'save_model', 'load_model']
 
 # %% ../nbs/06_model.ipynb #b54ef571
-import hashlib, json, math, shutil, tempfile
+import hashlib, json, math
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from pathlib import Path
@@ -20,6 +20,9 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+# %% ../nbs/06_model.ipynb #70a870aa
+from .keeping import whole_folder
 
 # %% ../nbs/06_model.ipynb #4b3189ce
 @dataclass(frozen=True)
@@ -311,17 +314,6 @@ def _as_json(description: dict) -> str:
         raise ValueError(f'the description of a model cannot be written as JSON ({e}): '
                          'use text, finite numbers, lists and dictionaries') from e
 
-# %% ../nbs/06_model.ipynb #7b237c35
-def _replace_folder(new: Path, place: Path):
-    "Put one folder in the place of another; if that fails, the other is back where it was."
-    old = Path(tempfile.mkdtemp(prefix=f'.{place.name}-old-', dir=place.parent))
-    place.rename(old/place.name)
-    try: new.rename(place)
-    except OSError:
-        (old/place.name).rename(place)
-        raise
-    finally: shutil.rmtree(old)
-
 # %% ../nbs/06_model.ipynb #71940815
 def save_model(
     folder: str | Path,  # the model's own; an earlier model there is replaced
@@ -338,15 +330,9 @@ def save_model(
     tensors = safetensors.torch.save({n: p.detach().float().cpu().contiguous() for n, p in ensemble.state_dict().items()})
     text = _as_json({'format': FORMAT, 'architecture': asdict(ensemble.architecture), 'seeds': ensemble.seeds,
                      'bytes': len(tensors), 'sha256': hashlib.sha256(tensors).hexdigest(), 'about': about})
-    place.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f'.{place.name}-', dir=place.parent))
-    try:
+    with whole_folder(place) as new:
         (new/TENSORS).write_bytes(tensors)
         (new/DESCRIPTION).write_text(text, encoding='utf-8')
-        new.chmod(0o755)
-        _replace_folder(new, place) if place.exists() else new.rename(place)
-    finally:
-        if new.exists(): shutil.rmtree(new)
     return Path(folder)
 
 # %% ../nbs/06_model.ipynb #398118f8

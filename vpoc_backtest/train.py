@@ -13,6 +13,7 @@ import functools, hashlib, json, os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
+from uuid import uuid4
 
 # %% ../nbs/07_train.ipynb #6c1bde70
 import numpy as np
@@ -22,6 +23,8 @@ import torch
 # %% ../nbs/07_train.ipynb #c3bc88cd
 from .data import COLOURS
 from .features import FilterConfig, Scaler, ShortHistory, fit_scaler, select_features
+from .keeping import whole_file
+from .machines import meeting_place, once, share, spread_out, workers
 from .model import Architecture, Ensemble, best_device, members
 
 # %% ../nbs/07_train.ipynb #455767e2
@@ -353,13 +356,10 @@ def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
 # %% ../nbs/07_train.ipynb #12db1a48
 def _save_checkpoint(trainer: Trainer, path: Path):
     "Write the state of training, whole or not at all; of several processes the first does."
-    from safetensors.torch import save_file
+    from safetensors.torch import save
     if _processes()[0]: return
-    path.parent.mkdir(parents=True, exist_ok=True)
     about = {'epoch': trainer.epoch, 'history': trainer.history, 'digest': trainer.digest}
-    beside = path.with_suffix('.new')
-    save_file(_tensors(trainer), beside, {'about': json.dumps(about)})
-    os.replace(beside, path)
+    with whole_file(path) as beside: beside.write_bytes(save(_tensors(trainer), {'about': json.dumps(about)}))
 
 # %% ../nbs/07_train.ipynb #5d2f09ea
 def _load_checkpoint(trainer: Trainer, path: Path):
@@ -464,6 +464,33 @@ def _networks_a_pass(architecture: Architecture, config: FilterConfig, device: t
     room = .5 * torch.cuda.get_device_properties(device).total_memory if device.type == 'cuda' else CPU_ROOM
     return max(1, int(room / (4 * (7 * weights + activations))))  # weights, gradient, two moments, best weights, two of work
 
+# %% ../nbs/07_train.ipynb #163351c3
+@dataclass(frozen=True)
+class _School:
+    "What the passes of a training have in common."
+    config: FilterConfig
+    architecture: Architecture
+    steps: int  # batches an epoch
+    seed: int
+    place: str  # device
+    threads: int  # of PyTorch, on which the last bits of a sum may hang
+    checkpoints: Path | None
+    resume: bool
+    passes: int  # how many there are
+
+def _train_pass(school: _School, read: Callable, part: tuple[int, int, list[Window]]) -> tuple[list[TradeFilter], pd.DataFrame, str]:
+    "Filters of some windows, history, how it went; `part`: number of the pass and of its first window, the windows."
+    (number, first, windows), samples, config = part, read(), school.config
+    if torch.get_num_threads() != school.threads: torch.set_num_threads(school.threads)
+    sequence = _read_together(samples, config)
+    usable = _usable(samples, sequence)
+    lessons = [_lesson(samples, usable, w, config) for w in windows]
+    task = _task(samples, lessons, config, school.seed, sequence, list(range(first, first + len(windows))), school.steps)
+    trainer = Trainer(task, school.architecture, config, school.seed, torch.device(school.place))
+    title = f'pass {number + 1} of {school.passes}: {len(task.keys):,} networks on {school.place}'
+    told = _train(trainer, school.checkpoints/f'pass-{number:03d}.safetensors' if school.checkpoints else None, school.resume, title)
+    return _filters(trainer, lessons, [_span(samples, l) for l in lessons]), pd.DataFrame(trainer.history).assign(**{'pass': number}), told
+
 # %% ../nbs/07_train.ipynb #2b1fe9ef
 def train_filters(
     samples: pd.DataFrame,  # of `make_samples`
@@ -474,26 +501,26 @@ def train_filters(
     device: str = 'auto',  # 'auto', 'cpu', 'cuda', 'cuda:1'
     checkpoints: Path | None = None,  # folder for the state of training; None: it is not kept
     resume: bool = False,  # go on from the checkpoints there
+    out: Path | None = None,  # folder for the samples, seen by all workers; None: a temporary one where there are several
     say: Callable[[str], None] = lambda text: None  # called with each line of progress
 ) -> tuple[list[TradeFilter], pd.DataFrame]:  # one filter a window; history, one row a pass and epoch
-    "Train the ensembles of all windows; raises `ValueError` where a window has too few samples."
-    sequence = _read_together(samples, config)
-    usable = _usable(samples, sequence)
-    lessons = [_lesson(samples, usable, w, config) for w in windows]
-    spans = [_span(samples, l) for l in lessons]
-    place = best_device(device)
-    architecture = Architecture(arch=config.arch, features=len(lessons[0].names), hidden=config.hidden, dropout=config.dropout,
+    "Train the ensembles of all windows, in passes; raises `ValueError` where a window has too few samples."
+    usable = _usable(samples, _read_together(samples, config))
+    first = _lesson(samples, usable, windows[0], config)
+    place, jobs = best_device(device), 1 if _processes()[1] > 1 else None
+    architecture = Architecture(arch=config.arch, features=len(first.names), hidden=config.hidden, dropout=config.dropout,
                                 sequence=config.sequence, heads=config.heads, multiple=32 if place.type == 'cuda' else 1)
     at_once = max(1, _networks_a_pass(architecture, config, place) // config.members)
-    steps, filters, history = -(-len(lessons[0].fit) // config.batch_size), [], []
-    for number, first in enumerate(range(0, len(windows), at_once)):
-        some = slice(first, first + at_once)
-        task = _task(samples, lessons[some], config, seed, sequence, list(range(first, first + len(lessons[some]))), steps)
-        trainer = Trainer(task, architecture, config, seed, place)
-        title = f'pass {number + 1} of {-(-len(windows) // at_once)}: {len(task.keys):,} networks on {place}'
-        say('           ' + _train(trainer, checkpoints/f'pass-{number:03d}.safetensors' if checkpoints else None, resume, title))
-        filters += _filters(trainer, lessons[some], spans[some])
-        history.append(pd.DataFrame(trainer.history).assign(**{'pass': number}))
+    if checkpoints is None: at_once = min(at_once, -(-len(windows) // workers(jobs)))
+    parts = [(number, k, windows[k:k + at_once]) for number, k in enumerate(range(0, len(windows), at_once))]
+    school = _School(config, architecture, -(-len(first.fit) // config.batch_size), seed, str(place), torch.get_num_threads(), checkpoints, resume, len(parts))
+    filters, history = [], []
+    with meeting_place(out, jobs) as folder:
+        read = (lambda: samples) if workers(jobs) == 1 else functools.partial(once, uuid4().hex, share(samples, folder).read)
+        for made, told, line in spread_out(functools.partial(_train_pass, school, read), parts, jobs=jobs):
+            say('           ' + line)
+            filters += made
+            history.append(told)
     return filters, pd.concat(history, ignore_index=True)
 
 # %% ../nbs/07_train.ipynb #944b3e57
@@ -541,6 +568,7 @@ def walk_forward(
     final: bool = False,  # train a last filter on all samples, in the same pass
     checkpoints: Path | None = None,  # folder for the state of training; None: it is not kept
     resume: bool = False,  # go on from the checkpoints there
+    out: Path | None = None,  # folder for the samples, seen by all workers; None: a temporary one where there are several
     say: Callable[[str], None] = lambda text: None  # called with each line of progress
 ) -> WalkForward:  # predictions for every session after the first window
     "Train on the past, predict what follows, move on; raises `ShortHistory` where there is too little of it."
@@ -548,7 +576,7 @@ def walk_forward(
     if not windows: raise ShortHistory(_too_short(samples, config))
     everything = [Window(np.arange(len(samples)), np.arange(0))] if final else []
     filters, history = train_filters(samples, windows + everything, config, seed=seed, device=device, checkpoints=checkpoints,
-                                     resume=resume, say=say)
+                                     resume=resume, out=out, say=say)
     predictions = [f.predict(samples, w.test).assign(window=i, trained_until=f.trained[1]) for i, (f, w) in enumerate(zip(filters, windows))]
     return WalkForward(pd.concat(predictions, ignore_index=True), windows, history, filters[-1] if final else None)
 
