@@ -1,8 +1,12 @@
 """bars + rejects = rows read, for any rows, and no other error than BadData; every layout, packed or not; what is kept of a reading."""
 import gzip
+import io
 import os
+import re
+import signal
 import subprocess
 import sys
+import tempfile
 import zipfile
 from datetime import date
 from pathlib import Path
@@ -16,13 +20,16 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from vpoc_backtest import data
 from vpoc_backtest.data import (BadData, ES, PRICES, ZONE, bar_files, bars_from_trades, check_bars, contract_name, random_walk, read_bars, read_vix,
                                 session_vix, sniff_layout)
-from vpoc_backtest.ml_backtest import load_market
+from vpoc_backtest.ml_backtest import load_market, main
 
 shared = Path(__file__).parents[2]/'shared/data'
 
 
 @pytest.fixture(autouse=True)
 def no_cache(monkeypatch): monkeypatch.setenv('VPOC_CACHE', 'off')
+
+
+PLATFORMS = ('ninjatrader', 'sierra', 'tradestation', 'kibot', 'backtestmarket', 'firstrate', 'tradingview', 'databento', 'lean', 'generic')
 
 
 price = st.one_of(st.integers(15_990, 16_010).map(lambda t: f'{t / 4:.2f}'), st.sampled_from(['', 'x', '-1', '0', 'nan', '1e3', '4000.1']))
@@ -46,18 +53,62 @@ def test_nothing_is_lost(tmp_path, lines, end):
     assert check_bars(bars).index.is_unique
 
 
+def rows_in(content):
+    "Lines with something in them, counted as people do: less a header line, if the first has words in it and no number."
+    for alphabet, mark in (('utf-32', b'\xff\xfe\0\0'), ('utf-16', b'\xff\xfe'), ('utf-16', b'\xfe\xff')):
+        if content.startswith(mark): content = content.decode(alphabet, errors='replace').encode()
+    content = content.removeprefix(b'\xef\xbb\xbf')
+    if re.search(rb'\r(?!\n)', content[:-1]): content = content.replace(b'\r\n', b'\n').replace(b'\r', b'\n')
+    lines = [line for line in content.split(b'\n') if line.strip(b' \t\r"')]
+    return len(lines), len(lines) - 1
+
+
+anything = st.one_of(st.text('0123456789.,;:-/ \t"eEx\r\0é', max_size=60).map(str.encode), st.binary(max_size=40), st.sampled_from([b'', b'\n', b'\r\n', b'1', b'2013-10-07 09:30:00']))
+edit = st.tuples(st.sampled_from(['replace', 'insert', 'delete', 'repeat', 'cut', 'splice']), st.integers(0, 40), st.integers(0, 60), anything)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(layout=st.sampled_from(PLATFORMS), edits=st.lists(edit, max_size=12), end=st.sampled_from([b'\n', b'\r\n', b'']), parts=st.integers(1, 3))
+def test_bars_and_rejects_are_the_rows_of_any_file(tmp_path, layout, edits, end, parts):
+    "Any layout, edited in any way, alone, and as a folder of several files."
+    name = NAMED.get(layout, 'bars.csv')
+    lines = TEXTS[layout].split(b'\n')[:-1]
+    for kind, at, column, text in edits:
+        at %= len(lines)
+        if kind == 'replace': lines[at] = text
+        if kind == 'insert': lines.insert(at, text)
+        if kind == 'delete' and len(lines) > 1: del lines[at]
+        if kind == 'repeat': lines.insert(at, lines[at])
+        if kind == 'cut': lines[at] = lines[at][:column]
+        if kind == 'splice': lines[at] = lines[at][:column] + text + lines[at][column:]
+    content = (end or b'\n').join(lines) + end
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
+    for k in range(parts): (folder/(f'{k} {name}' if k else name)).write_bytes(content)
+    try: bars, rejects = read_bars(folder if parts > 1 else folder/name)
+    except BadData as e:
+        assert '\n' not in str(e)
+        return
+    check_bars(bars)
+    assert len(bars) + len(rejects) in [parts * n for n in rows_in(content)]
+    assert (rejects.reason.str.len() > 0).all() and not rejects.duplicated(['file', 'line']).any()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(st.one_of(st.none(), st.integers(0, 40)), *[st.one_of(st.none(), st.integers(15_990, 16_010).map(lambda t: t / 4), st.sampled_from([-1., 4000.1, np.inf]))] * 4,
+                               st.one_of(st.none(), st.integers(-1, 9), st.just(2.5))), min_size=1, max_size=40))
+def test_bars_and_rejects_are_the_rows_of_any_table(tmp_path, rows):
+    table = pd.DataFrame([[pd.NaT if m is None else pd.Timestamp('2020-01-06 09:30', tz=ZONE) + pd.Timedelta(m, 'min'), *values] for m, *values in rows], columns=['ts', *PRICES, 'volume'])
+    table.astype(dict.fromkeys([*PRICES, 'volume'], float)).to_parquet(tmp_path/'bars.parquet')
+    try: bars, rejects = read_bars(tmp_path/'bars.parquet')
+    except BadData: return
+    assert len(check_bars(bars)) + len(rejects) == len(rows)
+
+
 def test_line_numbers_are_those_of_the_file(tmp_path):
     path = tmp_path/'bars.csv'
     path.write_text('timestamp,open,high,low,close,volume\n2020-01-06 09:30,1,1,1,1,1\n\ntorn\n2020-01-06 09:31,1,1,1,1,-1\n\n2020-01-06 09:32,1,1,1,1,1')
     bars, rejects = read_bars(path)
     assert len(bars) == 2 and dict(zip(rejects.line, rejects.reason)) == {4: '1 fields where 6 belong', 5: 'the volume is negative'}
-
-
-@pytest.mark.parametrize('content, message', [('', 'is empty'), ('timestamp,open,high,low,close,volume\n', 'no row of data'), ('a,b,c\n1,2,3\n', 'layout'),
-                                              ('time,open,high,low,close\n1,2,3,4,5\n', "no column 'volume'"), ('open,high,low,close,volume\n1,1,1,1,1\n', 'no column holds the time')])
-def test_bad_files_are_one_sentence(tmp_path, content, message):
-    (tmp_path/'bars.csv').write_text(content)
-    with pytest.raises(BadData, match=message): read_bars(tmp_path/'bars.csv')
 
 
 def test_parquet_with_a_time_index_and_names_in_any_case(tmp_path):
@@ -98,11 +149,6 @@ def test_what_lies_in_a_folder(tmp_path):
     assert [f.name for f in files] == ['bars.csv'] and [f.name for f in others] == ['VIX.csv', 'folder.csv', 'old.rar']
 
 
-def test_broken_parquet(tmp_path):
-    Path(tmp_path/'bars.parquet').write_bytes(b'PAR1 and nothing else')
-    with pytest.raises(BadData, match='not a Parquet file'): read_bars(tmp_path/'bars.parquet')
-
-
 WALK = random_walk(2)
 WALK.index = WALK.index - pd.Timedelta('452D')  # 7 and 10 October 2013
 NAMED = {'ninjatrader': 'ES 12-13.Last.txt', 'lean': '20131007_es_minute_trade_201312.csv'}
@@ -131,7 +177,7 @@ def written_as(layout, bars=WALK):
     return 'Date,Time,Open,High,Low,Close,Volume\n' + rows('%Y-%m-%d,%H:%M', ZONE)
 
 
-PLATFORMS = ('ninjatrader', 'sierra', 'tradestation', 'kibot', 'backtestmarket', 'firstrate', 'tradingview', 'databento', 'lean', 'generic')
+TEXTS = {layout: written_as(layout, WALK[:40]).encode() for layout in PLATFORMS}
 
 
 @pytest.mark.parametrize('layout', PLATFORMS)
@@ -188,18 +234,102 @@ def test_a_zip_is_a_folder(tmp_path):
     assert len(bars) == len(WALK) and not len(rejects)
 
 
-@pytest.mark.parametrize('name, content, message', [
-    ('bomb.csv.gz', gzip.compress(bytes(2**27)), 'unpacks to more than 300 times'), ('cut.csv.gz', gzip.compress(written_as('generic').encode())[:-9], 'damaged, cut off'),
-    ('bomb.csv.zst', pa.Codec('zstd').compress(bytes(2**27), asbytes=True), 'unpacks to more'), ('junk.zip', b'PK\x03\x04' + bytes(99), 'zip is damaged'),
-    ('zeros.csv', bytes(5000), 'layout'), ('latin.csv', 'Zeit,Öffnung,Höchst\n1,2,3\n'.encode('latin-1'), 'layout'), ('days.csv', b'Date,Open,High,Low,Close,Volume\n2020-01-06,1,1,1,1,5\n2020-01-07,1,1,1,1,5\n', 'one bar a day'),
-    ('hundred.csv', written_as('generic').replace('.', '').encode(), 'times 100'), ('none.csv', b'timestamp,open,high,low,close,volume\n2020-01-06 09:30,1,1,1,1,0\n', 'every volume is zero'),
-    ('commas.csv', written_as('generic').replace('.', ',').encode(), 'decimal point'), ('bars.dbn', b'DBN\x01' + bytes(50), 'dbn|DBN'),
-    ('book.csv', b'ts_event,rtype,action,side,price,size,bid_px_00\n1381152600000000000,1,T,A,1669000000000,1,1\n', 'order book'),
-    ('months.csv', b'timestamp,open,high,low,close,volume\nOct 7 2013 09:30,1,1,1,1,5\n', 'not known here')])
-def test_what_no_row_is_at_fault_for(tmp_path, name, content, message):
+def zipped(name, content):
+    with zipfile.ZipFile(file := io.BytesIO(), 'w', zipfile.ZIP_DEFLATED) as z: z.writestr(name, content)
+    return file.getvalue()
+
+
+def parquet_of(bars):
+    bars.to_parquet(file := io.BytesIO())
+    return file.getvalue()
+
+
+def of_minutes(row, head='timestamp,open,high,low,close,volume\n', day='2020-05-06', hour=10):
+    "A file of an hour, whose rows are what `row` says of each minute."
+    return (head + ''.join(f'{day} {hour:02d}:{m:02d},{row(m)}\n' for m in range(60))).encode()
+
+
+GENERIC = written_as('generic').encode()
+IN_BILLIONTHS = written_as('databento').split('\n', 1)[1]
+BAD = {  # what a file may hold, and what the sentence about it says
+    'empty.csv': (b'', 'is empty: export'), 'blank.csv': (b'\n \r\n\n', 'is empty'), 'header.csv': (b'timestamp,open,high,low,close,volume\n', 'no row of data: export'),
+    'bomb.csv.gz': (gzip.compress(bytes(2**27)), 'unpacks to more than 300 times'), 'bomb.csv.zst': (pa.Codec('zstd').compress(bytes(2**27), asbytes=True), 'unpacks to more'),
+    'bomb.zip': (zipped('bars.csv', bytes(2**27)), 'bars.csv: unpacks to more than 300 times'), 'inside.zip': (zipped('more.zip', zipped('bars.csv', GENERIC)), 'holds no .txt, .csv'),
+    'cut.csv.gz': (gzip.compress(GENERIC)[:-9], 'damaged, cut off'), 'junk.zip': (b'PK\x03\x04' + bytes(99), 'zip is damaged'), 'cut.zip': (zipped('bars.csv', GENERIC)[:-40], 'pack it again'),
+    'zeros.csv': (bytes(5000), 'bytes of zero, which no text does: copy'), 'zeros first.csv': (bytes(512) + GENERIC, 'line 1: begins with bytes of zero'),
+    'latin.csv': (written_as('generic').replace('Date,Time,Open,High', 'Datum,Zeit,Eröffnung,Höchst').encode('latin-1'), 'line 1: .*Datum.* is no layout known here: give the file a header line'),
+    'long.csv': (b'x' * 3_000_000, 'give the file a header line'), 'page.csv': (b'<!DOCTYPE html>\n<html><body>404</body></html>\n', 'give the file a header line'), 'nonsense.csv': (b'a,b,c\n1,2,3\n', 'layout'),
+    'commas.csv': (GENERIC.replace(b'.', b','), 'line 2: 11 fields where 7 belong: is the comma also the decimal point'),
+    'ambiguous.csv': (of_minutes(lambda m: '4000,4001,3999,4000,5', day='06/05/2020'), 'in the month 6 or 5.*layout=month-first or layout=day-first'),
+    'missing hour.csv': (of_minutes(lambda m: '4000,4001,3999,4000,5', day='2020-03-08', hour=2), 'line 2: the time does not exist .* tz='),
+    'doubled hour.csv': (of_minutes(lambda m: '4000,4001,3999,4000,5', day='2020-11-01', hour=1), 'line 2: the time .* happens twice .* tz='),
+    'hundred.csv': (GENERIC.replace(b'.', b''), 'times 100: divide'), 'billion.csv': (('ts,id,x,y,open,high,low,close,volume\n' + IN_BILLIONTHS.replace(',ESZ3', '')).encode(), 'times 1,000,000,000: divide'),
+    'two contracts.csv': (of_minutes(lambda m: '4000,4000,4000,4000,5\n2020-05-06 10:%02d,3990,3990,3990,3990,5' % m), 'line 3: 60 rows have the same time .* different contracts'),
+    'days.csv': (b'Date,Open,High,Low,Close,Volume\n2020-01-06,1,1,1,1,5\n2020-01-07,1,1,1,1,5\n', 'one bar a day.* export bars of one minute'),
+    'no volume.csv': (b'time,open,high,low,close\n2020-01-06 09:30,1,1,1,1\n', "no column 'volume' .* export it"), 'empty volume.csv': (of_minutes(lambda m: '1,1,1,1,'), 'line 2: the volume is missing .* export it'),
+    'no volumes.csv': (of_minutes(lambda m: '1,1,1,1,0'), 'every volume is zero, .* export it'), 'no time.csv': (b'open,high,low,close,volume\n1,1,1,1,1\n', 'no column holds the time .* name it ts'),
+    'bars.dbn': (b'DBN\x01' + bytes(50), 'dbn|DBN'), 'bars.parquet': (parquet_of(WALK)[:-100], 'not a Parquet file'),
+    'book.csv': (b'ts_event,rtype,action,side,price,size,bid_px_00\n1381152600000000000,1,T,A,1669000000000,1,1\n', 'order book'),
+    'months.csv': (b'timestamp,open,high,low,close,volume\nOct 7 2013 09:30,1,1,1,1,5\n', 'not known here: write')}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_what_no_row_is_at_fault_for(tmp_path, name):
+    content, message = BAD[name]
     (tmp_path/name).write_bytes(content)
     with pytest.raises(BadData, match=message) as e: read_bars(tmp_path/name)
-    assert name in str(e.value) and '\n' not in str(e.value)
+    assert name in str(e.value) and '\n' not in str(e.value) and ': ' in str(e.value)
+
+
+@pytest.mark.parametrize('name', [*BAD, 'a folder'])
+def test_the_command_says_it_in_one_line(tmp_path, monkeypatch, capsys, name):
+    "The command itself, called here: exit code 2, one line, and nothing written."
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    (tmp_path/'data').mkdir()
+    for k, part in enumerate((WALK[:390], WALK[390:])) if name == 'a folder' else []: (tmp_path/f'data/{k}.csv').write_text(written_as('generic', part))
+    content, message = BAD.get(name, (b'buy low\nsell high\n', 'notes.txt, line 1: .* header line'))
+    path = tmp_path/'data'/('notes.txt' if name == 'a folder' else name)
+    path.write_bytes(content)
+    try:
+        with pytest.raises(SystemExit) as stop: main(data=str(path.parent if name == 'a folder' else path), model='none', placebo=0, out='out')
+    finally: signal.signal(signal.SIGTERM, before)
+    reading, *said = capsys.readouterr().err.strip().split('\n')
+    assert stop.value.code == 2 and reading.startswith('reading ') and len(said) == 1 and said[0].startswith('vpoc_backtest: ') and re.search(message, said[0])
+    assert not (tmp_path/'out').exists()
+
+
+HARMLESS = {  # what a file may hold, how many bars that is, and what is said of the rows refused
+    'cut off.csv': (GENERIC[:-20], 779, ['5 fields where 7 belong']), 'no end of line.csv': (GENERIC.rstrip(b'\n'), 780, []), 'one.csv': (b'timestamp,open,high,low,close,volume\n2020-05-06 10:00,4000,4001,3999,4000,5', 1, []),
+    'zeros last.csv': (GENERIC + bytes(4096), 780, ['1 fields where 7 belong']), 'zero.csv': (of_minutes(lambda m: '4000,4001,3999,4000,' + '\0' * (m == 7) + '5'), 59, ['the volume is missing or no number']),
+    'latin.csv': (b'\n'.join(line + (b',B\xf6rse', b',Z\xfcrich')[k > 0] for k, line in enumerate(GENERIC.split(b'\n')[:-1])), 780, []),
+    'mark.csv': (b'\xef\xbb\xbf' + GENERIC, 780, []), **{f'{a}.csv': (GENERIC.decode().encode(a), 780, []) for a in ('utf-16', 'utf-16-le', 'utf-16-be', 'utf-32')},
+    'no volume.csv': (of_minutes(lambda m: '4000,4001,3999,4000,' + '5' * (m != 7)), 59, ['the volume is missing or no number']),
+    'two contracts.csv': (of_minutes(lambda m: f'4000,4000,4000,4000,5,ESM0\n2020-05-06 10:{m:02d},3990,3990,3990,3990,5,ESU0', 'timestamp,open,high,low,close,volume,symbol\n'), 120, []),
+    'doubled hour.csv': (of_minutes(lambda m: '4000,4001,3999,4000,5') + of_minutes(lambda m: '4000,4001,3999,4000,5', '', '2020-11-01', 1), 60, [f'the time does not exist or happens twice in {ZONE}'] * 60)}
+
+
+@pytest.mark.parametrize('name', HARMLESS)
+def test_what_can_be_read_is_read(tmp_path, name):
+    content, bars_in_it, reasons = HARMLESS[name]
+    (tmp_path/name).write_bytes(content)
+    bars, rejects = read_bars(tmp_path/name)
+    assert (len(check_bars(bars)), rejects.reason.tolist()) == (bars_in_it, reasons)
+    whole = bars.index.isin(WALK.index) & (len(bars) >= 779)
+    assert (bars[PRICES][whole].to_numpy() == WALK[PRICES][WALK.index.isin(bars.index)].to_numpy()).all()
+
+
+def test_ten_million_rows(tmp_path):
+    "Twenty years of minutes without a pause but the daily one, by the day; two hours a year do not exist or happen twice."
+    days = pd.date_range('2000-01-01', periods=7247).strftime('%Y-%m-%d')
+    day = ''.join(f'DAY {h:02d}:{m:02d},4000,4001,3999,{4000 + m % 3 / 4},{h + m + 1}\n' for h in range(24) if h != 17 for m in range(60))
+    with open(tmp_path/'bars.csv', 'w') as f:
+        f.write('timestamp,open,high,low,close,volume\n')
+        f.writelines(day.replace('DAY', d) for d in days)
+    bars, rejects = read_bars(tmp_path/'bars.csv')
+    assert len(bars) + len(rejects) == 7247 * 1380 > 10**7 and set(rejects.reason) == {f'the time does not exist or happens twice in {ZONE}'} and len(rejects) == 120 * 20
+    assert bars.volume.sum() == 7247 * sum(h + m + 1 for h in range(24) if h != 17 for m in range(60)) - rejects.volume.sum() and bars.index.is_monotonic_increasing
+    (tmp_path/'bars.csv').unlink()  # pytest keeps folders
 
 
 def test_a_bad_file_among_good_ones_is_named(tmp_path):
@@ -286,6 +416,36 @@ def test_mended_rows_join_the_rest(tmp_path):
         with pytest.raises(BadData, match=message): read_bars(tmp_path)
 
 
+@pytest.mark.parametrize('way', ['file', 'folder', 'gzip', 'zip', 'folder of packed files', 'utf-16'])
+def test_rejects_written_corrected_and_read_again(tmp_path, way):
+    "Three rows are spoilt in one of two files; two are corrected, one of them wrongly."
+    whole = written_as('kibot').split('\n')
+    halves = whole[:390], whole[390:]
+    torn = [*halves[0]]
+    torn[9], torn[20], torn[30] = torn[9].replace('.', ':', 1), torn[20][:25], 'lost'
+    first, second = ('\n'.join(h).rstrip() + '\n' for h in (torn, halves[1]))
+    data = tmp_path/'data'
+    data.mkdir()
+    path = data
+    if way in ('file', 'utf-16'): (path := data/'bars.csv').write_bytes((first + second).encode('utf-16' if way == 'utf-16' else 'utf-8'))
+    elif way == 'gzip': (path := data/'bars.csv.gz').write_bytes(gzip.compress((first + second).encode()))
+    elif way == 'zip':
+        with zipfile.ZipFile(path := data/'bars.zip', 'w') as z: z.writestr('a.csv', first), z.writestr('b.csv', second)
+    else:
+        pack, ending = (gzip.compress, '.gz') if way == 'folder of packed files' else (bytes, '')
+        for name, text in (('a.csv', first), ('b.csv', second)): (data/(name + ending)).write_bytes(pack(text.encode()))
+    bars, rejects = read_bars(path)
+    assert rejects.line.tolist() == [10, 21, 31] and rejects.text.tolist() == [torn[9], torn[20], torn[30]] and len(bars) == len(WALK) - 3
+    rejects.to_csv(tmp_path/'rejects.csv', index=False)  # as a run directory keeps them
+    rejects = pd.read_csv(tmp_path/'rejects.csv', keep_default_na=False)
+    mended = rejects.assign(correction=[halves[0][9], 'still torn', ''])
+    corrections = data/'corrections.csv' if path.is_dir() else tmp_path/'corrections.csv'
+    mended.to_csv(corrections, index=False)
+    again, still = read_bars(path, corrections=None if path.is_dir() else corrections)
+    assert len(again) == len(bars) + 1 and again.index[9] == WALK.index[9] and again.open.iloc[9] == WALK.open.iloc[9]
+    assert still.line.tolist() == [21, 31] and still.text.tolist() == ['still torn', 'lost']
+
+
 def test_a_vix_column_serves_as_of_the_session_before(tmp_path):
     bars = random_walk(5, bars_per_session=13)
     level = pd.Series(np.linspace(15, 25, len(bars)), bars.index).round(2)
@@ -349,6 +509,7 @@ def kept(tmp_path, monkeypatch):
 
 def test_the_second_reading_is_the_first(kept, monkeypatch):
     bars, rejects = read_bars(kept/'ESZ13.csv')
+    data._finish_keeping()
     assert len(list((kept/'cache').iterdir())) == 1
     monkeypatch.setattr(data, '_read_tables', None)  # would fail if it were called
     again, refused = read_bars(kept/'ESZ13.csv')
@@ -369,11 +530,13 @@ def test_whatever_changes_is_read_anew(kept, monkeypatch):
     assert list(read_bars(kept/'ESH14.csv')[0].contract.unique()) == ['ES 03-14']
     monkeypatch.setattr(data, '_code_digest', lambda: b'another version')
     read_bars(kept/'ESH14.csv')
+    data._finish_keeping()
     assert len(list((kept/'cache').iterdir())) == 6
 
 
 def test_a_cache_that_fails_is_no_cache(kept, monkeypatch):
     bars, _ = read_bars(kept/'ESZ13.csv')
+    data._finish_keeping()
     for file in (kept/'cache').iterdir(): file.write_bytes(file.read_bytes()[:200])
     pd.testing.assert_frame_equal(bars, read_bars(kept/'ESZ13.csv')[0])
     (kept/'no folder').write_text('')
@@ -382,11 +545,13 @@ def test_a_cache_that_fails_is_no_cache(kept, monkeypatch):
     monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
     monkeypatch.setenv('VPOC_CACHE', str(kept/'full'))
     pd.testing.assert_frame_equal(bars, read_bars(kept/'ESZ13.csv')[0])
+    data._finish_keeping()
     assert not list((kept/'full').iterdir())
 
 
 def test_the_sixteen_newest_are_kept(kept):
     for k in range(20): read_bars(kept/'ESZ13.csv', tz=f'Etc/GMT+{k % 12}', stamp=('open', 'end')[k // 12])
+    data._finish_keeping()
     assert len(list((kept/'cache').iterdir())) == 16
 
 
