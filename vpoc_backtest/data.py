@@ -596,7 +596,7 @@ def random_walk(
     return pd.DataFrame(ES.to_prices(path), columns=PRICES, index=index).assign(volume=volume)
 
 # %% ../nbs/00a_reading.ipynb #34511e5c
-import contextlib, functools, io, json, os, struct, sys, zipfile
+import contextlib, functools, io, json, os, struct, sys, threading, time, zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
@@ -668,27 +668,61 @@ class _Source:
     data: memoryview  # unpacked; text in UTF-8 with \n at every end of line
 
     @property
-    def kind(self): return 'parquet' if self.data[:4] == b'PAR1' else 'dbn' if self.data[:3] == b'DBN' else 'text'
+    def kind(self) -> str:
+        "'parquet', 'dbn' or 'text', by the first bytes."
+        return 'parquet' if self.data[:4] == b'PAR1' else 'dbn' if self.data[:3] == b'DBN' else 'text'
 
     @functools.cached_property
-    def look(self): return _look(self.data)
+    def look(self) -> '_Look':
+        "What its shape shows."
+        return _look(self.data)
 
 # %% ../nbs/00a_reading.ipynb #31e3f5f1
-def _as_text(data: memoryview) -> memoryview:
-    "Text in UTF-8 without a byte order mark, with a line feed at the end of every line."
-    if data[:2] in (b'\xff\xfe', b'\xfe\xff'): data = memoryview(bytes(data).decode('utf-16', errors='replace').encode())
-    if data[:3] == b'\xef\xbb\xbf': data = data[3:]
-    if _lone_returns(np.frombuffer(data, np.uint8)): data = memoryview(bytes(data).replace(b'\r\n', b'\n').replace(b'\r', b'\n'))
-    return data if data[-1:] == b'\n' else memoryview(bytes(data) + b'\n')
+def _edges(size: int, start: int = 0) -> list[int]:
+    "Where the parts of a text begin that are worth being worked on at once, and where the last one ends."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    jobs = min(cores, 8, (size - start) // 2**21 + 1)
+    return [start + (size - start) * k // jobs for k in range(jobs)] + [size]
+
+def _at_once(work: Callable, edges: list[int]) -> list:
+    "What `work` says of each part, its number, beginning and end, all of them at once."
+    parts = range(len(edges) - 1), edges[:-1], edges[1:]
+    if len(edges) == 2: return list(map(work, *parts))
+    with ThreadPoolExecutor(len(edges) - 1) as pool: return list(pool.map(work, *parts))
+
+# %% ../nbs/00a_reading.ipynb #c40cd084
+@njit(cache=True, nogil=True)
+def _count(text, byte):
+    "How often a byte stands in a text."
+    found = 0
+    for c in text: found += c == byte
+    return found
 
 @njit(cache=True, nogil=True)
 def _lone_returns(text):
-    "Whether some line ends with a carriage return alone, as on old Macintoshes."
-    returns, pairs = 0, 0
-    for i in range(len(text) - 1):
-        returns += text[i] == 13
-        pairs += (text[i] == 13) & (text[i + 1] == 10)
-    return returns != pairs
+    "How many carriage returns have no line feed behind them, as on old Macintoshes; the last byte does not count."
+    lone = 0
+    if _count(text, 13):
+        for i in range(len(text) - 1): lone += (text[i] == 13) & (text[i + 1] != 10)
+    return lone
+
+# %% ../nbs/00a_reading.ipynb #e763ffc9
+def _alphabet(data: memoryview) -> str:
+    "The encoding of a text that is not UTF-8: it shows in a mark at its beginning, or in every second byte that is zero."
+    head = bytes(data[:400])
+    if head[:4] in (b'\xff\xfe\0\0', b'\0\0\xfe\xff'): return 'utf-32'
+    if head[:2] in (b'\xff\xfe', b'\xfe\xff'): return 'utf-16'
+    zeros = [2 * head[k::2].count(0) > .9 * len(head) > 10 for k in (0, 1)]
+    return '' if zeros[0] == zeros[1] else 'utf-16-le' if zeros[1] else 'utf-16-be'
+
+# %% ../nbs/00a_reading.ipynb #b4a05463
+def _as_text(data: memoryview) -> memoryview:
+    "Text in UTF-8 without a byte order mark, with a line feed at the end of every line."
+    if alphabet := _alphabet(data): data = memoryview(bytes(data).decode(alphabet, errors='replace').encode())
+    if data[:3] == b'\xef\xbb\xbf': data = data[3:]
+    text = np.frombuffer(data, np.uint8)
+    if any(_at_once(lambda k, a, b: _lone_returns(text[a:b + 1]), _edges(len(text)))): data = memoryview(bytes(data).replace(b'\r\n', b'\n').replace(b'\r', b'\n'))
+    return data if data[-1:] == b'\n' else memoryview(bytes(data) + b'\n')
 
 # %% ../nbs/00a_reading.ipynb #a93b677f
 _ENDINGS = ('.txt', '.csv', '.tsv', '.parquet', '.dbn')
@@ -704,13 +738,18 @@ def _is_bar_file(name: str) -> bool:
 # %% ../nbs/00a_reading.ipynb #ec1fa216
 def _read_bytes(path: Path) -> memoryview:
     "What a file holds; numpy's memory is faster to fill than that of bytes."
-    try:
+    def fill(k, begin, end):
         with open(path, 'rb', buffering=0) as f:
-            view, n = memoryview(np.empty(os.fstat(f.fileno()).st_size + 1, np.uint8)), 0
-            while got := f.readinto(view[n:]): n += got
-            return view[:n] if n < len(view) else memoryview(bytes(view) + f.read())
+            f.seek(begin)
+            while begin < end and (got := f.readinto(view[begin:end])): begin += got
+        return begin == end
+    try:
+        view = memoryview(np.empty(size := path.stat().st_size, np.uint8))
+        whole = all(_at_once(fill, _edges(size))) and path.stat().st_size == size
+        return view if whole else memoryview(path.read_bytes())  # it changed meanwhile, or its size is not told
     except OSError as e: raise BadData(f'{path}: cannot be opened ({e.strerror})') from None
 
+# %% ../nbs/00a_reading.ipynb #6c41b3c6
 def _sources(path: Path, data: memoryview) -> list[_Source]:
     "The tables in a file: one, or, in a zip, one for each of its members."
     from pyarrow import ArrowException, BufferReader, CompressedInputStream
@@ -724,6 +763,7 @@ def _sources(path: Path, data: memoryview) -> list[_Source]:
     if sum(m.file_size for m in members) > _MOST_BYTES: raise BadData(f'{path}: unpacks to more than {_MOST_BYTES // 2**30} GiB: unpack it yourself if you trust it')
     return [whole(f'{path.name}/{m.filename}', Path(m.filename).name, _unzipped(data, m, path)) for m in members]
 
+# %% ../nbs/00a_reading.ipynb #5d7aac7e
 def _unzipped(data: memoryview, member: zipfile.ZipInfo, path: Path) -> memoryview:
     name = f'{path}/{member.filename}'
     try: stream = zipfile.ZipFile(io.BytesIO(data)).open(member)
@@ -760,12 +800,14 @@ def _spelling(stamps: list[str]) -> str:
 
 # %% ../nbs/00a_reading.ipynb #cf840b81
 def _sample(data: memoryview, size: int = 2**13) -> list[str]:
-    "Whole lines from the beginning, the middle and the end of a text."
-    first = bytes(data[:size])
-    blocks = [first[:first.rfind(b'\n') + 1] or first] + [bytes(data[at:at + size]).partition(b'\n')[2].rpartition(b'\n')[0]
-                                                         for at in (len(data) // 2, len(data) - size) if at > size]
+    "Whole lines of a text: many from the beginning, the middle and the end, and one or two from each of forty places between."
+    first, step = bytes(data[:size]), len(data) // 40
+    whole = lambda at, n: bytes(data[at:at + n]).partition(b'\n')[2].rpartition(b'\n')[0]
+    blocks = [first[:first.rfind(b'\n') + 1] or first] + [whole(at, size) for at in (len(data) // 2, len(data) - size) if at > size]
+    blocks += [whole(at, 256) for at in (range(step, len(data) - size, step) if step > size else ())]
     return [line for b in blocks for line in b.decode('utf-8', errors='replace').split('\n') if line.strip()]
 
+# %% ../nbs/00a_reading.ipynb #15aaa322
 def _line_end(data: memoryview, start: int) -> int:
     "Where the next line begins."
     while start < len(data):
@@ -773,6 +815,7 @@ def _line_end(data: memoryview, start: int) -> int:
         start += 2**12
     return len(data)
 
+# %% ../nbs/00a_reading.ipynb #c6787c33
 def _fields(line: str, separator: str) -> list[str]: return [f.strip(' "\t\r') for f in line.split(separator)]
 
 # %% ../nbs/00a_reading.ipynb #5301f71b
@@ -790,6 +833,7 @@ def _stamp_places(columns: list[str]) -> tuple:
     if {'date', 'time'} <= set(columns) and 'ts' not in columns: return columns.index('date'), columns.index('time')
     return next(((columns.index(n),) for n in ('ts', 'date', 'time') if n in columns), ())
 
+# %% ../nbs/00a_reading.ipynb #34a31672
 def _look(data: memoryview) -> _Look:
     "The shape of a text file."
     lines, begin = _sample(data), bytes(data[:2**13])
@@ -839,6 +883,7 @@ def _orders_seen(look: _Look) -> str:
     parts = {tuple(map(int, m.groups())) for m in found if m}
     return _order_of_dates(np.array(sorted(parts))) if parts else ''
 
+# %% ../nbs/00a_reading.ipynb #17f65b76
 def _points(layout: Layout, look: _Look, order: str) -> int | None:
     "How much of a file's shape speaks for a layout; None if it cannot be this one."
     if look.header:
@@ -853,13 +898,15 @@ def _recognised(source: _Source) -> Layout:
     "The layout whose shape a table has; raises `BadData` naming the candidates where that is not one."
     if source.kind != 'text': return LAYOUTS[source.kind]
     look = source.look
-    if not look.header and not look.rows: raise BadData(f'{source.name}: the file is empty')
+    if not look.header and not look.rows: raise BadData(f'{source.name}: the file is empty: export it again')
+    if source.data[:1] == b'\0': raise BadData(f'{source.name}, line 1: begins with bytes of zero, which no text does: copy or export it again')
     order = _orders_seen(look)
     points = {l.name: p for l in LAYOUTS.values() if (p := _points(l, look, order)) is not None}
     best = [n for n in points if points[n] == max(points.values())]
     if len(best) == 1 and (look.header or LAYOUTS[best[0]].separator == look.separator and points[best[0]] > 0): return LAYOUTS[best[0]]
     raise BadData(_doubt(source, look, sorted(points)))
 
+# %% ../nbs/00a_reading.ipynb #4a64eb8b
 def _doubt(source: _Source, look: _Look, candidates: list[str]) -> str:
     "Why no layout can be told."
     where = f'{source.name}, line {look.line + 1 - bool(look.header)}'
@@ -881,20 +928,22 @@ def sniff_layout(
 _WHOLE_STAMP, _DATE_STAMP, _CLOCK_STAMP, _CONTRACT_NAME, _NUMBER = 1, 2, 3, 4, 10  # what a field is: roles of the loop below
 _LOST_STAMP, _BLANK_LINE = -1, -2  # what a line can be, beside 0 and the number of its fields where that is wrong
 _TENS = 10.**np.arange(19)
+_LOOP = {'cache': True, 'nogil': True, '_nrt': False}  # nothing here allocates, and counting references would take longer than reading
+_INLINE = _LOOP | {'forceinline': True}
 
-@njit(cache=True, nogil=True)
+@njit(**_INLINE)
 def _at(text, i): return np.int64(text[np.uint64(i)])
 
-@njit(cache=True, nogil=True)
+@njit(**_INLINE)
 def _pad(c): return c == 32 or c == 34 or c == 9 or c == 13
 
-@njit(cache=True, nogil=True)
+@njit(**_LOOP)
 def _field_end(text, i, separator):
     while _at(text, i) != separator and _at(text, i) != 10: i += 1
     return i
 
 # %% ../nbs/00a_reading.ipynb #f17b0302
-@njit(cache=True, nogil=True)
+@njit(**_LOOP)
 def _digits(text, i, value):
     "`value` with the digits from i on behind it, and where they end."
     d = _at(text, i) - 48
@@ -904,8 +953,9 @@ def _digits(text, i, value):
         d = _at(text, i) - 48
     return value, i
 
-@njit(cache=True, nogil=True)
-def _number(text, i, separator, decimal, thousands):
+# %% ../nbs/00a_reading.ipynb #900e04b0
+@njit(**_LOOP)
+def _long_number(text, i, separator, decimal, thousands):
     "A number in plain digits from i on, NaN for anything else, and where its field ends."
     while _at(text, i) != separator and _pad(_at(text, i)): i += 1
     start, skipped, behind = i, 0, 0
@@ -922,8 +972,64 @@ def _number(text, i, separator, decimal, thousands):
     if _at(text, i) != separator and _at(text, i) != 10: return np.nan, _field_end(text, i, separator)
     return value / _TENS[behind] if good else np.nan, i
 
+# %% ../nbs/00a_reading.ipynb #d6e04fec
+_ONES, _HIGHEST = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080)
+
+@njit(**_INLINE)
+def _eight(text, i):
+    "Eight bytes of a text as one number, the first one lowest."
+    word = np.uint64(0)
+    for k in range(np.uint64(8)): word |= np.uint64(text[np.uint64(i) + k]) << np.uint64(8) * k
+    return word
+
+# %% ../nbs/00a_reading.ipynb #d7f5b213
+@njit(**_INLINE)
+def _equal_to(word, byte):
+    "Marks, with the highest bit, the bytes of a word that are equal to one; exact up to the first."
+    rest = word ^ np.uint64(byte) * _ONES
+    return rest - _ONES & ~rest & _HIGHEST
+
+@njit(**_INLINE)
+def _above_nine(word):
+    "Marks the bytes of a word that are more than 9."
+    return ((word & ~_HIGHEST) + _ONES * np.uint64(118) | word) & _HIGHEST
+
+# %% ../nbs/00a_reading.ipynb #a3712fef
+@njit(**_INLINE)
+def _before(marks):
+    "How many bytes come before the first mark."
+    return np.int64((~marks & marks - np.uint64(1) & _ONES) * _ONES >> np.uint64(56)) - 1
+
+# %% ../nbs/00a_reading.ipynb #a2d97451
+@njit(**_INLINE)
+def _value(digits):
+    "Eight bytes from 0 to 9, the first one lowest, as a decimal number: neighbours join to pairs, pairs to fours, fours to eight."
+    pairs = digits * np.uint64(10) + (digits >> np.uint64(8))
+    first, second = pairs & np.uint64(0xFF000000FF), pairs >> np.uint64(16) & np.uint64(0xFF000000FF)
+    return np.int64(first * np.uint64(100 + (1_000_000 << 32)) + second * np.uint64(1 + (10_000 << 32)) >> np.uint64(32))
+
+# %% ../nbs/00a_reading.ipynb #933be14e
+@njit(**_INLINE)
+def _number(text, i, separator, decimal, thousands):
+    "A number in plain digits from i on, NaN for anything else, and where its field ends."
+    if decimal != separator and i + 8 <= len(text):
+        word = _eight(text, i)
+        ends = _equal_to(word, separator) | _equal_to(word, 10)
+        if ends:
+            n, behind = _before(ends), 0
+            end, digits = i + n, (word ^ np.uint64(48) * _ONES) & (np.uint64(1) << np.uint64(8 * n)) - np.uint64(1)
+            odd = _above_nine(digits)
+            if odd:
+                point = _before(odd)
+                front = (np.uint64(1) << np.uint64(8 * point)) - np.uint64(1)
+                digits = digits & front | digits >> np.uint64(8) & ~front
+                n, behind = n - 1, n - 1 - point
+                if odd & odd - np.uint64(1) or _at(text, i + point) != decimal: n = 0
+            if n > 0: return _value(digits << np.uint64(64 - 8 * n)) / _TENS[behind], end
+    return _long_number(text, i, separator, decimal, thousands)
+
 # %% ../nbs/00a_reading.ipynb #95765b1e
-@njit(cache=True, nogil=True)
+@njit(**_LOOP)
 def _stamp(text, i, separator, spelling, p, last, kinds, run, parts):
     "Put the numbers of a stamp spelled spelling[p:last] into `parts`; whether it was spelled so, and where its field ends."
     first, good, c = p, True, _at(text, i)
@@ -936,6 +1042,7 @@ def _stamp(text, i, separator, spelling, p, last, kinds, run, parts):
             if not good: continue
             kind = kinds[run]
             parts[kind] = value
+            if kind == 3 or kind == 10: parts[11] = start
             if kind == 5 and c == 46:
                 unit = 100_000
                 i += 1
@@ -957,20 +1064,38 @@ def _stamp(text, i, separator, spelling, p, last, kinds, run, parts):
     return good and p == last, i
 
 # %% ../nbs/00a_reading.ipynb #3e2997cc
-@njit(cache=True, nogil=True)
+@njit(**_LOOP)
 def _clock(parts, sign):
     "Microseconds since midnight, moved to UTC where the stamp has an offset of this sign; -1 hour or more for none that exists."
     hour = parts[3] if parts[9] == 0 else parts[3] % 12 + 12 * (parts[9] - 1)
     away = parts[7] // 100 * 60 + parts[7] % 100 if parts[7] >= 100 else parts[7] * 60 + parts[8]
     return ((hour * 60 + parts[4] - sign * away) * 60 + parts[5]) * 1_000_000 + parts[6]
 
-@njit(cache=True, nogil=True)
-def _is_clock(parts):
+@njit(**_LOOP)
+def _is_moment(parts, three):
+    "Whether the numbers of a stamp, three of them a date or one, can be one."
     twelve = parts[9] == 0 or 0 < parts[3] < 13
-    return parts[3] < 24 and parts[4] < 60 and parts[5] < 60 and max(parts[7], parts[8]) < 2400 and twelve
+    small = not three or max(parts[0], parts[1], parts[2]) < 2**20
+    return parts[3] < 24 and parts[4] < 60 and parts[5] < 60 and max(parts[7], parts[8]) < 2400 and twelve and small
+
+# %% ../nbs/00a_reading.ipynb #8dc5fa18
+@njit(**_INLINE)
+def _same(text, i, k, n):
+    "Whether the n bytes (8 to 16) from i on are those from k on."
+    return _eight(text, i) == _eight(text, k) and _eight(text, i + n - 8) == _eight(text, k + n - 8)
+
+@njit(**_INLINE)
+def _short_clock(text, i, hands):
+    "Microseconds since midnight of 09:30 (two hands) or 09:30:00 (three), -1 for any other, and where it ends."
+    word = _eight(text, i) ^ np.uint64(0x30303A30303A3030)  # what is left of 00:00:00 are its digits
+    if hands == 2: word &= np.uint64(0xFFFFFFFFFF)
+    pairs = word * np.uint64(10) + (word >> np.uint64(8))
+    hour, minute, second = np.int64(pairs & np.uint64(255)), np.int64(pairs >> np.uint64(24) & np.uint64(255)), np.int64(pairs >> np.uint64(48) & np.uint64(255))
+    spelled = _above_nine(word) | word & np.uint64(0xFF0000FF0000) == 0
+    return ((hour * 60 + minute) * 60 + second) * 1_000_000 if spelled and hour < 24 and minute < 60 and second < 60 else -1, i + 3 * hands - 1
 
 # %% ../nbs/00a_reading.ipynb #5dd6361c
-@njit(cache=True, nogil=True)
+@njit(**_LOOP)
 def _known_name(text, i, end, names, known, guess):
     "The number of the name text[i:end] in a list of places, and how many names the list holds now."
     while i < end and _pad(_at(text, i)): i += 1
@@ -987,20 +1112,49 @@ def _known_name(text, i, end, names, known, guess):
     return known, known + 1
 
 # %% ../nbs/00a_reading.ipynb #d0e63018
-@njit(cache=True, nogil=True)
-def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelling, spans, kinds, sign,
-                 date, clock, values, name, status, names):
-    "Read the lines of text[i:end] into the rows from `row` on; how many names of contracts there were."
-    parts, known, last_name = np.zeros(11, np.int64), 0, 0
+@njit(**_INLINE)
+def _moment(text, i, separator, role, spelling, spans, kinds, sign, hands, parts, last):
+    """Read a stamp, or its date or clock, into `last` = day, clock, and where and how long the date stood that the day was read from (-1 for nowhere);
+    whether it can be one, and where its field ends."""
+    begin, at, quick = i, i, False
+    if i + 64 <= len(text):
+        if role != _CLOCK_STAMP and last[2] >= 0 and _same(text, i, last[2], last[3]): at, quick = i + last[3], role == _DATE_STAMP
+        if hands and not quick and (at > i or role == _CLOCK_STAMP):
+            first = at
+            clock, at = _digits(text, at, np.int64(0)) if hands == 1 else _short_clock(text, at, hands)
+            if hands == 1 and not 0 < at - first < 19: clock = -1
+            while _at(text, at) != separator and _pad(_at(text, at)): at += 1
+            quick = clock >= 0 and (_at(text, at) == separator or _at(text, at) == 10)
+            if quick: last[1] = clock
+    if quick: return True, at - (role == _DATE_STAMP)
+    parts[:] = 0
+    good, i = _stamp(text, i, separator, spelling, spans[role, 0], spans[role, 1], kinds, spans[role, 2], parts)
+    good = good and _is_moment(parts, kinds[1] == 1)
+    if role != _DATE_STAMP: last[1] = parts[10] if parts[10] else _clock(parts, sign)
+    if role != _CLOCK_STAMP:
+        width = i + 1 - begin if role == _DATE_STAMP else parts[11] - begin
+        last[0] = (parts[0] << 40) + (parts[1] << 20) + parts[2] if kinds[1] == 1 else parts[0]
+        last[2], last[3] = begin if good and 8 <= width <= 16 else -1, width
+    return good, i
+
+# %% ../nbs/00a_reading.ipynb #1fea1f74
+@njit(**_LOOP)
+def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelling, spans, kinds, sign, hands,
+                 turn, date, clock, values, name, status, names, parts, last):
+    """Read the lines of text[i:end] into the rows from `row` on, dates only where they change, at the rows in `turn`;
+    how many names of contracts there were, how many dates, and how many numbers could not be read."""
+    known, last_name, unread, first, turns = 0, 0, 0, row, row
     while i < end:
-        parts[:] = 0
         start, field, filled, read = i, 0, 0, True
         if len(name): name[row] = -1
         while True:
             role = roles[field] if field < len(roles) else 0
-            if role >= _NUMBER: values[role - _NUMBER, row], i = _number(text, i, separator, decimal, thousands)
+            if role >= _NUMBER:
+                value, i = _number(text, i, separator, decimal, thousands)
+                values[role - _NUMBER, row] = value
+                unread += value != value
             elif 0 < role < _CONTRACT_NAME:
-                good, i = _stamp(text, i, separator, spelling, spans[role, 0], spans[role, 1], kinds, spans[role, 2], parts)
+                good, i = _moment(text, i, separator, role, spelling, spans, kinds, sign, hands, parts, last)
                 read = read and good
             else:
                 begin, i = i, _field_end(text, i, separator)
@@ -1013,18 +1167,21 @@ def _parse_lines(text, i, end, row, separator, decimal, thousands, roles, spelli
         if field < len(roles) or filled > len(roles):
             while start < i and _pad(_at(text, start)): start += 1
             status[row] = min(field, 32_000) if start < i else _BLANK_LINE
-        else: status[row] = 0 if read and _is_clock(parts) and (kinds[1] != 1 or max(parts[0], parts[1], parts[2]) < 2**20) else _LOST_STAMP
-        date[row] = (parts[0] << 40) + (parts[1] << 20) + parts[2] if kinds[1] == 1 else parts[0]
-        clock[row] = parts[10] if parts[10] else _clock(parts, sign)
+        else: status[row] = 0 if read else _LOST_STAMP
+        clock[row] = last[1]
+        if turns == first or date[turns - 1] != last[0]:
+            turn[turns], date[turns] = row, last[0]
+            turns += 1
         row, i = row + 1, i + 1
-    return known
+    return known, turns - first, unread
 
 # %% ../nbs/00a_reading.ipynb #1342d36c
 @njit(cache=True, nogil=True)
-def _count_lines(text):
-    lines = 0
-    for c in text: lines += c == 10
-    return lines
+def _add_by_run(values, start, amounts, out):
+    "Put `values`, plus the amount of the run in which each one stands, into `out` (which may be `values`); a run lasts until the next one starts."
+    for k in range(len(start)):
+        end = start[k + 1] if k + 1 < len(start) else len(values)
+        for i in range(start[k], end): out[i] = values[i] + amounts[k]
 
 # %% ../nbs/00a_reading.ipynb #fc537f42
 _VALUES = (*_ROW, 'vix', 'up', 'down', 'price', 'size')  # numbers that are read where a file has them
@@ -1036,6 +1193,13 @@ def _kinds(spelling: str) -> tuple[np.ndarray, int]:
     times = [10] if clock.count('0') == 1 and 'AM' not in clock else [3, 4, 5][:clock.count('0')]
     return np.array([0, 1, 2][:date.count('0')] + times + [7, 8][:away.count('0')] + [-1]), -1 if '-' in away else 1
 
+# %% ../nbs/00a_reading.ipynb #79fdd9d5
+def _hands(spelling: str) -> int:
+    "How many hands a clock has that is nothing but 93000 (one), 09:30 or 09:30:00; 0 for any other."
+    found = _SPELLING.fullmatch(spelling)
+    return {'0': 1, '0:0': 2, '0:0:0': 3}.get(found['clock'], 0) if not found['away'] else 0
+
+# %% ../nbs/00a_reading.ipynb #594825ea
 def _roles(columns: list[str], spelling: str) -> tuple[np.ndarray, np.ndarray]:
     "What the loop is to do with each field, and which part of the spelling (first, last, number of runs before) each kind of stamp has."
     roles, places, cut = np.zeros(len(columns), np.int64), _stamp_places(columns), spelling.find(' ')
@@ -1060,10 +1224,19 @@ _DAY, _NOT_A_TIME = 86_400_000_000, np.iinfo(np.int64).min  # microseconds
 
 def _clock_in_one_piece(number: np.ndarray) -> np.ndarray:
     "Microseconds since midnight of times like 930 or 93000; -1 for what is none."
-    if len(number) and number.max() < 2400: number = number * 100
-    hour, minute, second = number // 10_000, number // 100 % 100, number % 100
-    return np.where((hour < 24) & (minute < 60) & (second < 60), (hour * 3600 + minute * 60 + second) * 1_000_000, -1)
+    return _micro_of_clock(number, 100 if len(number) and number.max() < 2400 else 1)
 
+# %% ../nbs/00a_reading.ipynb #f1660736
+@njit(cache=True, nogil=True)
+def _micro_of_clock(number, factor):
+    "Microseconds since midnight of whole numbers that read hours, minutes and seconds when multiplied; -1 for what is none."
+    micro = np.empty(len(number), np.int64)
+    for i in range(len(number)):
+        hour, minute, second = number[i] * factor // 10_000, number[i] * factor // 100 % 100, number[i] * factor % 100
+        micro[i] = (hour * 3600 + minute * 60 + second) * 1_000_000 if hour < 24 and minute < 60 and second < 60 else -1
+    return micro
+
+# %% ../nbs/00a_reading.ipynb #de4630df
 def _moments_alone(number: np.ndarray, spelling: str, day: int | None) -> tuple[np.ndarray, np.ndarray]:
     "Days since 1970 and microseconds of stamps that are one number; -1 microseconds for what is none."
     unit = {'seconds since 1970': 10**6, 'milliseconds since 1970': 1000, 'microseconds since 1970': 1}.get(spelling)
@@ -1084,6 +1257,7 @@ def _zone_of(tz: str) -> str:
     except (LookupError, ValueError, OSError, TypeError, AttributeError): raise BadData(f'{tz!r} is no time zone: write it like America/Chicago') from None
     return tz
 
+# %% ../nbs/00a_reading.ipynb #e38918ef
 @njit(cache=True)
 def _first_of_days(wall, turn):
     "Put the positions at which another day begins into `turn`; how many there are."
@@ -1095,11 +1269,12 @@ def _first_of_days(wall, turn):
             found += 1
     return found
 
-def _to_utc(wall: np.ndarray, tz: str) -> np.ndarray:
+# %% ../nbs/00a_reading.ipynb #e69b18d8
+def _to_utc(wall: np.ndarray, tz: str, out: np.ndarray | None = None) -> np.ndarray:
     "Microseconds on a wall clock (since 1970) as microseconds in UTC; _NOT_A_TIME in the hour that is missing and the one that is doubled."
+    utc = np.empty_like(wall) if out is None else out
     if (lost := wall == _NOT_A_TIME).any():
-        utc = wall.copy()
-        utc[~lost] = _to_utc(wall[~lost], tz)
+        utc[lost], utc[~lost] = _NOT_A_TIME, _to_utc(wall[~lost], tz)
         return utc
     turn = np.empty(len(wall), np.int64)
     turn = turn[:_first_of_days(wall, turn)]
@@ -1107,10 +1282,10 @@ def _to_utc(wall: np.ndarray, tz: str) -> np.ndarray:
     at = lambda micro: pd.DatetimeIndex(micro.astype('datetime64[us]'))
     shift = lambda micro: micro - at(micro).tz_localize(tz, ambiguous=np.ones(len(micro), bool), nonexistent='shift_forward').as_unit('us').asi8
     before, after = shift(days * _DAY - _DAY // 8), shift(days * _DAY + _DAY // 8 * 9)
-    utc = np.repeat(before[which], np.diff(np.r_[turn, len(wall)]))
-    np.subtract(wall, utc, out=utc)
     changing = np.repeat((before != after)[which], np.diff(np.r_[turn, len(wall)])) if (before != after).any() else slice(0)
-    utc[changing] = at(wall[changing]).tz_localize(tz, ambiguous='NaT', nonexistent='NaT').as_unit('us').asi8
+    moved = at(wall[changing]).tz_localize(tz, ambiguous='NaT', nonexistent='NaT').as_unit('us').asi8
+    _add_by_run(wall, turn, -before[which], out=utc)
+    utc[changing] = moved
     return utc
 
 # %% ../nbs/00a_reading.ipynb #07540d66
@@ -1128,24 +1303,38 @@ class _Rows:
     trades: bool = False  # whether a row is a trade
 
 # %% ../nbs/00a_reading.ipynb #6e8d0558
-def _parsed(source: _Source, look: _Look, columns: list[str]) -> tuple[np.ndarray, ...]:
-    "Dates, clocks, values, names, states and lines of the rows of a text."
+@dataclass
+class _Parsed:
+    "The rows of a text, taken apart."
+    turn: np.ndarray  # rows at which the date is another one than in the row before
+    date: np.ndarray  # the dates from there on: three numbers of 20 bits, or one number
+    clock: np.ndarray  # microseconds since midnight, or a time in one piece
+    values: np.ndarray  # (len(_VALUES), rows); only those of fields that the text has are filled
+    names: pd.Categorical | None  # of contracts
+    state: np.ndarray  # 0, _LOST_STAMP, _BLANK_LINE, or the number of fields where it is wrong
+    unread: bool  # whether some number could not be read
+
+# %% ../nbs/00a_reading.ipynb #ff298296
+def _parsed(source: _Source, look: _Look, columns: list[str]) -> _Parsed:
+    "The rows of a text."
     spelling = look.spelling if _SPELLING.fullmatch(look.spelling) else '0'
     (kinds, sign), (roles, spans) = _kinds(spelling), _roles(columns, spelling)
-    text, spelt = np.frombuffer(source.data, np.uint8), np.frombuffer(spelling.encode(), np.uint8)
-    size = len(text) - look.start
-    jobs = min(os.cpu_count() or 1, 8, size // 2**21 + 1)
-    edges = [look.start] + [_line_end(source.data, look.start + size * k // jobs) for k in range(1, jobs)] + [len(text)]
-    with ThreadPoolExecutor(jobs) as pool:
-        counts = list(pool.map(lambda k: _count_lines(text[edges[k]:edges[k + 1]]), range(jobs)))
-        n, first = sum(counts), np.cumsum([0] + counts)
-        date, clock, values, name, state = np.empty(n, np.int64), np.empty(n, np.int64), np.empty((len(_VALUES), n)), np.empty(n * (_CONTRACT_NAME in roles), np.int32), np.empty(n, np.int16)
-        names = np.zeros((jobs, 4096, 2), np.int64)
-        known = list(pool.map(lambda k: _parse_lines(text, edges[k], edges[k + 1], first[k], ord(look.separator), *_points_and_commas(look, columns), roles, spelt,
-                                                     spans, kinds, sign, date, clock, values, name, state, names[k]), range(jobs)))
+    text, spelt, marks = np.frombuffer(source.data, np.uint8), np.frombuffer(spelling.encode(), np.uint8), (ord(look.separator), *_points_and_commas(look, columns))
+    edges = _edges(len(text), look.start)
+    edges[1:-1] = [_line_end(source.data, e) for e in edges[1:-1]]
+    first = np.cumsum([0] + _at_once(lambda k, a, b: _count(text[a:b], 10), edges))
+    n, jobs = first[-1], len(edges) - 1
+    turn, date, clock = np.empty((3, n), np.int64)
+    values, name, state = np.empty((len(_VALUES), n)), np.empty(n * (_CONTRACT_NAME in roles), np.int32), np.empty(n, np.int16)
+    names, parts, last = np.zeros((jobs, 4096, 2), np.int64), np.zeros((jobs, 12), np.int64), np.full((jobs, 4), -1)
+    parse = lambda k, a, b: _parse_lines(text, a, b, first[k], *marks, roles, spelt, spans, kinds, sign, _hands(spelling),
+                                         turn, date, clock, values, name, state, names[k], parts[k], last[k])
+    known, turns, unread = zip(*_at_once(parse, edges))
+    some = np.concatenate([np.arange(f, f + t) for f, t in zip(first, turns)])
     called = [[bytes(source.data[a:b]).decode('utf-8', errors='replace') for a, b in names[k, :known[k]]] for k in range(jobs)]
-    return date, clock, values, _one_list(name, called, first), state
+    return _Parsed(turn[some], date[some], clock, values, _one_list(name, called, first), state, any(unread))
 
+# %% ../nbs/00a_reading.ipynb #bd003aef
 def _one_list(name: np.ndarray, called: list[list[str]], first: np.ndarray) -> pd.Categorical | None:
     "Names numbered part by part, numbered as one."
     every = sorted(set().union(*called))
@@ -1154,6 +1343,15 @@ def _one_list(name: np.ndarray, called: list[list[str]], first: np.ndarray) -> p
         part = slice(first[k], first[k + 1])
         name[part] = np.array([every.index(s) for s in some] + [-1])[name[part]]
     return pd.Categorical.from_codes(name, every)
+
+# %% ../nbs/00a_reading.ipynb #1488f5d6
+def _dated(parsed: _Parsed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Of the rows that are whole: where the date changes, the dates from there on, and the clocks."
+    if not parsed.state.any(): return parsed.turn, parsed.date, parsed.clock
+    rows = np.flatnonzero(parsed.state == 0)
+    turn = np.searchsorted(rows, parsed.turn)
+    some = np.diff(np.r_[turn, len(rows)]) > 0
+    return turn[some], parsed.date[some], parsed.clock[rows]
 
 # %% ../nbs/00a_reading.ipynb #6b105fb2
 def _line_texts(data: memoryview, lines: Iterable[int]) -> list[str]:
@@ -1180,8 +1378,10 @@ def _columns_of(source: _Source, look: _Look, layout: Layout) -> list[str]:
         raise BadData(f"{source.name}: no column holds the time (found {', '.join(columns)}): name it ts, or Date and Time")
     return columns
 
+# %% ../nbs/00a_reading.ipynb #83d20a1e
 def _are_trades(names: Iterable[str]) -> bool: return 'price' in names and 'open' not in names
 
+# %% ../nbs/00a_reading.ipynb #c802436c
 def _need_columns(names: Iterable[str], name: str):
     have = {*names, *(['volume'] if {'up', 'down'} <= set(names) else [])}
     if _are_trades(names): have |= {*PRICES, *(['volume'] if 'size' in have else [])}
@@ -1197,25 +1397,34 @@ def _read_text(source: _Source, layout: Layout, certain: bool, tz: str | None) -
     columns = _columns_of(source, look, layout)
     if look.spelling and not _SPELLING.fullmatch(look.spelling) and look.spelling not in ('milliseconds since midnight', *_ALONE.values()):
         raise BadData(f'{source.name}: times are written like {_stamp_text(look, columns)!r}, which is not known here: write them like 2013-10-07 09:30')
-    date, clock, values, names, state = _parsed(source, look, columns)
-    rows = state != _BLANK_LINE
-    line = np.arange(look.line + 1, look.line + 1 + len(state), dtype=np.int32) if rows.all() else np.flatnonzero(rows) + look.line + 1
-    if not rows.all(): date, clock, values, names, state = date[rows], clock[rows], values[:, rows], names if names is None else names[rows], state[rows]
-    have = {c: values[_VALUES.index(c)] for c in columns if c in _VALUES}
+    parsed, text = _parsed(source, look, columns), functools.partial(_line_texts, source.data)
+    line, state, names, have = _not_blank(parsed, look, columns)
     for v in have.values() if (state > 0).any() else []: v[state > 0] = np.nan
-    odd = _read_patiently(source, look, columns, have, line, state)
+    odd = _read_patiently(source, look, columns, have, line, state) if parsed.unread else {}
     _complete(have, 'rtype' in columns)
-    fine = state == 0
-    if fine.all(): fine = slice(None)
-    wall, zoned = _moments(source, look, layout, certain, date[fine], clock[fine])
-    utc, read = wall if zoned else _to_utc(wall, tz or layout.tz), np.zeros(len(state), bool)
-    read[fine] = wall != _NOT_A_TIME
-    ts = utc if isinstance(fine, slice) else np.full(len(state), _NOT_A_TIME)
-    ts[fine] = utc
-    text = functools.partial(_line_texts, source.data)
+    ts, read, zoned = _times(source, look, layout, certain, parsed, state, tz or layout.tz)
     refused = odd | _lost_rows(state, read, ts, line, text, columns, look, tz or layout.tz)
     out = _Rows(source.name, ts, {c: have[c] for c in (*_ROW, 'vix') if c in have}, None, line, refused, text, zoned, _are_trades(columns))
     return _with_contracts(out, names, source.file, 'contract' in columns)
+
+# %% ../nbs/00a_reading.ipynb #cd8b0e95
+def _not_blank(parsed: _Parsed, look: _Look, columns: list[str]) -> tuple[np.ndarray, np.ndarray, pd.Categorical | None, dict]:
+    "Lines, states, names and values of the lines in which something stands."
+    line = np.arange(look.line + 1, look.line + 1 + len(parsed.state), dtype=np.int32)
+    have = {c: parsed.values[_VALUES.index(c)] for c in columns if c in _VALUES}
+    if not parsed.state.any() or (rows := parsed.state != _BLANK_LINE).all(): return line, parsed.state, parsed.names, have
+    return line[rows], parsed.state[rows], None if parsed.names is None else parsed.names[rows], {c: v[rows] for c, v in have.items()}
+
+# %% ../nbs/00a_reading.ipynb #7b204c75
+def _times(source: _Source, look: _Look, layout: Layout, certain: bool, parsed: _Parsed, state: np.ndarray, tz: str) -> tuple[np.ndarray, np.ndarray, bool]:
+    "Of rows in these states the moments in UTC, _NOT_A_TIME for none; which have a time on the clock of the file; whether that is UTC itself."
+    wall, zoned = _moments(source, look, layout, certain, *_dated(parsed))
+    known = wall != _NOT_A_TIME
+    utc = wall if zoned else _to_utc(wall, tz, out=wall)
+    if len(utc) == len(state): return utc, known, zoned
+    ts, read = np.full(len(state), _NOT_A_TIME), np.zeros(len(state), bool)
+    ts[state == 0], read[state == 0] = utc, known
+    return ts, read, zoned
 
 # %% ../nbs/00a_reading.ipynb #7193856d
 def _stamp_text(look: _Look, columns: list[str], fields: list[str] | None = None) -> str:
@@ -1223,6 +1432,7 @@ def _stamp_text(look: _Look, columns: list[str], fields: list[str] | None = None
     fields = fields or look.rows[0]
     return ' '.join(fields[p] for p in _stamp_places(columns) if p < len(fields))
 
+# %% ../nbs/00a_reading.ipynb #6c2cb43f
 def _read_patiently(source: _Source, look: _Look, columns: list[str], have: dict, line: np.ndarray, state: np.ndarray) -> dict:
     "Try the fields again that are more than digits and a point; the rows whose VIX is neither a number nor missing."
     decimal, odd = chr(_points_and_commas(look, columns)[0]), {}
@@ -1234,6 +1444,7 @@ def _read_patiently(source: _Source, look: _Look, columns: list[str], have: dict
             if c == 'vix' and np.isnan(have[c][i]) and fields[place].lower() not in ('', '.', 'nan'): odd[int(i)] = f'the VIX {fields[place]!r} is no number'
     return odd
 
+# %% ../nbs/00a_reading.ipynb #9014472c
 def _complete(have: dict, databento: bool):
     "Open, high, low, close and volume, from what stands for them; raw prices of Databento are whole numbers of 1e-9 points."
     if 'open' not in have: have |= dict.fromkeys(PRICES, have['price']) | ({'volume': have['size']} if 'size' in have else {})
@@ -1241,24 +1452,22 @@ def _complete(have: dict, databento: bool):
     if databento and np.nanmedian(np.r_[have['close'], 0.]) > 1e7: have |= {c: have[c] / 1e9 for c in PRICES}
 
 # %% ../nbs/00a_reading.ipynb #7780dc22
-def _moments(source: _Source, look: _Look, layout: Layout, certain: bool, date: np.ndarray, clock: np.ndarray) -> tuple[np.ndarray, bool]:
-    "Microseconds since 1970 of stamps taken apart, _NOT_A_TIME for none that exists, and whether they are in UTC."
+def _moments(source: _Source, look: _Look, layout: Layout, certain: bool, turn: np.ndarray, date: np.ndarray, clock: np.ndarray) -> tuple[np.ndarray, bool]:
+    "Microseconds since 1970 of stamps taken apart, see `_dated`, _NOT_A_TIME for none that exists, and whether they are in UTC."
+    length = np.diff(np.r_[turn, len(clock)])
     if not _SPELLING.fullmatch(look.spelling) or look.spelling == '0':
         day = _day_in_name(source) if look.spelling == 'milliseconds since midnight' else None
-        days, micro = _moments_alone(date, look.spelling, day)
+        days, micro = _moments_alone(np.repeat(date, length), look.spelling, day)
         return np.where(micro < 0, _NOT_A_TIME, days * _DAY + micro), 'since 1970' in look.spelling
-    turn = np.flatnonzero(np.r_[True, date[1:] != date[:-1]][:len(date)])
-    codes, which = np.unique(date[turn], return_inverse=True)
+    codes, which = np.unique(date, return_inverse=True)
     whole, packed = not re.match(r'0([-/.])0\1', look.spelling), 10 in _kinds(look.spelling)[0]
     parts = np.stack([codes // 10_000, codes // 100 % 100, codes % 100] if whole else [codes >> 40, codes >> 20 & 2**20 - 1, codes & 2**20 - 1], 1)
     days, exist = _calendar_days(parts, 'ymd' if whole else _settled_order(source, look, layout, certain, parts))
     micro, zoned = _clock_in_one_piece(clock) if packed else clock, bool(_SPELLING.fullmatch(look.spelling)['away'])
-    if not exist.all() or packed and (micro < 0).any():
-        lost = ~np.repeat(exist[which], np.diff(np.r_[turn, len(date)])) | packed & (micro < 0)
-    else: lost = None
-    moments = np.repeat(days[which] * _DAY, np.diff(np.r_[turn, len(date)]))
-    moments += micro
-    return moments if lost is None else np.where(lost, _NOT_A_TIME, moments), zoned
+    lost = np.repeat(~exist[which], length) | packed & (micro < 0) if not exist.all() or packed and (micro < 0).any() else False
+    _add_by_run(micro, turn, days[which] * _DAY, out=micro)
+    micro[lost] = _NOT_A_TIME
+    return micro, zoned
 
 # %% ../nbs/00a_reading.ipynb #b4cfca52
 def _settled_order(source: _Source, look: _Look, layout: Layout, certain: bool, parts: np.ndarray) -> str:
@@ -1271,6 +1480,7 @@ def _settled_order(source: _Source, look: _Look, layout: Layout, certain: bool, 
                             f'name the layout with layout= (--layout), such as {layout.name} or {"day-first" if order == "dmy" else "month-first"}')
     raise BadData(f'{source.name}: is {text!r} in the month {parts[0][0]} or {parts[0][1]}? Both can be: use layout=month-first or layout=day-first')
 
+# %% ../nbs/00a_reading.ipynb #b0f623e4
 def _day_in_name(source: _Source) -> int:
     "The day of a file of LEAN, days since 1970."
     found = re.match('([0-9]{4})([0-9]{2})([0-9]{2})_', source.file)
@@ -1313,6 +1523,7 @@ def _first_year(ts: np.ndarray) -> int:
     known = ts[ts != _NOT_A_TIME]
     return int(known.min().astype('datetime64[us]').astype('datetime64[Y]').astype(int)) + 1970 if len(known) else 2000
 
+# %% ../nbs/00a_reading.ipynb #08f2d2c4
 def _with_contracts(rows: _Rows, names: pd.Categorical | None, file: str, symbols: bool) -> _Rows:
     "Rows with the contract of each, from a column of names (or numbers, where symbols are missing) or from the name of the file."
     if names is not None and not symbols:
@@ -1320,7 +1531,7 @@ def _with_contracts(rows: _Rows, names: pd.Categorical | None, file: str, symbol
                                                     'export it with symbols, or one instrument a file')
         names = None
     if names is None:
-        if (name := contract_name(file, _first_year(rows.ts))): rows.contract = pd.Categorical.from_codes(np.zeros(len(rows.ts), np.int8), [name])
+        if contract_name(file) and (name := contract_name(file, _first_year(rows.ts))): rows.contract = pd.Categorical.from_codes(np.zeros(len(rows.ts), np.int8), [name])
         return rows
     year = _first_year(rows.ts)
     called = [contract_name(n, year) or n.strip() for n in names.categories]
@@ -1376,6 +1587,7 @@ def _read_dbn(source: _Source, layout: Layout, certain: bool, tz: str | None) ->
     names = pd.Categorical([symbols.get(i, i) for i in map(str, bars['instrument'])])
     return _with_contracts(rows, names if len(names) else None, source.file, any(c in symbols.values() for c in names.categories))
 
+# %% ../nbs/00a_reading.ipynb #8eb00944
 def _symbols_of_dbn(about: 'databento_dbn.Metadata') -> dict:
     "Number of an instrument → its symbol, as the file says it."
     pairs = [(str(i['symbol']), str(raw)) for raw, spans in about.mappings.items() for i in spans]
@@ -1463,7 +1675,7 @@ _CONFLICT = 'the same time with other values, and no more volume,'
 def _refuse_again(rows: _Rows, files: np.ndarray, names: list[str]):
     "Add the rows that repeat another one."
     good = _good(rows)
-    ts = rows.ts[good]
+    ts = rows.ts[good] if rows.refused else rows.ts
     if (ts[1:] > ts[:-1]).all(): return
     at = np.flatnonzero(good)
     table = pd.DataFrame({'ts': ts, 'contract': 0 if rows.contract is None else rows.contract.codes[good]}, index=at)
@@ -1478,6 +1690,7 @@ def _refuse_again(rows: _Rows, files: np.ndarray, names: list[str]):
         k = int(kept_at[i])
         rows.refused[int(i)] = ('an exact duplicate of ' if exact[i] else _CONFLICT + ' than ') + f'{names[files[k]]}, line {rows.line[k]}'
 
+# %% ../nbs/00a_reading.ipynb #64d778fd
 def _good(rows: _Rows) -> np.ndarray:
     good = np.ones(len(rows.ts), bool)
     good[list(rows.refused)] = False
@@ -1501,6 +1714,7 @@ def _check_conflicts(rows: _Rows, where: Callable):
 def _check_scale(values: dict, where: str, contract: ContractSpec):
     "Whether prices were multiplied by a power of ten to be rid of the point."
     prices = np.unique(values['close'][:: max(1, len(values['close']) // 10_000)])
+    prices = prices[np.isfinite(prices)]
     if len(prices) < 5 or prices[-1] < 10_000: return
     for power in (9, 6, 4, 3, 2):
         ticks = prices / contract.tick_size / 10**power
@@ -1512,16 +1726,19 @@ def _check_volume(values: dict, where: str):
 
 # %% ../nbs/00a_reading.ipynb #9d410611
 def _check_daily(ts: np.ndarray, where: str):
-    steps = np.diff(ts)
-    if ((steps > 0) & (steps < _DAY * 5 // 6)).any(): return
+    for some in (ts[:1000], ts):
+        steps = np.diff(some)
+        if ((steps > 0) & (steps < _DAY * 5 // 6)).any(): return
     times = np.unique(ts)
     if len(times) > 1 and np.diff(times).min() >= _DAY * 5 // 6:
         raise BadData(f'{where}: holds one bar a day or less, and a profile of a day needs the minutes: export bars of one minute')
 
+# %% ../nbs/00a_reading.ipynb #ccdbf3ea
 def _check_clock(ts: np.ndarray, tz: str, where: str, contract: ContractSpec):
     "Whether the market pauses in the hour before its day begins, as it must, where the bars go round the clock."
-    times, pause = pd.DatetimeIndex(ts[:: max(1, len(ts) // 100_000)].astype('datetime64[us]')).tz_localize('UTC').tz_convert(ZONE), int(contract.day_open[:2]) - 1
-    for some in (times[times < times[0] + pd.Timedelta('28D')], times[times > times[-1] - pd.Timedelta('28D')]):
+    some, pause, near = ts[:: max(1, len(ts) // 100_000)], int(contract.day_open[:2]) - 1, 28 * _DAY
+    for some in (some[some < some[0] + near], some[some > some[-1] - near]):
+        some = pd.DatetimeIndex(some.astype('datetime64[us]')).tz_localize('UTC').tz_convert(ZONE)
         some = some[some.day_of_week < 4]
         hours = np.bincount(some.hour, minlength=24)
         empty = np.flatnonzero(hours == 0)
@@ -1584,12 +1801,20 @@ def _rejects(rows: _Rows, files: np.ndarray, parts: list[_Rows]) -> pd.DataFrame
 def _plain(rejects: pd.DataFrame) -> pd.DataFrame: return rejects.astype(dict.fromkeys(('file', 'reason', 'text', 'contract'), object))
 
 # %% ../nbs/00a_reading.ipynb #ae4f89ed
+@njit(cache=True, nogil=True)
+def _as_whole(values, whole):
+    "Put whole numbers into `whole`, which may be the memory of `values` itself."
+    for i in range(len(values)): whole[i] = np.int64(values[i])
+
+# %% ../nbs/00a_reading.ipynb #35e892cb
 def _as_bars(rows: _Rows) -> pd.DataFrame:
-    "The good rows as bars, in order of time."
+    "The good rows as bars, in order of time; the volumes of the rows are not theirs any more."
     good = _good(rows)
     keep = slice(None) if good.all() else np.flatnonzero(good)
     ts, contract = rows.ts[keep], None if rows.contract is None else rows.contract[keep]
-    values = {c: v[keep] for c, v in rows.values.items()} | {'volume': rows.values['volume'][keep].astype(np.int64)}
+    values = {c: v[keep] for c, v in rows.values.items()}
+    _as_whole(values['volume'], volume := values['volume'].view(np.int64))
+    values['volume'] = volume
     index = pd.DatetimeIndex(ts.view('datetime64[us]'), tz='UTC', name='ts').tz_convert(ZONE)
     bars = pd.DataFrame({c: values[c] for c in (*_ROW, 'vix') if c in values}, index=index, copy=False)
     if contract is not None: bars['contract'] = contract.remove_unused_categories()
@@ -1597,10 +1822,15 @@ def _as_bars(rows: _Rows) -> pd.DataFrame:
     return bars.iloc[np.argsort(ts, kind='stable') if contract is None else np.lexsort((np.asarray(contract).astype(str), ts))]
 
 # %% ../nbs/00a_reading.ipynb #4c79c721
+_HINTS = {'fields where': 'is the comma also the decimal point? Separate the fields with semicolons', 'the volume': 'a volume profile is made of it: export it',
+          'does not exist': 'name the zone of the stamps with tz= (--tz)', 'is no number': 'empty what is no VIX', 'no number': 'do the names of the columns stand above the right ones?',
+          'cannot be read': 'write times like 2013-10-07 09:30', 'spread': 'export contracts', 'tick grid': 'is it the wrong symbol? Use --symbol'}
+
 def _nothing_left(rows: _Rows, where: Callable, path: Path) -> str:
-    if not len(rows.ts): return f'{path}: there is no row of data'
+    "What to say where no row is a bar."
+    if not len(rows.ts): return f'{path}: there is no row of data: export it again'
     first = min(rows.refused)
-    hint = ': is the comma also the decimal point? Separate the fields with semicolons' if 'fields where' in rows.refused[first] else ''
+    hint = next((f': {h}' for words, h in _HINTS.items() if words in rows.refused[first]), ': export it again')
     return f'{path}: none of {len(rows.ts):,} rows is a bar; the first, {where(first)}: {rows.refused[first]}{hint}'
 
 # %% ../nbs/00a_reading.ipynb #3008526f
@@ -1625,7 +1855,7 @@ def read_bars(
     given = [_read_bytes(f) for f in every]
     tables = [t for f, data in zip(files, given) for t in _sources(f, data)]
     result = _read_tables(path, tables, given[-1] if mended else None, layout, tz, stamp, contract)
-    if keep: _keep(every, given, options, *result, contract.tick_size)
+    if keep: _keep(every, given, options, *(frame.copy(deep=False) for frame in result), contract.tick_size)
     return result
 
 # %% ../nbs/00a_reading.ipynb #510896b3
@@ -1642,6 +1872,7 @@ def _read_tables(path: Path, sources: list[_Source], corrections: memoryview | N
     if len(rows.refused) == len(rows.ts): raise BadData(_nothing_left(rows, where, path))
     return _as_bars(rows), _rejects(rows, files, parts)
 
+# %% ../nbs/00a_reading.ipynb #14106400
 def _read_table(source: _Source, layout: str, tz: str | None, stamp: str | None, contract: ContractSpec) -> _Rows:
     "The rows of one table, each with its moment of opening."
     found = _recognised(source) if layout == 'auto' or source.kind != 'text' else LAYOUTS[layout]
@@ -1653,6 +1884,7 @@ def _read_table(source: _Source, layout: str, tz: str | None, stamp: str | None,
     elif (stamp or found.stamp) == 'end': _move_to_open(rows)
     good = _good(rows)
     if good.any():
+        if good.all(): good = slice(None)
         _check_volume({'volume': rows.values['volume'][good]}, source.name)
         _check_daily(rows.ts[good], source.name)
         if not rows.zoned and tz is None: _check_clock(rows.ts[good], found.tz, source.name, contract)
@@ -1681,6 +1913,7 @@ def _lanes(words, state):
         a, b, c, d = a ^ a >> s, b ^ b >> s, c ^ c >> s, d ^ d >> s
     state[:] = a, b, c, d
 
+# %% ../nbs/00a_reading.ipynb #cbaa8283
 def _digest(blocks: Iterable) -> bytes:
     "A short name for what blocks hold together; all but the last must be of whole words of 32 bytes."
     state, size = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64), 0
@@ -1690,6 +1923,7 @@ def _digest(blocks: Iterable) -> bytes:
         if whole < len(block): _lanes(np.frombuffer(bytes(block[whole:]).ljust(32, b'\0'), np.uint64), state)
     return hashlib.blake2b(state.tobytes() + size.to_bytes(8, 'little'), digest_size=16).digest()
 
+# %% ../nbs/00a_reading.ipynb #c15401f0
 def _blocks(path: Path) -> Iterable[memoryview]:
     "A file piece by piece, in memory that stays warm."
     view = memoryview(bytearray(2**20))
@@ -1699,48 +1933,87 @@ def _blocks(path: Path) -> Iterable[memoryview]:
 # %% ../nbs/00a_reading.ipynb #3df4b8aa
 _LEAST_TO_KEEP, _MOST_KEPT = 2**21, 16
 
-@functools.cache
-def _code_digest() -> bytes: return _digest([Path(__file__).read_bytes()])
-
-def _kept_at(digests: list[bytes], names: list[str], options: tuple) -> Path:
-    "Where the result of a reading is kept."
-    told = repr([options, names, pd.__version__]).encode()
-    return _cache_folder()/f'{hashlib.blake2b(b"".join([_code_digest(), told, *digests]), digest_size=16).hexdigest()}.parquet'
-
-# %% ../nbs/00a_reading.ipynb #45af02cb
 def _is_worth_keeping(files: list[Path]) -> bool:
     try: return _cache_folder() is not None and sum(f.stat().st_size for f in files) >= _LEAST_TO_KEEP
     except OSError: return False
 
-def _in_ticks(values: np.ndarray, tick: float) -> np.ndarray:
-    "Values as whole ticks, half the size, if they are exactly that."
-    ticks = np.rint(values / tick)
-    fits = np.abs(ticks).max(initial=0) < 2**31 and (ticks * tick == values).all()
-    return ticks.astype(np.int32) if fits else values
+@functools.cache
+def _code_digest() -> bytes: return _digest([Path(__file__).read_bytes()])
 
-def _keep(files: list[Path], given: list[memoryview], options: tuple, bars: pd.DataFrame, rejects: pd.DataFrame, tick: float):
-    "Keep bars and rejects; does nothing where that is not possible."
-    from pyarrow import BufferOutputStream, Table, parquet, table
-    columns = {'ts': bars.index.asi8, **{c: _in_ticks(bars[c].to_numpy(), 1. if c == 'volume' else tick) for c in bars if c != 'contract'}}
-    if 'contract' in bars: columns['contract'] = bars.contract.cat.codes.to_numpy()
+def _short_name(*parts: bytes) -> str: return hashlib.blake2b(b''.join(parts), digest_size=16).hexdigest()
+
+def _told(files: list[Path], sizes: list[int], options: tuple) -> str:
+    "The first half of the name of what is kept: all that is known before the files are read."
+    return _short_name(_code_digest(), repr([options, [f.name for f in files], sizes, pd.__version__]).encode())
+
+# %% ../nbs/00a_reading.ipynb #45af02cb
+@njit(cache=True, nogil=True)
+def _in_ticks(values, tick, ticks):
+    "Put values into `ticks` (int32) as whole ticks; whether they are exactly that."
+    exact = True
+    for i in range(len(values)):
+        whole = np.rint(values[i] / tick)
+        exact = exact & (abs(whole) < 2**31) & (whole * tick == values[i])
+        ticks[i] = np.int32(whole)
+    return exact
+
+# %% ../nbs/00a_reading.ipynb #b17c6391
+def _columns_to_keep(bars: pd.DataFrame, tick: float) -> dict:
+    "The columns of bars as plain arrays, in ticks where nothing is lost by it: half the size."
+    columns = {'ts': bars.index.asi8}
+    for c in bars.columns.drop('contract', errors='ignore'):
+        ticks = np.empty(len(bars), np.int32)
+        columns[c] = ticks if _in_ticks(bars[c].to_numpy(), 1. if c == 'volume' else tick, ticks) else bars[c].to_numpy()
+    return columns | ({'contract': bars.contract.cat.codes.to_numpy()} if 'contract' in bars else {})
+
+# %% ../nbs/00a_reading.ipynb #5b3eeb24
+_KEEPING = []  # the thread that is keeping something
+
+def _finish_keeping():
+    "Wait until all that is to be kept is on the disk."
+    while _KEEPING: _KEEPING.pop().join()
+
+def _keep(*what):
+    "Keep what was read, see `_write_kept`, while others go on."
+    _finish_keeping()
+    _KEEPING.append(threading.Thread(target=_write_kept, args=what))
+    _KEEPING[0].start()
+
+# %% ../nbs/00a_reading.ipynb #96ae60c1
+def _write_kept(files: list[Path], given: list[memoryview], options: tuple, bars: pd.DataFrame, rejects: pd.DataFrame, tick: float):
+    "Write bars and rejects into the cache; does nothing where that is not possible."
+    from pyarrow import BufferOutputStream, Table, array, field, from_numpy_dtype, parquet, schema
     beside = None
     try:
-        path = _kept_at([_digest([data]) for data in given], [f.name for f in files], options)
+        told, content = _told(files, [len(data) for data in given], options), _short_name(*(_digest([data]) for data in given))
+        path = _cache_folder()/f'{told}-{content}.parquet'
         beside = path.with_suffix(f'.{os.getpid()}.{id(bars)}.tmp')
+        columns = _columns_to_keep(bars, tick)
         parquet.write_table(Table.from_pandas(rejects), refused := BufferOutputStream())
         about = {'names': json.dumps(list(bars.contract.cat.categories) if 'contract' in bars else []), 'rejects': refused.getvalue().to_pybytes().hex(), 'tick': repr(tick)}
+        plain = schema([field(c, from_numpy_dtype(v.dtype), nullable=False) for c, v in columns.items()], about)
         path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(table(columns).replace_schema_metadata(about), beside, compression='none', write_statistics=False)
+        parquet.write_table(Table.from_arrays([array(v) for v in columns.values()], schema=plain), beside, compression='none', use_dictionary=False, write_statistics=False)
         os.replace(beside, path)
-        for old in sorted(path.parent.glob('*.parquet'), key=lambda f: f.stat().st_mtime)[:-_MOST_KEPT]: old.unlink(missing_ok=True)
+        _forget_the_oldest(path.parent)
     except Exception:
         with contextlib.suppress(Exception): beside.unlink(missing_ok=True)
 
+# %% ../nbs/00a_reading.ipynb #eccfbec1
+def _forget_the_oldest(folder: Path):
+    "Remove what is more than is kept, and what killed processes left a day ago."
+    kept = sorted(folder.glob('*.parquet'), key=lambda f: f.stat().st_mtime)
+    for old in kept[:-_MOST_KEPT] + [f for f in folder.glob('*.tmp') if f.stat().st_mtime < time.time() - 86_400]: old.unlink(missing_ok=True)
+
+# %% ../nbs/00a_reading.ipynb #64e8a4ca
 def _kept(files: list[Path], options: tuple) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     "The bars and rejects that were kept; None if there are none that can be read."
     from pyarrow import BufferReader, parquet
+    _finish_keeping()
     try:
-        path = _kept_at([_digest(_blocks(f)) for f in files], [f.name for f in files], options)
+        told = _told(files, [f.stat().st_size for f in files], options)
+        if not any(_cache_folder().glob(f'{told}-*.parquet')): return None
+        path = _cache_folder()/f'{told}-{_short_name(*(_digest(_blocks(f)) for f in files))}.parquet'
         if not path.exists(): return None
         table = parquet.read_table(path, memory_map=True)
         about = table.schema.metadata

@@ -441,7 +441,7 @@ def _level_prices(profiles: VolumeProfiles, poc: str, area: str, pct: float) -> 
     vwap = (profiles.low + _means(profiles.units, profiles.offsets)) * profiles.contract.tick_size
     return {'vwap': vwap, 'vpoc': vpoc, 'val': val, 'vah': vah, 'va_volume': np.where(traded, at[:, 3] / UNIT, 0.)}
 
-# %% ../nbs/01_vpoc.ipynb #46eb3129
+# %% ../nbs/01_vpoc.ipynb #58b87fc1
 def session_levels(
     bars: pd.DataFrame | CompactBars,  # bars of one contract a session, see `front_month`
     *,
@@ -461,7 +461,7 @@ def session_levels(
     profiles = smooth_profiles(_profiles(sessions, spread, device), smooth)
     begin, count = sessions.begin[:-1], np.append(0, np.cumsum(sessions.end - sessions.first))
     first, last, price = sessions.first[begin], sessions.end[sessions.begin[1:] - 1] - 1, packed.spec.to_prices
-    along = {c: bars[c].array[first] for c in ('offset', 'offset_known', 'adjustment') if c in bars} if isinstance(bars, pd.DataFrame) else {}
+    along = {c: bars[c].array[first] for c in ('offset', 'offset_known', 'adjustment', 'complete') if c in bars} if isinstance(bars, pd.DataFrame) else {}
     return pd.DataFrame({'open': price(packed.prices[0, first]), 'high': price(sessions.top), 'low': price(sessions.bottom),
                          'close': price(packed.prices[3, last]), 'volume': sessions.total, **_level_prices(profiles, poc, area, pct),
                          'n_bars': np.diff(count[sessions.begin]), 'contract': packed.contract[packed.start.searchsorted(first)],
