@@ -51,12 +51,10 @@ def ray():
 def config(request): return {'backend': 'loky', 'n_jobs': 2} if request.param == 'loky' else {'backend': request.getfixturevalue(request.param)}
 
 
-def where(part):
-    time.sleep(.05)
-    return os.getpid()
-
-
 def test_work_goes_to_two_workers(config):
+    def where(part):  # within the test, so that workers that cannot import this file get it whole
+        time.sleep(.05)
+        return os.getpid()
     with parallel_config(**config): found = set(spread_out(where, list(range(16))))
     assert len(found) == 2 and os.getpid() not in found
 
@@ -85,10 +83,8 @@ def test_a_worker_is_killed(config, market, alone, tmp_path):
     pd.testing.assert_frame_equal(swept, alone[0], check_exact=True)
 
 
-def angry(levels, rules): raise ValueError(f'a window of {rules.window} is not to my liking')
-
-
 def test_an_error_of_the_work_is_told_at_once(config, market):
+    def angry(levels, rules): raise ValueError(f'a window of {rules.window} is not to my liking')
     with parallel_config(**config), pytest.raises(ValueError, match='a window of 5 is not to my liking'): sweep(market, GRID, PLAIN, make=angry)
 
 

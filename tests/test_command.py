@@ -4,17 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from vpoc_backtest.data import ES, PRICES, front_month, random_walk, read_bars, roll_table
+from vpoc_backtest.features import make_features
+from vpoc_backtest.ml_backtest import RunConfig, load_market, load_run, read_config
 from vpoc_backtest.stats import expected_max_sharpe
+from vpoc_backtest.vpoc import session_levels
 
 command = Path(sys.executable).parent/'vpoc_backtest'
 shared = Path(__file__).parents[2]/'shared/data'
-FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv', 'why.csv', 'equity.csv', 'rejects.csv', 'levels.parquet',
+FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv', 'why.csv', 'equity.csv', 'rejects.csv', 'quality.csv', 'levels.parquet',
          'strategy_comparison.png', 'report.html'}
 
 
@@ -192,9 +196,91 @@ def test_interrupted_it_leaves_nothing(tmp_path):
         assert {p.name for p in tmp_path.iterdir()} <= ({'out', 'BACKTEST'} if running.returncode == 0 else {'BACKTEST'})
 
 
-def test_help_fits_a_screen(tmp_path):
-    done = run('--help', cwd=tmp_path)
-    assert done.returncode == 0 and len(done.stdout.splitlines()) < 40 and '--data' in done.stdout
+@pytest.mark.parametrize('name', ['vpoc_backtest', 'vpoc_train', 'vpoc_evaluate'])
+def test_help_fits_a_screen_and_comes_at_once(tmp_path, name):
+    took = []
+    for _ in range(3):
+        start = time.monotonic()
+        done = subprocess.run([command.parent/name, '--help'], capture_output=True, text=True, timeout=60, env=os.environ | {'COLUMNS': '100'})
+        took.append(time.monotonic() - start)
+        assert done.returncode == 0 and len(done.stdout.splitlines()) <= 45 and 'usage' in done.stdout
+    assert min(took) < 2  # a ceiling for a busy machine; loading pandas and numba would take longer than that
+
+
+def test_settings_to_begin_with(tmp_path):
+    done = run('--write_config', 'my.toml', cwd=tmp_path)
+    assert done.returncode == 0 and [p.name for p in tmp_path.iterdir()] == ['my.toml'], done.stderr
+    text = (tmp_path/'my.toml').read_text()
+    assert all('#' in line for line in text.splitlines() if line) and read_config(tmp_path/'my.toml') == RunConfig()
+    assert run('--write_config', 'my.toml', cwd=tmp_path).returncode == 2 and (tmp_path/'my.toml').read_text() == text
+
+
+def test_a_reader_that_has_read_enough(tmp_path):
+    (tmp_path/'w.csv').write_text(random_walk(60, bars_per_session=13).tz_localize(None).to_csv())
+    done = subprocess.run(f'{command} --data w.csv --model none --placebo 0 --out out | true', shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert 'Traceback' not in done.stderr and 'Exception' not in done.stderr and (tmp_path/'out/metrics.json').exists()
+
+
+def test_incomplete_sessions_are_listed_and_traded(tmp_path):
+    bars = random_walk(120, bars_per_session=390, seed=5)
+    days = bars.index.normalize().unique()
+    late = bars.index.normalize().isin(days[70:75]) & (bars.index.hour >= 12)
+    bars[~late].tz_localize(None).rename_axis('timestamp').to_csv(tmp_path/'torn.csv')
+    (tmp_path/'my.toml').write_text('[rules]\nrule = "migration"\n')
+    (tmp_path/'all.toml').write_text('[rules]\nrule = "migration"\n[data]\ncompleteness = 0.0\n')
+    done, every = (run('--model', 'none', '--data', 'torn.csv', '--config', f'{n}.toml', '--out', n, cwd=tmp_path) for n in ('my', 'all'))
+    assert done.returncode == every.returncode == 0, done.stderr + every.stderr
+    assert f'5 incomplete, which make no levels: {days[70].date()}' in done.stderr and 'incomplete' not in every.stderr
+    metrics, trades = check_run(tmp_path/'my')
+    saved, other = load_run(tmp_path/'my'), load_run(tmp_path/'all')
+    out = saved.quality.query("status == 'incomplete'").date
+    assert metrics['data']['incomplete_sessions'] == 5 and (out.dt.date == days[70:75].date).all()
+    assert metrics['data']['fingerprint'] == other.metrics['data']['fingerprint'] and other.metrics['data']['incomplete_sessions'] == 0
+    assert saved.levels.vpoc.isna().sum() == 5 and other.levels.vpoc.notna().all()
+    assert saved.signals.date.isin(out).any() and saved.equity.date.isin(out).sum() == 5
+    assert not saved.signals.known_at.dt.tz_localize(None).dt.normalize().isin(out).any() and other.signals.known_at.dt.tz_localize(None).dt.normalize().isin(out).any()
+    assert other.metrics['original']['trials'] == 2 and 'Data quality' in (tmp_path/'my/report.html').read_text()
+
+
+def test_what_was_rejected_is_corrected_and_read_again(tmp_path):
+    "The whole way: a run leaves rejects.csv, a person writes the right rows beside them, the next run reads them."
+    data = tmp_path/'exports'
+    data.mkdir()
+    lines = random_walk(60, bars_per_session=13).tz_localize(None).rename_axis('timestamp').to_csv().splitlines()
+    good = {k: lines[k] for k in (100, 200, 300)}
+    torn = lines[:]
+    torn[100], torn[200], torn[300] = lines[100].replace(',', ',-', 1), lines[200] + ',what,is,this', '2015-13-45 10:00:00' + lines[300][19:]
+    (data/'es.csv').write_text('\n'.join(torn) + '\n')
+    first = run('--model', 'none', '--data', data, '--out', 'first', cwd=tmp_path)
+    assert first.returncode == 0 and '3 rows refused (see rejects.csv)' in first.stderr, first.stderr
+    rejects = pd.read_csv(tmp_path/'first/rejects.csv', dtype=str)
+    rejects.assign(correction=[good[int(n) - 1] for n in rejects.line]).to_csv(data/'corrections.csv', index=False)
+    second = run('--model', 'none', '--data', data, '--out', 'second', cwd=tmp_path)
+    assert second.returncode == 0 and '0 rows refused' in second.stderr, second.stderr
+    (tmp_path/'whole.csv').write_text('\n'.join(lines) + '\n')
+    assert run('--model', 'none', '--data', 'whole.csv', '--out', 'third', cwd=tmp_path).returncode == 0
+    corrected, whole = load_run(tmp_path/'second'), load_run(tmp_path/'third')
+    assert corrected.metrics['data']['fingerprint'] == whole.metrics['data']['fingerprint'] and corrected.metrics['original'] == whole.metrics['original'] | {'trials': corrected.metrics['original']['trials']}
+    left = pd.concat([load_run(tmp_path/'first').rejects.assign(correction='')])
+    left.to_csv(data/'corrections.csv', index=False)  # nothing filled in: they are refused again
+    assert len(read_bars(data)[1]) == 3
+
+
+def test_a_VIX_in_the_file_of_the_bars(tmp_path):
+    "One CSV with a VIX column, as many traders keep it: the close of each day stands beside its minutes, and no --vix is given."
+    bars = random_walk(90, bars_per_session=39, seed=4).tz_localize(None)
+    days = bars.index.normalize()
+    closes = pd.Series(np.round(15 + np.random.default_rng(1).normal(0, 1, 90).cumsum().clip(-5, 20), 2), days.unique())
+    table = bars.assign(VIX=closes.reindex(days).to_numpy()).rename(columns=str.title).rename(columns={'Vix': 'VIX'})
+    table.insert(0, 'Date', days.strftime('%m/%d/%Y')), table.insert(1, 'Time', bars.index.strftime('%H:%M'))
+    table.to_csv(tmp_path/'ES_VIX.csv', index=False)
+    done = run('--model', 'none', '--data', 'ES_VIX.csv', '--layout', 'month-first', '--tz', 'America/New_York', '--stamp', 'open', '--out', 'out', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert load_run(tmp_path/'out').metrics['data']['vix_closes'] == 90
+    market = load_market(tmp_path/'ES_VIX.csv', layout='month-first', tz='America/New_York', stamp='open')
+    assert (market.vix.to_numpy() == closes.to_numpy()).all() and (market.vix.index == closes.index).all()
+    known = make_features(session_levels(market.bars), market.vix, garch=False).vix_level
+    assert np.exp(known.iloc[1:]).to_numpy() == pytest.approx(closes.to_numpy()[:-1])  # of the day before, in every session
 
 
 @pytest.mark.skipif(not shared.exists(), reason='the folder of real data is not here')

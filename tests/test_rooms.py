@@ -10,10 +10,11 @@ import pytest
 
 root = Path(__file__).parents[1]
 ORDER = ['keeping', 'machines', 'data', 'quality', 'rolls', 'vpoc', 'stats', 'luck', 'signals', 'backtest', 'sweeps', 'evidence', 'report', 'explore', 'volatility', 'features', 'model', 'train',
-         'trade_filter', 'ml_backtest', 'training_runs']
+         'trade_filter', 'ml_backtest', 'training_runs', 'commands']
 ABOVE = {'keeping': [], 'machines': ['keeping'], 'data': ['keeping'], 'quality': ['data'], 'rolls': ['data'], 'vpoc': ['data'], 'stats': [], 'luck': ['keeping', 'data', 'stats'], 'signals': ['stats'],
          'backtest': ['data', 'stats'], 'volatility': ['data', 'stats'], 'features': ['data', 'vpoc', 'stats', 'volatility'], 'model': ['keeping'],
          'train': ['keeping', 'machines', 'data', 'features', 'model', 'stats']}
+# keeping needs Python alone, so that whatever writes files may import it
 modules = sorted(p for p in (root/'vpoc_backtest').glob('*.py') if not p.name.startswith('_'))
 notebooks = sorted((root/'nbs').rglob('*.ipynb'))
 

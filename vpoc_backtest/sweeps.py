@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 # %% ../nbs/04d_sweeps.ipynb #f391f575
-from . import __version__
 from .backtest import LABELS, BacktestConfig, format_metric, open_market, order_metrics, run_backtest
 from .data import CompactBars, ContractSpec, ES, axes, compact_bars, fingerprint
 from .luck import _plain, record_trials
@@ -122,11 +121,17 @@ def _try_part(bench: Callable, rules: object, config: BacktestConfig, part: list
 def _read_bench(bars: Shared, *settings) -> Bench: return Bench(bars.read(), *settings)
 
 # %% ../nbs/04d_sweeps.ipynb #73ecf12e
+@functools.cache
+def _library() -> str:
+    "A hash of this library as it is."
+    files = sorted(Path(inspect.getfile(session_levels)).parent.glob('*.py'))
+    return hashlib.blake2b(b''.join(f.read_bytes() for f in files), digest_size=8).hexdigest()
+
 def _name_of_sweep(bars: Shared, settings: object, make: Callable) -> str:
     "A name for all that a sweep depends on; the text of `make` is part of it."
     try: text = inspect.getsource(make)
     except (OSError, TypeError): text = repr(make)
-    return hashlib.blake2b(json.dumps([__version__, bars.mark, settings, text], default=_plain, sort_keys=True).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps([_library(), bars.mark, settings, text], default=_plain, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 # %% ../nbs/04d_sweeps.ipynb #b3e6b0ec
 def _place_bench(bars: pd.DataFrame, settings: tuple, grid: tuple, folder: Path | None, jobs: int | None) -> tuple[Callable, Path | None]:
