@@ -19,7 +19,7 @@ import pandas as pd
 from numba import njit
 
 # %% ../nbs/01_vpoc.ipynb #f6d87253
-from .data import (BadData, COLOURS, CompactBars, ContractSpec, ES, ZONE, _stretches, add_sessions, axes, check_one_contract,
+from .data import (BadData, COLOURS, CompactBars, ContractSpec, ES, PRICES, ZONE, _stretches, add_sessions, axes, check_one_contract,
                                 compact_bars, contract_name)
 
 # %% ../nbs/01_vpoc.ipynb #7586253f
@@ -147,6 +147,10 @@ SEGMENTS = ('RTH', 'ETH', 'all')
 def _choice(value: str, options: tuple, name: str) -> int:
     if value not in options: raise ValueError(f"{name}={value!r} is not known: use {', '.join(options)}")
     return options.index(value)
+
+def _of_segment(bars: pd.DataFrame, segment: str) -> pd.DataFrame:
+    "The bars of a part of the day; they have `segment`."
+    return bars if _choice(segment, SEGMENTS, 'segment') == SEGMENTS.index('all') else bars[bars.segment == segment]
 
 # %% ../nbs/01_vpoc.ipynb #64f6d4d1
 @njit(cache=True)
@@ -685,7 +689,7 @@ def plot_session(
 ):  # the axes
     "Price of one session beside its volume profile, with VPOC and value area."
     bars = bars if 'date' in bars else add_sessions(bars, contract)
-    day = bars[(bars.date == pd.Timestamp(date)).to_numpy() & ((bars.segment == segment) | (_choice(segment, SEGMENTS, 'segment') == 2)).to_numpy()]
+    day = _of_segment(bars[bars.date == pd.Timestamp(date)], segment)
     if not len(day): raise BadData(f'no {segment} bar on {date}')
     profile = volume_profiles(day, segment=segment, spread=spread, contract=contract)[date]
     at = profile_levels(profile, **kwargs)
@@ -902,7 +906,7 @@ def plot_profile(
 ):  # the axes
     "Candles beside the volume profile of the same bars, with VPOC, value area, nodes and naked VPOCs."
     bars = bars if 'date' in bars else add_sessions(bars, contract)
-    shown = bars[_in_segment(bars, segment)]
+    shown = _of_segment(bars, segment)
     if not len(shown): raise BadData(f'no {segment} bar to show')
     profile = composite_profile(volume_profiles(shown, segment=segment, spread=spread, contract=contract))
     at, ax = profile_levels(profile, **kwargs), plot_candles(shown, axes(ax, size=(8.5, 4)), most=most)
