@@ -555,6 +555,20 @@ def test_the_sixteen_newest_are_kept(kept):
     assert len(list((kept/'cache').iterdir())) == 16
 
 
+def test_what_the_killed_leave_is_swept_up_and_never_read(kept):
+    "A process that dies right after reading leaves the whole, nothing, or a file that nobody reads and that is removed after a day."
+    code = ("import os, sys; from vpoc_backtest import data; data._LEAST_TO_KEEP = 0\ndata.read_bars(sys.argv[1])\nos._exit(0)")
+    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
+    subprocess.run([sys.executable, '-c', code, str(kept/'ESZ13.csv')], env=env, timeout=120, check=True)
+    (kept/'cache').mkdir(exist_ok=True)
+    old, new = kept/'cache/old.1.2.tmp', kept/'cache/new.1.2.tmp'
+    old.write_bytes(b'PAR1'), new.write_bytes(b'PAR1')
+    os.utime(old, (0, 0))
+    for _ in range(2): assert len(read_bars(kept/'ESZ13.csv', stamp='end')[0]) == len(WALK) - 1
+    data._finish_keeping()
+    assert not old.exists() and new.exists()
+
+
 def test_two_processes_at_once(kept):
     code = ("import sys; from vpoc_backtest import data; data._LEAST_TO_KEEP = 0\n"
             "for k in range(20): bars, rejects = data.read_bars(sys.argv[1], stamp=('open', 'end')[k % 2])\nprint(len(bars), len(rejects))")
