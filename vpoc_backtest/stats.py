@@ -510,6 +510,14 @@ class MonteCarlo:
         "How often an account falls to the floor on its way."
         return float((capital + self.lowest <= floor).mean())
 
+# %% ../nbs/02_stats.ipynb #7a55e037
+def _quantiles(values: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
+    "(levels, m) quantiles of each column of (n, m) values, as `np.quantile` has them; sorting is quicker than its partitions."
+    ordered, at = np.sort(np.ascontiguousarray(values.T), axis=1), np.array(levels) * (len(values) - 1)
+    below = at.astype(int)
+    low, high = ordered[:, below], ordered[:, np.minimum(below + 1, len(values) - 1)]
+    return (low + (at - below) * (high - low)).T
+
 # %% ../nbs/02_stats.ipynb #c7cb1b76
 def monte_carlo(
     profits: np.ndarray,  # (trades or sessions,) in the order in which they were made
@@ -531,4 +539,4 @@ def monte_carlo(
     final, fall, lowest, seen = _paths(x, jump, method == 'shuffle', np.uint64(seed % 2**64), n, steps)
     if method == 'shuffle': final[:] = seen[:, -1] = x.sum()
     levels = (.05, .25, .5, .75, .95)
-    return MonteCarlo(method, float(blocks[method]), final, fall, lowest, steps, levels, np.quantile(seen, levels, axis=0))
+    return MonteCarlo(method, float(blocks[method]), final, fall, lowest, steps, levels, _quantiles(seen, levels))

@@ -8,7 +8,7 @@ __all__ = ['TRAINED_SHARE', 'OPTIONS', 'out_of_sample', 'train_run', 'run_traini
 
 # %% ../nbs/08a_training_runs.ipynb #ad5b58bb
 import contextlib, json, os, re, shutil, subprocess, sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Callable
