@@ -17,8 +17,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from vpoc_backtest.commands import main
 from vpoc_backtest import data
+from vpoc_backtest.commands import main
 from vpoc_backtest.data import (BadData, ES, PRICES, ZONE, bar_files, bars_from_trades, check_bars, contract_name, random_walk, read_bars, read_vix,
                                 session_vix, sniff_layout)
 from vpoc_backtest.ml_backtest import load_market

@@ -90,7 +90,7 @@ def _fault(o, h, l, c, v, tick):
     if v != np.rint(v): return 8
     return 9 if h > tick * 2**30 or v >= 2**32 else 0
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _faults(open, high, low, close, volume, tick):
     out = np.zeros(len(close), np.uint8)
     for i in range(len(out)): out[i] = _fault(open[i], high[i], low[i], close[i], volume[i], tick)

@@ -58,6 +58,7 @@ class _Moves:
     roll: np.ndarray  # (bars,): see `_roll_ticks`
 
     def toss(self, seed: int) -> CompactBars:
+        "The bars with their coins tossed."
         coins, out = np.random.default_rng(seed).integers(0, 4, len(self.bars), dtype=np.uint8), np.empty_like(self.bars.prices)
         _mirror(self.bars.prices, self.first, self.roll, coins, out)
         lift = -(-int(self.bars.prices[2].min()) // 2) - int(out[2].min())

@@ -22,7 +22,9 @@ class Shared:
     path: Path  # seen by all of them under this name
     mark: str  # of its content
 
-    def read(self) -> pd.DataFrame: return pd.read_parquet(self.path)
+    def read(self) -> pd.DataFrame:  # as it was shared
+        "The table, read from the file."
+        return pd.read_parquet(self.path)
 
 # %% ../nbs/00e_machines.ipynb #c8503893
 def share(

@@ -176,7 +176,9 @@ class _Sessions:
     total: np.ndarray  # (sessions,): contracts
 
     @property
-    def dates(self): return pd.DatetimeIndex(self.bars.date[self.bars.start.searchsorted(self.first[self.begin[:-1]])], name='date')
+    def dates(self):
+        "Of the sessions."
+        return pd.DatetimeIndex(self.bars.date[self.bars.start.searchsorted(self.first[self.begin[:-1]])], name='date')
 
 # %% ../nbs/01_vpoc.ipynb #93916898
 def _sessions(bars: CompactBars, segment: str) -> _Sessions:
@@ -551,6 +553,7 @@ class _Tally:
     used: int = 0
 
     def make_room(self, k: int, tick: int):
+        "Move the counts of session k to where they have room for this tick."
         low, ticks = self.room[k]
         half = max(256, ticks // 2)
         first, end = (min(low, tick) - half, max(low + ticks, tick + 1) + half) if ticks else (tick - half, tick + half)
