@@ -293,7 +293,7 @@ pre { background: var(--tint); padding: .8rem; overflow-x: auto; font-size: .85r
 .plot i, .times i { position: absolute; font-style: normal; font-size: .8rem; color: var(--quiet); white-space: nowrap; } .plot i { right: 100%; padding-right: .5rem; transform: translateY(-50%); }
 .plot b { position: absolute; left: 0; top: -1.1rem; font-weight: 400; font-size: .8rem; color: var(--quiet); padding-left: .4rem; } .plot.low { margin-top: 1.6rem; }
 .times { position: relative; height: 1.3rem; margin-left: 5.2rem; overflow: hidden; } .on .plot::after { content: ""; position: absolute; top: 0; bottom: 0; left: var(--at); border-left: 1px solid var(--ink); }
-@media (max-width: 640px) { body { font-size: 15px; } figure .wide img { max-width: none; width: 40rem; } th, td { padding: .25rem .4rem; } tbody th { white-space: normal; } .plot.tall { height: 12rem; } }
+@media (max-width: 640px) { body { font-size: 15px; } .times i:nth-child(even) { display: none; } figure .wide img { max-width: none; width: 40rem; } th, td { padding: .25rem .4rem; } tbody th { white-space: normal; } .plot.tall { height: 12rem; } }
 @media print { :root { color-scheme: light; --ink: #000; --quiet: #444; --line: #ccc; --paper: #fff; --tint: #f3f6f9; --one: #0072B2; --two: #D55E00; --three: #009E73; --four: #E69F00; }
   body { max-width: none; font-size: 10.5pt; padding: 0; } h2, h3 { break-after: avoid; } figure, table, p.verdict { break-inside: avoid; } img { filter: none; mix-blend-mode: normal; } nav { display: none; } div.wide { overflow: visible; } table { font-size: 8pt; } th, td { padding: .12rem .3rem; } tbody th { white-space: normal; } pre { white-space: pre-wrap; } }
 '''
