@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 # %% ../nbs/07_train.ipynb #c3bc88cd
-from .data import COLOURS
+from .data import COLOURS, axes
 from .features import FilterConfig, Scaler, ShortHistory, fit_scaler, select_features
 from .keeping import whole_file
 from .machines import meeting_place, once, share, spread_out, workers
@@ -67,9 +67,10 @@ BREAK = 40  # rows: a longer gap is a test group, a shorter one only purged samp
 def plot_windows(
     dates: pd.DatetimeIndex,  # session of each sample
     windows: list[Window],  # of `walk_forward_windows`
-    ax: object  # matplotlib axes to draw on
+    ax: object = None  # matplotlib axes to draw on; None for new ones
 ):  # the axes
     "Windows on an axis of time: what is learnt from, and what is predicted."
+    ax = axes(ax, size=(8.5, 2.6))
     for rows, colour, label in (('train', COLOURS['blue'], 'train'), ('test', COLOURS['vermilion'], 'predict')):
         for i, w in enumerate(windows):
             at = np.split(getattr(w, rows), np.flatnonzero(np.diff(getattr(w, rows)) > BREAK) + 1)
@@ -613,9 +614,10 @@ def calibration(
 # %% ../nbs/07_train.ipynb #455a352d
 def plot_calibration(
     table: pd.DataFrame,  # of `calibration`
-    ax: object  # matplotlib axes to draw on
+    ax: object = None  # matplotlib axes to draw on; None for new ones
 ):  # the axes
     "Mean outcome by confidence, with two standard errors, beside what was expected."
+    ax = axes(ax, size=(8.5, 2.8))
     x = np.arange(len(table))
     ax.errorbar(x, table['mean'], 2 * table.error, fmt='o', color=COLOURS['blue'], capsize=3, label='outcome, ± 2 standard errors')
     ax.plot(x, table.expected, '_', ms=14, color=COLOURS['vermilion'], label='expected')
