@@ -75,7 +75,7 @@ def _cover(since, until, first, last, start, opens, closes, pause, resume, rth_o
         wanted, seen = np.zeros(1440, np.bool_), np.zeros(1440, np.bool_)
         wanted[opens:pause[s]] = True
         wanted[resume[s]:closes[s]] = True
-        run, rth_run, begun = 0, 0, np.int64(0)
+        run, rth_run = 0, 0
         for i in range(max(first[s] - 1, 0), last[s]):
             a, b = (since[i] - start[s]) // 60, -((start[s] - until[i]) // 60)
             a, b = min(max(a, 0), 1440), min(max(b, 0), 1440)

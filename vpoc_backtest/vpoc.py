@@ -26,14 +26,6 @@ from .data import (BadData, COLOURS, CompactBars, ContractSpec, ES, PRICES, ZONE
 UNIT = 1 << 28  # units of volume in one contract
 MOST = 1 << 32  # contracts in a profile; more would overflow the integers
 
-# %% ../nbs/01_vpoc.ipynb #c1f1fc82
-@njit(cache=True, inline='always')
-def _add_uniform(units, at, ticks, volume):
-    "Share `volume` contracts equally among the `ticks` levels from `at` on, the plain way."
-    share = volume * UNIT // ticks
-    left = volume * UNIT - share * ticks
-    for i in range(ticks): units[at + i] += share + (i < left)
-
 # %% ../nbs/01_vpoc.ipynb #c1f1fc84
 @njit(cache=True)
 def _change_uniform(change, ends, bottom, high, low, volume):
