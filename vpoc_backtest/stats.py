@@ -447,32 +447,62 @@ def _hash(z):
     return z ^ (z >> np.uint64(31))
 
 # %% ../nbs/02_stats.ipynb #82695950
+@njit(cache=True, error_model='numpy')
+def _draw(state, at, jump, profits, drawn):
+    "For each path the profit after its last, or, with a chance of `jump` in 2³², any of them."
+    half, lower, size = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(len(profits))
+    for j in range(len(at)):
+        state[j] += np.uint64(0x9E3779B97F4A7C15)
+        z, after = _hash(state[j]), at[j] + np.uint64(1)
+        after = after if after < size else np.uint64(0)
+        at[j] = (z >> half) * size >> half if (z & lower) < jump else after
+    for j in range(len(at)): drawn[j] = profits[at[j]]
+
+# %% ../nbs/02_stats.ipynb #7ab1c4c9
+@njit(cache=True)
+def _deal(state, i, order, drawn):
+    "For each path one of the profits that it has not had; `order` has a column for each (Fisher and Yates)."
+    half, left = np.uint64(32), np.uint64(len(order) - i)
+    for j in range(len(state)):
+        state[j] += np.uint64(0x9E3779B97F4A7C15)
+        at = i + np.int64((_hash(state[j]) >> half) * left >> half)
+        drawn[j], order[at, j] = order[at, j], order[i, j]
+
+# %% ../nbs/02_stats.ipynb #a6dd845a
+@njit(cache=True, error_model='numpy')
+def _two_steps(first, second, half_way, total, peak, low, deep):
+    "Take each path two profits further."
+    for j in range(len(total)):
+        one, top, bottom, fall = total[j] + first[j], peak[j], low[j], deep[j]
+        two = one + second[j]
+        top, bottom = one if one > top else top, one if one < bottom else bottom
+        fall = one - top if one - top < fall else fall
+        top, bottom = two if two > top else top, two if two < bottom else bottom
+        fall = two - top if two - top < fall else fall
+        half_way[j], total[j], peak[j], low[j], deep[j] = one, two, top, bottom, fall
+
+# %% ../nbs/02_stats.ipynb #faababb4
 @njit(cache=True)
 def _paths(profits, jump, shuffle, seed, n, steps):
     "Final profit, deepest fall, lowest point and the profit at `steps` of n paths; jump: 2³² × the chance of a new block."
-    size = len(profits)
-    final, fall, lowest, seen = np.empty(n), np.empty(n), np.empty(n), np.zeros((n, len(steps)))
-    order, half = profits.copy(), np.uint64(32)
-    for k in range(n):
-        state = _hash(seed + _hash(np.uint64(k + 1)))
-        at, column, total, peak, low, deep = size - 1, 1, 0., 0., 0., 0.
-        for i in range(size):
-            state += np.uint64(0x9E3779B97F4A7C15)
-            z = _hash(state)
-            if shuffle:  # Fisher and Yates
-                at = i + np.int64(((z >> half) * np.uint64(size - i)) >> half)
-                order[i], order[at] = order[at], order[i]
-                total += order[i]
-            else:
-                fresh = i == 0 or (z & np.uint64(0xFFFFFFFF)) < jump
-                if fresh: at = np.int64(((z >> half) * np.uint64(size)) >> half)
-                else: at = at + 1 if at + 1 < size else 0
-                total += profits[at]
-            peak, low = max(peak, total), min(low, total)
-            deep = min(deep, total - peak)
-            if i + 1 == steps[column]: seen[k, column], column = total, column + 1
-        final[k], fall[k], lowest[k] = total, deep, low
-        if shuffle: order[:] = profits
+    size, ends, abreast = len(profits), np.append(steps, 0), 32 if shuffle else 256
+    final, fall, lowest, seen = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros((len(steps), n))
+    for k in range(0, n, abreast):
+        total, deep, low, column = final[k:k + abreast], fall[k:k + abreast], lowest[k:k + abreast], 1
+        m = len(total)
+        peak, first, second, half_way = np.zeros(m), np.empty(m), np.empty(m), np.empty(m)
+        state, at, order = np.empty(m, np.uint64), np.zeros(m, np.uint64), np.empty((size if shuffle else 0, m))
+        for j in range(m): state[j] = _hash(seed + _hash(np.uint64(k + j + 1)))
+        for i in range(len(order)): order[i] = profits[i]
+        for i in range(0, size, 2):
+            if shuffle: _deal(state, i, order, first)
+            else: _draw(state, at, jump if i else np.uint64(1 << 32), profits, first)
+            if i + 1 == size: second[:] = 0
+            elif shuffle: _deal(state, i + 1, order, second)
+            else: _draw(state, at, jump, profits, second)
+            _two_steps(first, second, half_way, total, peak, low, deep)
+            if ends[column] == i + 1: seen[column, k:k + m], column = half_way, column + 1
+            if ends[column] == i + 2: seen[column, k:k + m], column = total, column + 1
     return final, fall, lowest, seen
 
 # %% ../nbs/02_stats.ipynb #9a01d35c
@@ -512,10 +542,11 @@ class MonteCarlo:
 
 # %% ../nbs/02_stats.ipynb #7a55e037
 def _quantiles(values: np.ndarray, levels: tuple[float, ...]) -> np.ndarray:
-    "(levels, m) quantiles of each column of (n, m) values, as `np.quantile` has them; sorting is quicker than its partitions."
-    ordered, at = np.sort(np.ascontiguousarray(values.T), axis=1), np.array(levels) * (len(values) - 1)
+    "(levels, m) quantiles of each row of (m, n) values, as `np.quantile` has them; sorting is quicker than its partitions. Sorts the values where they are."
+    values.sort(axis=1)
+    at = np.array(levels) * (values.shape[1] - 1)
     below = at.astype(int)
-    low, high = ordered[:, below], ordered[:, np.minimum(below + 1, len(values) - 1)]
+    low, high = values[:, below], values[:, np.minimum(below + 1, values.shape[1] - 1)]
     return (low + (at - below) * (high - low)).T
 
 # %% ../nbs/02_stats.ipynb #c7cb1b76
@@ -537,6 +568,6 @@ def monte_carlo(
     steps = np.unique(np.linspace(0, len(x), 101).round().astype(np.int64))
     jump = np.uint64(2**32 / blocks[method])
     final, fall, lowest, seen = _paths(x, jump, method == 'shuffle', np.uint64(seed % 2**64), n, steps)
-    if method == 'shuffle': final[:] = seen[:, -1] = x.sum()
+    if method == 'shuffle': final[:] = seen[-1] = x.sum()
     levels = (.05, .25, .5, .75, .95)
     return MonteCarlo(method, float(blocks[method]), final, fall, lowest, steps, levels, _quantiles(seen, levels))
