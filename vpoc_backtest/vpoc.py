@@ -30,30 +30,32 @@ MOST = 1 << 32  # contracts in a profile; more would overflow the integers
 BLOCK = 512  # bars whose shares are worked out together
 
 @njit(cache=True, error_model='numpy')
-def _shares(high, low, volume, share, left):
-    "Units that each tick of a bar gets, and those left over."
+def _shares(high, low, volume, first, n, share, left):
+    "Units that each tick of a bar gets, and those left over, for n bars."
     wrong = 0
-    for i in range(len(volume)):
-        ticks, units = high[i] - low[i] + np.int32(1), np.int64(volume[i]) * UNIT
-        part = np.int64(np.floor(np.float64(volume[i]) * UNIT / np.float64(ticks)))
+    for i in range(n):
+        bar = np.uintp(first + i)
+        ticks, units = high[bar] - low[bar] + np.int32(1), np.int64(volume[bar]) * UNIT
+        part = np.int64(np.floor(np.float64(volume[bar]) * UNIT / np.float64(ticks)))
         over = units - part * ticks
         share[i], left[i], wrong = part, over, wrong | over | ticks - 1 - over
     if wrong < 0:
-        for i in range(len(volume)):
-            ticks, units = np.int64(high[i]) - low[i] + 1, np.int64(volume[i]) * UNIT
+        for i in range(n):
+            ticks, units = np.int64(high[first + i]) - low[first + i] + 1, np.int64(volume[first + i]) * UNIT
             share[i] = units // ticks
             left[i] = units - share[i] * ticks
 
 # %% ../nbs/01_vpoc.ipynb #5ca1351d
-@njit(cache=True)
-def _change_uniform(change, ends, bottom, high, low, volume, scratch):
-    "Add the changes that bars make from level to level, those where left-over units end in `ends`; both count from tick `bottom`. `scratch` is room for two numbers of each bar of a block."
+@njit(cache=True, error_model='numpy')
+def _change_uniform(change, ends, bottom, high, low, volume, start, stop, scratch):
+    "Add the changes that bars start … stop − 1 make from level to level, those where left-over units end in `ends`; both count from tick `bottom`."
     share, left = scratch
-    for a in range(0, len(volume), BLOCK):
-        own_high, own_low, own = high[a:a + BLOCK], low[a:a + BLOCK], volume[a:a + BLOCK]
-        _shares(own_high, own_low, own, share, left)
-        for i in range(len(own)):
-            at, ticks = np.uint64(own_low[i] - bottom), np.uint64(np.int64(own_high[i]) - own_low[i] + 1)
+    for first in range(start, stop, BLOCK):
+        n = min(BLOCK, stop - first)
+        _shares(high, low, volume, first, n, share, left)
+        for i in range(n):
+            bar = np.uintp(first + i)
+            at, ticks = np.uint64(low[bar] - bottom), np.uint64(np.int64(high[bar]) - low[bar] + 1)
             change[at] += share[i] + 1
             ends[at + np.uint64(left[i])] -= 1
             change[at + ticks] -= share[i]
@@ -70,9 +72,9 @@ def _nearness(ticks: int, tick_size: float) -> tuple[np.ndarray, np.ndarray]:
 PART = 40  # bits of a tick's part of its bar
 
 @njit(cache=True)
-def _add_ohlc(parts, units, held, bottom, open, high, low, close, volume, near, sums):
+def _add_ohlc(parts, units, held, bottom, open, high, low, close, volume, start, stop, near, sums):
     "Add each tick's part of its bar; `parts` holds those of `held` contracts, at most 2²², `units` the rest. Returns held."
-    for i in range(len(volume)):
+    for i in range(start, stop):
         first, size = np.int64(low[i]), np.int64(volume[i])
         ticks, o, c = np.int64(high[i]) - first + 1, np.int64(open[i]) - first, np.int64(close[i]) - first
         weight = ticks * WEIGHT + 2 * (sums[ticks] - near[0]) + sums[o + 1] + sums[ticks - o] + sums[c + 1] + sums[ticks - c]
@@ -108,13 +110,13 @@ def _deal_out(parts, units, total):
 # %% ../nbs/01_vpoc.ipynb #334feedf
 SPREADS = ('uniform', 'ohlc', 'close')
 
-@njit(cache=True)
-def _add_bars(work, units, held, bottom, open, high, low, close, volume, spread, near, sums, scratch):
-    "Add bars to what `work` and `units` hold of their session, whose lowest tick is `bottom`; returns what `_add_ohlc` wants to know."
-    if spread == 0: _change_uniform(work, units, bottom, high, low, volume, scratch)
-    elif spread == 1: return _add_ohlc(work, units, held, bottom, open, high, low, close, volume, near, sums)
+@njit(cache=True, error_model='numpy')
+def _add_bars(work, units, held, bottom, open, high, low, close, volume, start, stop, spread, near, sums, scratch):
+    "Add bars start … stop − 1 to what `work` and `units` hold of their session, whose lowest tick is `bottom`; returns what `_add_ohlc` wants to know."
+    if spread == 0: _change_uniform(work, units, bottom, high, low, volume, start, stop, scratch)
+    elif spread == 1: return _add_ohlc(work, units, held, bottom, open, high, low, close, volume, start, stop, near, sums)
     else:
-        for i in range(len(volume)): work[np.uint64(close[i] - bottom)] += volume[i]
+        for i in range(start, stop): work[np.uint64(close[i] - bottom)] += volume[i]
     return held
 
 @njit(cache=True)
@@ -201,15 +203,14 @@ def _sessions(bars: CompactBars, segment: str) -> _Sessions:
     return _Sessions(bars, first, end, number, begin, top, bottom, total)
 
 # %% ../nbs/01_vpoc.ipynb #1df3bf41
-@njit(cache=True)
+@njit(cache=True, error_model='numpy')
 def _fill(first, end, begin, open, high, low, close, volume, bottom, total, spread, near, sums, offsets, units):
     work, scratch = np.zeros(np.diff(offsets).max() + 1, np.int64), (np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64))
     for s in range(len(bottom)):
         own, held = units[offsets[s]:offsets[s + 1]], 0
         work[:len(own) + 1] = 0
         for r in range(begin[s], begin[s + 1]):
-            a, z = first[r], end[r]
-            held = _add_bars(work, own, held, bottom[s], open[a:z], high[a:z], low[a:z], close[a:z], volume[a:z], spread, near, sums, scratch)
+            held = _add_bars(work, own, held, bottom[s], open, high, low, close, volume, first[r], end[r], spread, near, sums, scratch)
         _finish(work, own, total[s], spread)
 
 # %% ../nbs/01_vpoc.ipynb #d1c0de03
@@ -359,11 +360,12 @@ def _tie(total):
 # %% ../nbs/01_vpoc.ipynb #948256d2
 @njit(cache=True)
 def _peak(units, tie):
-    n, best, top = len(units), -1, units[0]
-    for i in range(n): top = max(top, units[i])
-    for i in range(n):
-        if units[i] >= top - tie and (best < 0 or abs(2 * i - n + 1) < abs(2 * best - n + 1)): best = i
-    return best
+    "The level with the most, of equal ones the nearest to the middle, of equally near ones the lower."
+    top, low, high = units.max(), (len(units) - 1) // 2, len(units) // 2
+    while True:
+        if units[low] >= top - tie: return low
+        if units[high] >= top - tie: return high
+        low, high = low - 1, high + 1
 
 # %% ../nbs/01_vpoc.ipynb #3c58edc3
 @njit(cache=True)
@@ -384,15 +386,25 @@ def _cluster(units, tie):
 
 # %% ../nbs/01_vpoc.ipynb #8eeb7526
 @njit(cache=True)
+def _volume_of(units, first, end):
+    "Units of levels first … end − 1; fewer than any have, if there are none."
+    if first >= end: return -1 << 62
+    total = 0
+    for i in range(first, end): total += units[i]
+    return total
+
+@njit(cache=True)
 def _grow(units, poc, needed, rows, tie):
     "First and last level of the value area around `poc`, and the units inside."
     n, low, high, inside = len(units), poc, poc, units[poc]
-    while inside + tie < needed and (low > 0 or high < n - 1):
-        up, down = 0, 0
-        for i in range(high + 1, min(high + 1 + rows, n)): up += units[i]
-        for i in range(max(low - rows, 0), low): down += units[i]
-        if high < n - 1 and (up + tie >= down or low == 0): high, inside = min(high + rows, n - 1), inside + up
-        else: low, inside = max(low - rows, 0), inside + down
+    up, down = _volume_of(units, high + 1, min(high + 1 + rows, n)), _volume_of(units, max(low - rows, 0), low)
+    while inside + tie < needed:
+        if up + tie >= down:
+            high, inside = min(high + rows, n - 1), inside + up
+            up = _volume_of(units, high + 1, min(high + 1 + rows, n))
+        else:
+            low, inside = max(low - rows, 0), inside + down
+            down = _volume_of(units, max(low - rows, 0), low)
     return low, high, inside
 
 # %% ../nbs/01_vpoc.ipynb #476ef88a
@@ -759,8 +771,7 @@ def _develop(first, end, number, open, high, low, close, volume, bottom, top, sp
         s = number[r]
         if s != now: now, least, most, held, total, work[:], parts[:] = s, size, -1, 0, 0, 0, 0
         for i in range(first[r], end[r]):
-            z = i + 1
-            held = _add_bars(work, parts, held, bottom[s], open[i:z], high[i:z], low[i:z], close[i:z], volume[i:z], spread, near, sums, scratch)
+            held = _add_bars(work, parts, held, bottom[s], open, high, low, close, volume, i, i + 1, spread, near, sums, scratch)
             least, most, total = min(least, low[i] - bottom[s]), max(most, high[i] - bottom[s]), total + volume[i]
             so_far = units[least:most + 1]
             so_far[:] = parts[least:most + 1]
