@@ -1315,6 +1315,8 @@ class _Parsed:
     unread: bool  # whether some number could not be read
 
 # %% ../nbs/00a_reading.ipynb #ff298296
+_APART = 64  # numbers from one core's notes to the next core's: written side by side, they would wait for each other
+
 def _parsed(source: _Source, look: _Look, columns: list[str]) -> _Parsed:
     "The rows of a text."
     spelling = look.spelling if _SPELLING.fullmatch(look.spelling) else '0'
@@ -1326,7 +1328,7 @@ def _parsed(source: _Source, look: _Look, columns: list[str]) -> _Parsed:
     n, jobs = first[-1], len(edges) - 1
     turn, date, clock = np.empty((3, n), np.int64)
     values, name, state = np.empty((len(_VALUES), n)), np.empty(n * (_CONTRACT_NAME in roles), np.int32), np.empty(n, np.int16)
-    names, parts, last = np.zeros((jobs, 4096, 2), np.int64), np.zeros((jobs, 12), np.int64), np.full((jobs, 4), -1)
+    names, parts, last = np.zeros((jobs, 4096, 2), np.int64), np.zeros((jobs, _APART), np.int64), np.full((jobs, _APART), -1)
     parse = lambda k, a, b: _parse_lines(text, a, b, first[k], *marks, roles, spelt, spans, kinds, sign, _hands(spelling),
                                          turn, date, clock, values, name, state, names[k], parts[k], last[k])
     known, turns, unread = zip(*_at_once(parse, edges))
