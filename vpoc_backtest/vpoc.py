@@ -75,8 +75,9 @@ PART = 40  # bits of a tick's part of its bar
 def _add_ohlc(parts, units, held, bottom, open, high, low, close, volume, start, stop, near, sums):
     "Add each tick's part of its bar; `parts` holds those of `held` contracts, at most 2²², `units` the rest. Returns held."
     for i in range(start, stop):
-        first, size = np.int64(low[i]), np.int64(volume[i])
-        ticks, o, c = np.int64(high[i]) - first + 1, np.int64(open[i]) - first, np.int64(close[i]) - first
+        bar = np.uintp(i)
+        first, size = np.int64(low[bar]), np.int64(volume[bar])
+        ticks, o, c = np.int64(high[bar]) - first + 1, np.int64(open[bar]) - first, np.int64(close[bar]) - first
         weight = ticks * WEIGHT + 2 * (sums[ticks] - near[0]) + sums[o + 1] + sums[ticks - o] + sums[c + 1] + sums[ticks - c]
         scale, many, few = 2.**PART / weight, size >> 20, size & (1 << 20) - 1
         held += few
@@ -116,7 +117,7 @@ def _add_bars(work, units, held, bottom, open, high, low, close, volume, start, 
     if spread == 0: _change_uniform(work, units, bottom, high, low, volume, start, stop, scratch)
     elif spread == 1: return _add_ohlc(work, units, held, bottom, open, high, low, close, volume, start, stop, near, sums)
     else:
-        for i in range(start, stop): work[np.uint64(close[i] - bottom)] += volume[i]
+        for i in range(start, stop): work[np.uint64(close[np.uintp(i)] - bottom)] += volume[np.uintp(i)]
     return held
 
 @njit(cache=True)
