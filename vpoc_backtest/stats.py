@@ -351,9 +351,10 @@ def moments(
 ) -> tuple[float, float]:  # skewness, and kurtosis (3 for a normal distribution)
     "Shape of a distribution, from population moments; (0, 3) where the values do not vary."
     from_mean = np.asarray(values, dtype=float) - np.mean(values)
-    variance = (from_mean**2).mean()
+    squares = from_mean * from_mean
+    variance = squares.mean()
     if not variance > 0: return 0., 3.
-    return float((from_mean**3).mean() / variance**1.5), float((from_mean**4).mean() / variance**2)
+    return float((squares * from_mean).mean() / variance**1.5), float((squares * squares).mean() / variance**2)
 
 # %% ../nbs/02_stats.ipynb #3197ee5e
 def expected_max_sharpe(
