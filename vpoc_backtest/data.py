@@ -596,10 +596,11 @@ def random_walk(
     return pd.DataFrame(ES.to_prices(path), columns=PRICES, index=index).assign(volume=volume)
 
 # %% ../nbs/00a_reading.ipynb #34511e5c
-import contextlib, functools, io, json, os, struct, sys, threading, time, zipfile
+import functools, io, json, os, struct, sys, threading, zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
+from .keeping import whole_file
 
 # %% ../nbs/00a_reading.ipynb #84b435c2
 @dataclass(frozen=True)
@@ -1985,27 +1986,23 @@ def _keep(*what):
 def _write_kept(files: list[Path], given: list[memoryview], options: tuple, bars: pd.DataFrame, rejects: pd.DataFrame, tick: float):
     "Write bars and rejects into the cache; does nothing where that is not possible."
     from pyarrow import BufferOutputStream, Table, array, field, from_numpy_dtype, parquet, schema
-    beside = None
     try:
         told, content = _told(files, [len(data) for data in given], options), _short_name(*(_digest([data]) for data in given))
         path = _cache_folder()/f'{told}-{content}.parquet'
-        beside = path.with_suffix(f'.{os.getpid()}.{id(bars)}.tmp')
         columns = _columns_to_keep(bars, tick)
         parquet.write_table(Table.from_pandas(rejects), refused := BufferOutputStream())
         about = {'names': json.dumps(list(bars.contract.cat.categories) if 'contract' in bars else []), 'rejects': refused.getvalue().to_pybytes().hex(), 'tick': repr(tick)}
         plain = schema([field(c, from_numpy_dtype(v.dtype), nullable=False) for c, v in columns.items()], about)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(Table.from_arrays([array(v) for v in columns.values()], schema=plain), beside, compression='none', use_dictionary=False, write_statistics=False)
-        os.replace(beside, path)
+        with whole_file(path) as beside:
+            parquet.write_table(Table.from_arrays([array(v) for v in columns.values()], schema=plain), beside, compression='none', use_dictionary=False, write_statistics=False)
         _forget_the_oldest(path.parent)
-    except Exception:
-        with contextlib.suppress(Exception): beside.unlink(missing_ok=True)
+    except Exception: pass
 
 # %% ../nbs/00a_reading.ipynb #eccfbec1
 def _forget_the_oldest(folder: Path):
-    "Remove what is more than is kept, and what killed processes left a day ago."
-    kept = sorted(folder.glob('*.parquet'), key=lambda f: f.stat().st_mtime)
-    for old in kept[:-_MOST_KEPT] + [f for f in folder.glob('*.tmp') if f.stat().st_mtime < time.time() - 86_400]: old.unlink(missing_ok=True)
+    "Remove what is more than is kept; what is being written, under a name with a dot, is not counted."
+    kept = sorted(folder.glob('[!.]*.parquet'), key=lambda f: f.stat().st_mtime)
+    for old in kept[:-_MOST_KEPT]: old.unlink(missing_ok=True)
 
 # %% ../nbs/00a_reading.ipynb #64e8a4ca
 def _kept(files: list[Path], options: tuple) -> tuple[pd.DataFrame, pd.DataFrame] | None:
