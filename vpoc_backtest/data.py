@@ -180,6 +180,7 @@ class CompactBars:
         for values in (self.prices, self.volume): values.flags.writeable = False
 
     def __len__(self): return len(self.index)
+    def __repr__(self): return f'CompactBars: {len(self):,} bars of {self.spec.symbol} in {len(self.date):,} stretches, {self.index.min()} to {self.index.max()}'
 
 # %% ../nbs/00_data.ipynb #b7a1c3d8
 @njit(cache=True)
@@ -2054,6 +2055,7 @@ class Alignment:
     sentence: str  # what that means
 
     def __bool__(self): return self.shift == pd.Timedelta(0) and self.price == 0
+    def __repr__(self): return self.sentence
 
 # %% ../nbs/00a_reading.ipynb #43e531c5
 def _shapes(bars: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
