@@ -201,22 +201,24 @@ def judge_sessions(
 # %% ../nbs/08_ml_backtest.ipynb #da7ac0f3
 def count_sessions(
     quality: pd.DataFrame  # of `data_quality`
-) -> dict[str, int]:  # complete, incomplete, missing; a holiday session that the file lacks is not counted
-    "How many sessions there are of each status."
+) -> dict[str, int]:  # complete, incomplete, missing, empty, unscheduled; a holiday session that the file lacks is not counted
+    "How many sessions there are of each status; complete and unscheduled ones make levels."
     missing = (quality.status == 'missing') & quality.kind.isin(['full', 'half day'])
-    return {'complete_sessions': int((quality.status == 'complete').sum()), 'incomplete_sessions': int((quality.status == 'incomplete').sum()),
-            'missing_sessions': int(missing.sum())}
+    of = lambda status: int((quality.status == status).sum())
+    return {'complete_sessions': of('complete'), 'incomplete_sessions': of('incomplete'), 'missing_sessions': int(missing.sum()),
+            'empty_sessions': of('no bar opens'), 'unscheduled_sessions': of('not in the calendar')}
 
 def describe_quality(
     quality: pd.DataFrame,  # of `data_quality`
     most: int = 3  # incomplete sessions to name
 ) -> str:  # a line
     "How complete the data are."
-    complete, incomplete, missing = count_sessions(quality).values()
+    complete, incomplete, missing, empty, unscheduled = count_sessions(quality).values()
     out = quality[quality.status == 'incomplete']
     named = ': ' + ', '.join(f'{d.date()}' for d in out.index[:most]) + ', …' * (incomplete > most) if most else ''
     return (f'{complete:,} complete sessions' + f'; {incomplete:,} incomplete, which make no levels{named}' * (incomplete > 0)
-            + f'; {missing:,} missing' * (missing > 0) + ' (see quality.csv)' * (incomplete + missing > 0))
+            + f'; {missing:,} missing' * (missing > 0) + f'; {empty:,} in whose hours no bar opens' * (empty > 0) + f'; {unscheduled:,} not in the calendar' * (unscheduled > 0)
+            + ' (see quality.csv)' * (incomplete + missing + empty + unscheduled > 0))
 
 # %% ../nbs/08_ml_backtest.ipynb #da7ac0f4
 def _own_levels(market: Market, config: RunConfig) -> pd.DataFrame:
