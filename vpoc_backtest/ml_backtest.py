@@ -614,7 +614,7 @@ def _write_files(run: Run, folder: Path):
     (folder/'config.toml').write_text(config_toml(run.config), encoding='utf-8')
     for name, table in _tables(run).items(): table.to_csv(folder/f'{name}.csv', index=False, lineterminator='\n')
     run.levels.to_parquet(folder/'levels.parquet')
-    figure = plot_comparison(run.market.source, **run.results)
+    figure = plot_comparison(run.market.source, **run.results)[0].figure
     figure.savefig(folder/'strategy_comparison.png', dpi=130, metadata={'Software': None})
     (folder/'report.html').write_text(_report(run), encoding='utf-8')
     (folder/'report.ipynb').write_text(report_notebook(folder, _title(run)), encoding='utf-8')
