@@ -500,6 +500,21 @@ def test_accidents(tmp_path, layout):
             assert rejects.text.map(len).gt(0).all()
 
 
+@pytest.mark.parametrize('layout', PLATFORMS)
+def test_cut_off_in_the_last_line(tmp_path, layout):
+    "Wherever a file breaks off in its last line: that line is refused or its volume is smaller, and nothing else changes."
+    path, whole = tmp_path/NAMED.get(layout, 'bars.csv'), written_as(layout, WALK[:60]).encode().rstrip(b'\n')
+    path.write_bytes(whole)
+    truth, _ = read_bars(path)
+    last = len(whole) - whole.rfind(b'\n') - 1
+    for n in {1, 2, 3, *range(4, last, 5), last - 1}:
+        path.write_bytes(whole[:-n])
+        bars, rejects = read_bars(path)
+        pd.testing.assert_frame_equal(bars[PRICES][:59], truth[PRICES][:59])
+        assert bars.volume.to_list()[:59] == truth.volume.to_list()[:59]
+        assert (len(bars), len(rejects)) == (59, 1) or len(bars) == 60 and bars[PRICES].equals(truth[PRICES]) and bars.volume.iloc[-1] <= truth.volume.iloc[-1]
+
+
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     monkeypatch.setenv('VPOC_CACHE', str(tmp_path/'cache'))

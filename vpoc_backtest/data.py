@@ -850,7 +850,7 @@ def _look(data: memoryview) -> _Look:
     columns = _names(header)
     usual = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
     places = _stamp_places(columns) if header else (0, 1) if usual == 7 else (0,)
-    stamps = [' '.join(r[p] for p in places) for r in rows if len(r) > max(places, default=99)]
+    stamps = [' '.join(r[p] for p in places) for r in rows if len(r) == usual > max(places, default=99)]
     return _Look(header, separator, line, start, [r for r in rows if len(r) == usual], _spelling([s for s in stamps if s.strip()]), columns)
 
 # %% ../nbs/00a_reading.ipynb #853d10c1
