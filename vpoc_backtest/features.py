@@ -348,7 +348,7 @@ class Scaler:
     def _repr_html_(self):
         columns = zip(self.names, self.centre, self.scale, self.low, self.high)
         return figures_html(f'{len(self.names):,} figures: their median ± spread, and the limits beyond which nothing counts more',
-                            {name: f'{middle:.4g} ± {spread:.4g}, {low:.4g} to {high:.4g}' for name, middle, spread, low, high in columns})
+                            {name: f'{middle:.4g} ± {spread:.4g}, {low:.4g} to {high:.4g}'.replace('-', '−') for name, middle, spread, low, high in columns})
 
     def _values(self, x: pd.DataFrame) -> np.ndarray:
         missing = [name for name in self.names if name not in x]
