@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from datetime import date
 from pathlib import Path
@@ -17,10 +18,11 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from vpoc_backtest import data
+from vpoc_backtest import data, keeping
 from vpoc_backtest.commands import main
 from vpoc_backtest.data import (BadData, ES, PRICES, ZONE, bar_files, bars_from_trades, check_bars, contract_name, random_walk, read_bars, read_vix,
                                 session_vix, sniff_layout)
+from vpoc_backtest.keeping import UNFINISHED
 from vpoc_backtest.ml_backtest import load_market
 
 shared = Path(__file__).parents[2]/'shared/data'
@@ -498,6 +500,21 @@ def test_accidents(tmp_path, layout):
             assert rejects.text.map(len).gt(0).all()
 
 
+@pytest.mark.parametrize('layout', PLATFORMS)
+def test_cut_off_in_the_last_line(tmp_path, layout):
+    "Wherever a file breaks off in its last line: that line is refused or its volume is smaller, and nothing else changes."
+    path, whole = tmp_path/NAMED.get(layout, 'bars.csv'), written_as(layout, WALK[:60]).encode().rstrip(b'\n')
+    path.write_bytes(whole)
+    truth, _ = read_bars(path)
+    last = len(whole) - whole.rfind(b'\n') - 1
+    for n in {1, 2, 3, *range(4, last, 5), last - 1}:
+        path.write_bytes(whole[:-n])
+        bars, rejects = read_bars(path)
+        pd.testing.assert_frame_equal(bars[PRICES][:59], truth[PRICES][:59])
+        assert bars.volume.to_list()[:59] == truth.volume.to_list()[:59]
+        assert (len(bars), len(rejects)) == (59, 1) or len(bars) == 60 and bars[PRICES].equals(truth[PRICES]) and bars.volume.iloc[-1] <= truth.volume.iloc[-1]
+
+
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     monkeypatch.setenv('VPOC_CACHE', str(tmp_path/'cache'))
@@ -556,24 +573,61 @@ def test_the_sixteen_newest_are_kept(kept):
     assert len(list((kept/'cache').iterdir())) == 16
 
 
-def test_what_the_killed_leave_is_swept_up_and_never_read(kept):
-    "A process that dies right after reading leaves the whole, nothing, or a file that nobody reads and that is removed after a day."
+def half_file(cache, name, age=0):
+    "What a killed writer leaves, so many seconds ago."
+    path = cache/f'.{name}.parquet{UNFINISHED}x.parquet'
+    path.write_bytes(b'PAR1')
+    os.utime(path, (time.time() - age,) * 2)
+    return path
+
+
+@pytest.mark.parametrize('locks, lives', [(True, 60), (False, 90_000)], ids=['locks', 'no locks'])
+def test_what_the_killed_leave_is_swept_up_and_never_read(kept, monkeypatch, locks, lives):
+    "A process that dies right after reading leaves the whole, nothing, or a file that nobody reads and that a later one removes: at once, or after a day where there are no locks."
     code = ("import os, sys; from vpoc_backtest import data; data._LEAST_TO_KEEP = 0\ndata.read_bars(sys.argv[1])\nos._exit(0)")
     env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, '-c', code, str(kept/'ESZ13.csv')], env=env, timeout=120, check=True)
     (kept/'cache').mkdir(exist_ok=True)
-    old, new = kept/'cache/old.1.2.tmp', kept/'cache/new.1.2.tmp'
-    old.write_bytes(b'PAR1'), new.write_bytes(b'PAR1')
-    os.utime(old, (0, 0))
+    if not locks: monkeypatch.setattr(keeping, '_lock', lambda path: None)
+    old, new = half_file(kept/'cache', 'old', lives), half_file(kept/'cache', 'new', 0 if locks else 80_000)
     for _ in range(2): assert len(read_bars(kept/'ESZ13.csv', stamp='end')[0]) == len(WALK) - 1
     data._finish_keeping()
     assert not old.exists() and new.exists()
 
 
-def test_two_processes_at_once(kept):
-    code = ("import sys; from vpoc_backtest import data; data._LEAST_TO_KEEP = 0\n"
-            "for k in range(20): bars, rejects = data.read_bars(sys.argv[1], stamp=('open', 'end')[k % 2])\nprint(len(bars), len(rejects))")
+def test_half_files_are_not_counted(kept):
+    (kept/'cache').mkdir()
+    half = [half_file(kept/'cache', k) for k in range(20)]
+    for k in range(16): read_bars(kept/'ESZ13.csv', tz=f'Etc/GMT+{k % 12}', stamp=('open', 'end')[k // 12])
+    data._finish_keeping()
+    assert len(list((kept/'cache').glob('[!.]*.parquet'))) == 16 and all(path.exists() for path in half)
+
+
+def test_processes_at_once(kept):
+    "Two that read one file and always write what they read, and one that takes what the others have kept, from one moment on: all are right, and one file stays."
+    walk = random_walk(40, seed=3)
+    walk.tz_localize(None).rename_axis('timestamp').to_csv(kept/'walk.csv')
+    code = """
+import sys
+from vpoc_backtest import data, keeping
+path, writes = sys.argv[1], sys.argv[2] == 'writes'
+data._LEAST_TO_KEEP, look, found = 0, data._kept, 0
+def kept(*what):
+    global found
+    got = None if writes else look(*what)
+    found += got is not None
+    return got
+data._kept = kept
+print('ready', flush=True), sys.stdin.readline()
+seen = {(data.fingerprint(bars), len(rejects)) for bars, rejects in (data.read_bars(path) for _ in range(25))}
+print(*seen, found, sep='|')"""
     env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
-    both = [subprocess.Popen([sys.executable, '-c', code, str(kept/'ESZ13.csv')], env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [p.communicate(timeout=120)[0].split() for p in both] == [[str(len(WALK) - 1), '1']] * 2
-    assert sorted(f.suffix for f in (kept/'cache').iterdir()) == ['.parquet'] * 2
+    processes = [subprocess.Popen([sys.executable, '-c', code, str(kept/'walk.csv'), role], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for role in ('writes', 'writes', 'reads')]
+    for p in processes: assert p.stdout.readline() == 'ready\n'
+    for p in processes: p.stdin.write('go\n'), p.stdin.flush()
+    told = [p.communicate(timeout=120)[0].strip().split('|') for p in processes]
+    right = str((data.fingerprint(read_bars(kept/'walk.csv')[0]), 0))
+    data._finish_keeping()
+    assert [t[0] for t in told] == [right] * 3 and [len(t) for t in told] == [2] * 3
+    assert [int(t[1]) > 0 for t in told] == [False, False, True]
+    assert [f.suffix for f in (kept/'cache').iterdir()] == ['.parquet']

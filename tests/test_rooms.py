@@ -38,6 +38,26 @@ def test_heavy_packages_wait(path):
     assert not names & {'torch', 'arch', 'matplotlib', 'pyarrow', 'scipy', 'pandas_market_calendars'}
 
 
+INNER = {'Lesson', 'Task'}  # handed from one part of a training to the next, and to nobody else
+BULKY = re.compile('ndarray|DataFrame|Series|DatetimeIndex|Tensor')
+
+
+def bulky(kind):
+    "Fields of a dataclass that its own repr would print in many lines."
+    fields = [n for n in kind.body if isinstance(n, ast.AnnAssign)]
+    return [n.target.id for n in fields if BULKY.search(ast.unparse(n.annotation)) and 'repr=False' not in ast.unparse(n)]
+
+
+@pytest.mark.parametrize('path', modules, ids=lambda p: p.stem)
+def test_no_result_prints_its_arrays(path):
+    "A public dataclass that holds arrays or tables says itself how it is shown."
+    body = ast.parse(path.read_text()).body
+    kinds = [n for n in body if isinstance(n, ast.ClassDef) and not n.name.startswith('_') and any('dataclass' in ast.unparse(d) for d in n.decorator_list)]
+    told = {k.name for k in kinds for m in k.body if isinstance(m, ast.FunctionDef) and m.name == '__repr__'}
+    told |= {ast.unparse(n.args.args[0].annotation) for n in body if isinstance(n, ast.FunctionDef) and n.name == '__repr__'}  # added by `patch`
+    assert not {k.name: bulky(k) for k in kinds if bulky(k) and k.name not in told | INNER}
+
+
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.name)
 def test_notebook_is_python_and_was_run(path):
     notebook = json.loads(path.read_text())

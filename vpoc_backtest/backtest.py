@@ -20,7 +20,7 @@ from numba import njit
 
 # %% ../nbs/04_backtest.ipynb #10e784c2
 from .data import BadData, COLOURS, CompactBars, ContractSpec, ES, ZONE, axes, check_one_contract, compact_bars
-from .stats import drawdowns, expected_max_sharpe, moments, probabilistic_sharpe_ratio, sharpe_ratio, sortino_ratio
+from .stats import drawdowns, expected_max_sharpe, figures_html, moments, probabilistic_sharpe_ratio, sharpe_ratio, sortino_ratio
 
 # %% ../nbs/04_backtest.ipynb #efaee776
 @dataclass(frozen=True)
@@ -537,7 +537,7 @@ class BacktestResult:
     def _repr_html_(self):
         if not len(self.equity): return '<b>no session</b>'
         span = f'{self.equity.index[0]:%Y-%m-%d} to {self.equity.index[-1]:%Y-%m-%d}'
-        return f'<b>{len(self.trades):,} trades of {self.contract.symbol} in {len(self.equity):,} sessions, {span}</b>{self.summary().to_html(header=False)}'
+        return figures_html(f'{len(self.trades):,} trades of {self.contract.symbol} in {len(self.equity):,} sessions, {span}', self.summary().result)
 
     def plot(self,
         axes: np.ndarray | None = None  # three axes to draw on; None for new ones
@@ -626,6 +626,8 @@ class Market:
     end: np.ndarray  # one after the last
     until: np.ndarray  # one after the last bar to which a position can be carried
     close: np.ndarray  # and why it ends there, index in `EXITS`
+
+    def __repr__(self): return f'Market: {len(self.dates):,} sessions of {self.contract.symbol}, {self.dates.min():%Y-%m-%d} to {self.dates.max():%Y-%m-%d}, {len(self.bars):,} bars'
 
     @property
     def contract(self) -> ContractSpec:

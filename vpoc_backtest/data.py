@@ -180,6 +180,7 @@ class CompactBars:
         for values in (self.prices, self.volume): values.flags.writeable = False
 
     def __len__(self): return len(self.index)
+    def __repr__(self): return f'CompactBars: {len(self):,} bars of {self.spec.symbol} in {len(self.date):,} stretches, {self.index.min()} to {self.index.max()}'
 
 # %% ../nbs/00_data.ipynb #b7a1c3d8
 @njit(cache=True)
@@ -596,10 +597,11 @@ def random_walk(
     return pd.DataFrame(ES.to_prices(path), columns=PRICES, index=index).assign(volume=volume)
 
 # %% ../nbs/00a_reading.ipynb #34511e5c
-import contextlib, functools, io, json, os, struct, sys, threading, time, zipfile
+import functools, io, json, os, struct, sys, threading, zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
+from .keeping import whole_file
 
 # %% ../nbs/00a_reading.ipynb #84b435c2
 @dataclass(frozen=True)
@@ -848,7 +850,7 @@ def _look(data: memoryview) -> _Look:
     columns = _names(header)
     usual = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
     places = _stamp_places(columns) if header else (0, 1) if usual == 7 else (0,)
-    stamps = [' '.join(r[p] for p in places) for r in rows if len(r) > max(places, default=99)]
+    stamps = [' '.join(r[p] for p in places) for r in rows if len(r) == usual > max(places, default=99)]
     return _Look(header, separator, line, start, [r for r in rows if len(r) == usual], _spelling([s for s in stamps if s.strip()]), columns)
 
 # %% ../nbs/00a_reading.ipynb #853d10c1
@@ -1985,27 +1987,23 @@ def _keep(*what):
 def _write_kept(files: list[Path], given: list[memoryview], options: tuple, bars: pd.DataFrame, rejects: pd.DataFrame, tick: float):
     "Write bars and rejects into the cache; does nothing where that is not possible."
     from pyarrow import BufferOutputStream, Table, array, field, from_numpy_dtype, parquet, schema
-    beside = None
     try:
         told, content = _told(files, [len(data) for data in given], options), _short_name(*(_digest([data]) for data in given))
         path = _cache_folder()/f'{told}-{content}.parquet'
-        beside = path.with_suffix(f'.{os.getpid()}.{id(bars)}.tmp')
         columns = _columns_to_keep(bars, tick)
         parquet.write_table(Table.from_pandas(rejects), refused := BufferOutputStream())
         about = {'names': json.dumps(list(bars.contract.cat.categories) if 'contract' in bars else []), 'rejects': refused.getvalue().to_pybytes().hex(), 'tick': repr(tick)}
         plain = schema([field(c, from_numpy_dtype(v.dtype), nullable=False) for c, v in columns.items()], about)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(Table.from_arrays([array(v) for v in columns.values()], schema=plain), beside, compression='none', use_dictionary=False, write_statistics=False)
-        os.replace(beside, path)
+        with whole_file(path) as beside:
+            parquet.write_table(Table.from_arrays([array(v) for v in columns.values()], schema=plain), beside, compression='none', use_dictionary=False, write_statistics=False)
         _forget_the_oldest(path.parent)
-    except Exception:
-        with contextlib.suppress(Exception): beside.unlink(missing_ok=True)
+    except Exception: pass
 
 # %% ../nbs/00a_reading.ipynb #eccfbec1
 def _forget_the_oldest(folder: Path):
-    "Remove what is more than is kept, and what killed processes left a day ago."
-    kept = sorted(folder.glob('*.parquet'), key=lambda f: f.stat().st_mtime)
-    for old in kept[:-_MOST_KEPT] + [f for f in folder.glob('*.tmp') if f.stat().st_mtime < time.time() - 86_400]: old.unlink(missing_ok=True)
+    "Remove what is more than is kept; what is being written, under a name with a dot, is not counted."
+    kept = sorted(folder.glob('[!.]*.parquet'), key=lambda f: f.stat().st_mtime)
+    for old in kept[:-_MOST_KEPT]: old.unlink(missing_ok=True)
 
 # %% ../nbs/00a_reading.ipynb #64e8a4ca
 def _kept(files: list[Path], options: tuple) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -2057,6 +2055,7 @@ class Alignment:
     sentence: str  # what that means
 
     def __bool__(self): return self.shift == pd.Timedelta(0) and self.price == 0
+    def __repr__(self): return self.sentence
 
 # %% ../nbs/00a_reading.ipynb #43e531c5
 def _shapes(bars: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

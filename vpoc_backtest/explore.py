@@ -23,6 +23,7 @@ import pandas as pd
 from .backtest import BacktestResult, check_signals, format_metric
 from .data import BadData, COLOURS, ContractSpec, ES, ZONE, add_sessions, axes, check_bars, check_one_contract
 from .signals import SignalRules, explain_signals
+from .stats import figures_html
 from .vpoc import (AREAS, POCS, SPREADS, developing_levels, naked_vpocs, nodes, session_levels,
                                 volume_profiles)
 
@@ -104,6 +105,13 @@ class Day:
     def number(self) -> int:
         "Of the session, from 1 on."
         return self.sessions.dates.get_loc(self.view.date) + 1
+
+    def __repr__(self): return f'Day: session {self.number:,} of {len(self.sessions):,}, {self.view.date:%Y-%m-%d}, {len(self.bars):,} bars'
+
+    def _repr_html_(self):
+        price = {name.upper(): f'{self.levels[name]:,.2f}' for name in ('vpoc', 'val', 'vah')}
+        return figures_html(repr(self), price | {'Volume, contracts': f'{self.bars.volume.sum():,.0f}', 'Naked VPOCs before its open': len(self.naked),
+                            'Orders': len(self.orders), 'Trades': len(self.trades)})
 
 # %% ../nbs/04c_explore.ipynb #ba7a73a7
 def _shift(levels: pd.DataFrame) -> pd.DataFrame:

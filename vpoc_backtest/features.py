@@ -17,7 +17,7 @@ import pandas as pd
 
 # %% ../nbs/05_features.ipynb #b05009e5
 from .data import BadData
-from .stats import log_returns
+from .stats import figures_html, log_returns
 from .volatility import garch_features, range_volatilities
 
 # %% ../nbs/05_features.ipynb #cedb7b94
@@ -344,6 +344,11 @@ class Scaler:
     scale: tuple[float, ...]  # 1.4826 × MAD, see `fit_scaler`
     low: tuple[float, ...]  # lower winsor limit, in units of the column
     high: tuple[float, ...]  # upper winsor limit
+
+    def _repr_html_(self):
+        columns = zip(self.names, self.centre, self.scale, self.low, self.high)
+        return figures_html(f'{len(self.names):,} figures: their median ± spread, and the limits beyond which nothing counts more',
+                            {name: f'{middle:.4g} ± {spread:.4g}, {low:.4g} to {high:.4g}'.replace('-', '−') for name, middle, spread, low, high in columns})
 
     def _values(self, x: pd.DataFrame) -> np.ndarray:
         missing = [name for name in self.names if name not in x]

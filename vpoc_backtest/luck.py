@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from .data import COLOURS, axes
 from .keeping import whole_file
-from .stats import MonteCarlo, expected_max_sharpe, sharpe_ratio
+from .stats import MonteCarlo, expected_max_sharpe, figures_html, sharpe_ratio
 
 # %% ../nbs/02a_luck.ipynb #457d3d98
 @dataclass(frozen=True)
@@ -26,6 +26,10 @@ class SnoopingTest:
     reality_check: float  # p-value of the largest mean (White, 2000)
     spa: float  # p-value of the largest Sharpe ratio, hopeless strategies set aside (Hansen, 2005)
     spa_upper: float  # the same with none set aside: an upper bound
+
+    def _repr_html_(self):
+        return figures_html('Is the best of the strategies better than luck?', {'The best, column': self.best, 'Its Sharpe ratio above the benchmark, a period': self.sharpe,
+                            "p-value, White's reality check": self.reality_check, "p-value, Hansen's test": self.spa, 'p-value, none set aside': self.spa_upper})
 
 # %% ../nbs/02a_luck.ipynb #bdd1ea3d
 def snooping_test(
@@ -72,6 +76,10 @@ class Trials:
     def best_by_luck(self) -> float:
         "Annual Sharpe ratio to be expected of the best, were all of them worthless."
         return expected_max_sharpe(self.number, self.variance) * 252**.5
+
+    def _repr_html_(self):
+        return figures_html('Tried on these data', {'Different settings': self.number, 'Variance of their Sharpe ratios, a session': self.variance,
+                            'Sharpe ratio of the best by luck alone, annual': self.best_by_luck})
 
 # %% ../nbs/02a_luck.ipynb #5828df1d
 def trials_of(

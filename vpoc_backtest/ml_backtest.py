@@ -201,22 +201,24 @@ def judge_sessions(
 # %% ../nbs/08_ml_backtest.ipynb #da7ac0f3
 def count_sessions(
     quality: pd.DataFrame  # of `data_quality`
-) -> dict[str, int]:  # complete, incomplete, missing; a holiday session that the file lacks is not counted
-    "How many sessions there are of each status."
+) -> dict[str, int]:  # complete, incomplete, missing, empty, unscheduled; a holiday session that the file lacks is not counted
+    "How many sessions there are of each status; complete and unscheduled ones make levels."
     missing = (quality.status == 'missing') & quality.kind.isin(['full', 'half day'])
-    return {'complete_sessions': int((quality.status == 'complete').sum()), 'incomplete_sessions': int((quality.status == 'incomplete').sum()),
-            'missing_sessions': int(missing.sum())}
+    of = lambda status: int((quality.status == status).sum())
+    return {'complete_sessions': of('complete'), 'incomplete_sessions': of('incomplete'), 'missing_sessions': int(missing.sum()),
+            'empty_sessions': of('no bar opens'), 'unscheduled_sessions': of('not in the calendar')}
 
 def describe_quality(
     quality: pd.DataFrame,  # of `data_quality`
     most: int = 3  # incomplete sessions to name
 ) -> str:  # a line
     "How complete the data are."
-    complete, incomplete, missing = count_sessions(quality).values()
+    complete, incomplete, missing, empty, unscheduled = count_sessions(quality).values()
     out = quality[quality.status == 'incomplete']
     named = ': ' + ', '.join(f'{d.date()}' for d in out.index[:most]) + ', …' * (incomplete > most) if most else ''
     return (f'{complete:,} complete sessions' + f'; {incomplete:,} incomplete, which make no levels{named}' * (incomplete > 0)
-            + f'; {missing:,} missing' * (missing > 0) + ' (see quality.csv)' * (incomplete + missing > 0))
+            + f'; {missing:,} missing' * (missing > 0) + f'; {empty:,} in whose hours no bar opens' * (empty > 0) + f'; {unscheduled:,} not in the calendar' * (unscheduled > 0)
+            + ' (see quality.csv)' * (incomplete + missing + empty + unscheduled > 0))
 
 # %% ../nbs/08_ml_backtest.ipynb #da7ac0f4
 def _own_levels(market: Market, config: RunConfig) -> pd.DataFrame:
@@ -428,6 +430,8 @@ def describe_filter(
 
 # %% ../nbs/08_ml_backtest.ipynb #c15d9398
 from fastcore.basics import patch
+from types import SimpleNamespace
+from .stats import figures_html
 
 # %% ../nbs/08_ml_backtest.ipynb #07b79d11
 @patch
@@ -446,6 +450,27 @@ def __repr__(self: Run): return '\n'.join([*self.sentences(), compare(**self.res
 # %% ../nbs/08_ml_backtest.ipynb #a6f7f0ca
 @patch
 def _repr_html_(self: Run): return f'<p>{"</p><p>".join(map(escape, self.sentences()))}</p>{compare(**self.results).to_html()}'
+
+# %% ../nbs/08_ml_backtest.ipynb #36ec7de2
+@patch
+def __repr__(self: Market):
+    days = self.bars.index
+    return f'Market: {self.source}, {len(days):,} bars of {self.contract.symbol}, {days.min():%Y-%m-%d} to {days.max():%Y-%m-%d}'
+
+@patch
+def _repr_html_(self: Market):
+    return figures_html(repr(self), {'Sessions': self.bars.date.nunique(), 'Bars read, of all contracts': self.read, 'Rows refused': len(self.rejects),
+                                     'Read as': self.how, 'VIX': 'none' if self.vix is None else f'{len(self.vix):,} closes'})
+
+# %% ../nbs/08_ml_backtest.ipynb #1e95104c
+@patch
+def __repr__(self: Filtered): return f'Filtered: from {self.first:%Y-%m-%d} on, {describe_filter(self)}'
+
+@patch
+def _repr_html_(self: Filtered):
+    told = filter_metrics(self)
+    return figures_html(f'What the filter said from {self.first:%Y-%m-%d} on', {'How it was trained': self.source, 'Signals': told['signals'], 'Accepted': told['accepted'], 'Refused': told['refused'],
+                        'Without an opinion': told['unjudged'], 'The refused ones would have made': f'{format_metric("total_profit", told["refused_profit"])} in {told["refused_trades"]:,} trades'})
 
 # %% ../nbs/08_ml_backtest.ipynb #a206e5c9
 def _json(value) -> str:
@@ -589,7 +614,7 @@ def _write_files(run: Run, folder: Path):
     (folder/'config.toml').write_text(config_toml(run.config), encoding='utf-8')
     for name, table in _tables(run).items(): table.to_csv(folder/f'{name}.csv', index=False, lineterminator='\n')
     run.levels.to_parquet(folder/'levels.parquet')
-    figure = plot_comparison(run.market.source, **run.results)
+    figure = plot_comparison(run.market.source, **run.results)[0].figure
     figure.savefig(folder/'strategy_comparison.png', dpi=130, metadata={'Software': None})
     (folder/'report.html').write_text(_report(run), encoding='utf-8')
     (folder/'report.ipynb').write_text(report_notebook(folder, _title(run)), encoding='utf-8')
@@ -678,3 +703,21 @@ def load_run(
         levels = pd.read_parquet(folder/'levels.parquet')
     except (OSError, ValueError) as e: raise BadData(f'{folder}: is not whole ({e}): run it again') from None
     return SavedRun(manifest, metrics, read_config(folder/'config.toml'), levels, **tables)
+
+# %% ../nbs/08_ml_backtest.ipynb #83565253
+@patch
+def sentences(self: SavedRun) -> list[str]:
+    "What was run on what, and what was found out, a sentence each."
+    data, evidence = self.metrics['data'], self.metrics['evidence'] or {}
+    return [f'{data["source"]}: {data["bars"]:,} bars of {data["symbol"]} in {data["sessions"]:,} sessions, {data["first_session"]} to {data["last_session"]} (New York time), '
+            f'{len(self.signals):,} orders.', *evidence.get('findings', [])]
+
+def _compared(saved: SavedRun) -> pd.DataFrame:
+    "The strategies side by side, from their saved figures."
+    return compare(**{name: SimpleNamespace(metrics=saved.metrics[name]) for name in ('original', 'ml') if saved.metrics[name]})
+
+@patch
+def __repr__(self: SavedRun): return '\n'.join([*self.sentences(), _compared(self).to_string()])
+
+@patch
+def _repr_html_(self: SavedRun): return f'<p>{"</p><p>".join(map(escape, self.sentences()))}</p>{_compared(self).to_html()}'

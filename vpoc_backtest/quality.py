@@ -112,9 +112,10 @@ LEAST = 0.9  # share of its hours that a session must have to make levels
 
 def _status(table: pd.DataFrame, least: float, segment: str) -> np.ndarray:
     "By the hours of a segment."
-    present, expected = ((table[c] * (segment != 'RTH') + table['rth_' + c] * {'RTH': 1, 'ETH': -1, 'all': 0}[segment]) for c in ('present', 'expected'))
-    return np.select([table.bars == 0, table.kind == '', (segment == 'RTH') & (expected == 0), present / expected.where(expected > 0) < least],
-                     ['missing', 'not in the calendar', 'no regular hours', 'incomplete'], 'complete')
+    present, expected, opened = ((table[c] * (segment != 'RTH') + table['rth_' + c] * {'RTH': 1, 'ETH': -1, 'all': 0}[segment]) for c in ('present', 'expected', 'bars'))
+    closed = (segment == 'RTH') & (expected == 0)
+    return np.select([table.bars == 0, (table.kind == '') | closed & (opened > 0), closed, present / expected.where(expected > 0) < least, opened == 0],
+                     ['missing', 'not in the calendar', 'no regular hours', 'incomplete', 'no bar opens'], 'complete')
 
 # %% ../nbs/00b_quality.ipynb #d7c5f960
 def data_quality(

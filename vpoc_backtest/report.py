@@ -31,13 +31,14 @@ from .vpoc import candles, plot_candles
 # %% ../nbs/04b_report.ipynb #b2a4a69a
 def plot_comparison(
     title: str = '',  # written above
+    panels: np.ndarray | None = None,  # three axes to draw on; None for new ones
     **results  # name=BacktestResult
-):  # the figure
+):  # the three axes
     "Equity, drawdown and trades of one or several strategies over one axis of time."
-    panels = axes(size=(9, 6.2), nrows=3, sharex=True, height_ratios=[3, 1.2, 1.8])
+    panels = axes(panels, size=(9, 6.2), nrows=3, sharex=True, height_ratios=[3, 1.2, 1.8])
     for draw, ax in zip((plot_equity, plot_drawdown, plot_trades), panels): draw(ax, **results)
     panels[0].set_title(title, loc='left', parse_math=False)
-    return panels[0].figure
+    return panels
 
 # %% ../nbs/04b_report.ipynb #44e0e1ea
 def _apart(values: np.ndarray, least: float) -> np.ndarray:

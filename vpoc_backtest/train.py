@@ -26,6 +26,7 @@ from .features import FilterConfig, Scaler, ShortHistory, fit_scaler, select_fea
 from .keeping import whole_file
 from .machines import meeting_place, once, share, spread_out, workers
 from .model import Architecture, Ensemble, best_device, members
+from .stats import figures_html
 
 # %% ../nbs/07_train.ipynb #455767e2
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Window:
     "Rows to learn from and rows to predict."
     train: np.ndarray  # positions of the samples to train on, ascending
     test: np.ndarray  # positions of the samples to predict, ascending
+
+    def __repr__(self): return f'Window: {len(self.train):,} samples to learn from, {len(self.test):,} to predict'
 
 # %% ../nbs/07_train.ipynb #7eaac22b
 def _label_days(dates: pd.DatetimeIndex, label_end: pd.DatetimeIndex | None) -> pd.DatetimeIndex:
@@ -405,6 +408,12 @@ class TradeFilter:
     config: FilterConfig  # as it was trained
     trained: tuple[str, str]  # first session, and the day on which the last answer became known
 
+    def __repr__(self): return f'TradeFilter: {len(self.centre):,} members, trained on {self.trained[0]} to {self.trained[1]}'
+
+    def _repr_html_(self):
+        return figures_html(repr(self), {'Figures it reads': len(self.names), 'Network': f'{self.config.arch}, hidden layers {", ".join(map(str, self.config.hidden))}',
+                            'Predicts': self.config.target, 'Confidence it asks for': self.config.min_confidence})
+
     def predict(self,
         samples: pd.DataFrame,  # of `make_samples`
         rows: np.ndarray | None = None  # positions to predict; None: all
@@ -558,6 +567,15 @@ class WalkForward:
     windows: list[Window]  # rows of the samples
     history: pd.DataFrame  # one row a pass and epoch
     final: TradeFilter | None  # trained on everything, for the sessions to come
+
+    def __repr__(self):
+        days = self.predictions.date
+        return f'WalkForward: {len(days):,} predictions out of sample, {days.min():%Y-%m-%d} to {days.max():%Y-%m-%d}, in {len(self.windows):,} windows'
+
+    def _repr_html_(self):
+        sure = self.predictions.confidence
+        return figures_html(repr(self), {'Sessions': self.predictions.date.nunique(), 'Median confidence': sure.median(), 'Without an opinion, a figure being missing': int(sure.isna().sum()),
+                            'Filter for the sessions to come': f'trained on {" to ".join(self.final.trained)}' if self.final else 'none'})
 
 # %% ../nbs/07_train.ipynb #483402f7
 def walk_forward(

@@ -14,6 +14,9 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
+# %% ../nbs/05a_volatility.ipynb #f85104a0
+from .stats import figures_html
+
 # %% ../nbs/05a_volatility.ipynb #f15598fa
 def parkinson(
     high: np.ndarray,  # (n,) highest price of each session
@@ -93,6 +96,10 @@ class Garch:
     def half_life(self) -> float:
         "Sessions until half of an excess of variance is gone."
         with np.errstate(divide='ignore'): return float(np.log(.5) / np.log(self.persistence))
+
+    def _repr_html_(self):
+        return figures_html('GARCH(1,1)', {'Mean return, a session': f'{self.mu:+.4%}'.replace('-', '−'), 'ω, variance that is always there': self.omega, 'α, weight of the last surprise': self.alpha,
+                            'β, weight of the last variance': self.beta, 'Persistence': f'{self.persistence:.1%}', 'Half-life, sessions': self.half_life, 'Log-likelihood': self.log_likelihood})
 
 # %% ../nbs/05a_volatility.ipynb #31b04ecd
 @njit(cache=True)

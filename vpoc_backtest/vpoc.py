@@ -140,6 +140,7 @@ class VolumeProfiles:
     contract: ContractSpec  # whose ticks they are
 
     def __len__(self): return len(self.dates)
+    def __repr__(self): return f'VolumeProfiles: {len(self):,} sessions of {self.contract.symbol}, {self.dates.min():%Y-%m-%d} to {self.dates.max():%Y-%m-%d}, {len(self.units):,} price levels'
 
     @property
     def volumes(self) -> np.ndarray:
