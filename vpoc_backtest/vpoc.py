@@ -652,13 +652,13 @@ def _add_trades(tally: _Tally, trades: tuple, wanted: np.ndarray, hours: tuple, 
 def _tally_trades(path: Path, segment: str, contract: ContractSpec, front: pd.DataFrame | None = None, device: str = 'cpu') -> tuple[_Tally, dict]:
     "The counts of all sessions of a file or folder of trades, and the numbers of the contracts."
     files, hours, known = _trade_files(path), _boundaries(contract), {}
-    n, days = len(hours[1]), _stretches_of_days(*hours, segment)
+    n, devices = len(hours[1]), _devices(device, sum(rows for _, rows in files))
     wanted, anyone = _wanted(front, n, known), np.full(n, _ANY, np.int32)
     tally = _Tally(np.zeros(n, np.int64), np.zeros((n, 2), np.int64), np.zeros((n, 8), np.int64), np.zeros(1 << 20, np.int64))
     batches = ((file, start, _trade_arrays(batch, known), wanted if 'contract' in batch.schema.names else anyone)
                for file, start, batch in _trade_batches([file for file, _ in files]))
-    condense = lambda device, file, start, trades, wanted: _condense(device, trades, wanted, days, contract.tick_size)
-    for (file, start, trades, wanted), few in _condensed(batches, _devices(device, sum(rows for _, rows in files)), condense):
+    read = _condensed(batches, devices, _stretches_of_days(*hours, segment), contract.tick_size) if devices else ((batch, None) for batch in batches)
+    for (file, start, trades, wanted), few in read:
         if few is not None and not few.agrees(tally): few = None
         _add_trades(tally, trades if few is None else few.trades, wanted, hours, segment, contract.tick_size, file, start)
         if few is not None: np.add.at(tally.day[:, _TRADES], few.day, few.more)
@@ -814,17 +814,16 @@ def _condense(device: str, trades: tuple, wanted: np.ndarray, days: tuple, tick_
     return counted and _few_of(ts, tick, *cut, wanted[cut[0]] if chosen else np.full(len(cut[0]), code[0]), *counted, tick_size)
 
 # %% ../nbs/01_vpoc.ipynb #ce999e4a
-def _condensed(batches, devices: list[str], condense):
-    "Every batch with what a device made of it, or None where there are no devices, in the order of the batches."
+def _condensed(batches, devices: list[str], days: tuple, tick_size: float):
+    "Every batch (file, row, trades, wanted contracts) with what a device made of it, in the order of the batches."
     from collections import deque
     from concurrent.futures import ThreadPoolExecutor
     from itertools import cycle
-    if not devices: return (yield from ((batch, None) for batch in batches))
     waiting, failed = deque(), None
     with ThreadPoolExecutor(len(devices)) as pool:
         try:
             for device, batch in zip(cycle(devices), batches):
-                waiting.append((batch, pool.submit(condense, device, *batch)))
+                waiting.append((batch, pool.submit(_condense, device, *batch[2:], days, tick_size)))
                 if len(waiting) > len(devices): yield (ready := waiting.popleft())[0], ready[1].result()
         except BadData as error: failed = error  # of a later batch: those before it have their say first
         yield from ((batch, few.result()) for batch, few in waiting)
