@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['UNIT', 'MOST', 'BLOCK', 'WEIGHT', 'PART', 'SPREADS', 'SEGMENTS', 'CARDS_FROM', 'POCS', 'AREAS', 'FIRST_DAY',
-           'LAST_DAY', 'TRADE_FAULTS', 'VolumeProfiles', 'volume_profiles', 'profile_from_trades', 'profile_levels',
-           'session_levels', 'smooth_profiles', 'session_levels_of_trades', 'nodes', 'plot_session', 'plot_migration',
-           'developing_levels', 'naked_vpocs', 'composite_profile', 'candles', 'plot_candles', 'plot_profile']
+           'LAST_DAY', 'TRADE_FAULTS', 'WIDEST', 'PIECE', 'CELLS', 'VolumeProfiles', 'volume_profiles',
+           'profile_from_trades', 'profile_levels', 'session_levels', 'smooth_profiles', 'session_levels_of_trades',
+           'nodes', 'plot_session', 'plot_migration', 'developing_levels', 'naked_vpocs', 'composite_profile',
+           'candles', 'plot_candles', 'plot_profile']
 
 # %% ../nbs/01_vpoc.ipynb #4dede584
 import re
@@ -345,12 +346,10 @@ def profile_from_trades(
     *,
     segment: str = 'RTH',  # 'RTH', 'ETH' or 'all'
     contract: ContractSpec = ES,  # whose ticks and hours they are
-    device: str = 'cpu'  # as in `session_levels`; trades in files are counted on the processor, as they are read
+    device: str = 'cpu'  # as in `session_levels`
 ) -> VolumeProfiles:  # one profile a session
     "The true volume by price, counted trade by trade."
-    if not isinstance(trades, pd.DataFrame):
-        if device not in ('cpu', 'auto'): raise ValueError(f"device={device!r}: trades in files are counted on the processor, reading them takes longer: use device='cpu'")
-        return _trade_profiles(_tally_trades(Path(trades), segment, contract, None)[0], contract)[0]
+    if not isinstance(trades, pd.DataFrame): return _trade_profiles(_tally_trades(Path(trades), segment, contract, device=device)[0], contract)[0]
     return _profiles(_sessions(_as_bars(trades, contract), segment), 'close', device)
 
 # %% ../nbs/01_vpoc.ipynb #8d2eaaed
@@ -532,6 +531,7 @@ _OPENED, _CLOSED, _OPEN, _CLOSE, _LOW, _HIGH, _TRADES, _CONTRACT = range(8)  # c
 TRADE_FAULTS = ('', '', 'the time lies outside 1990 to 2100', 'the price is no positive number', 'the price is off the tick grid',
                 'the size is negative', 'the session has trades of another contract')
 _DONE, _MORE_ROOM, _ANY, _NONE = 0, 1, -1, -2
+WIDEST = 1_000_000  # ticks that a session may span
 
 @njit(cache=True)
 def _count_trades(row, ts, price, size, code, tick_size, starts, rth, segment, wanted, at, room, counts, day):
@@ -588,19 +588,27 @@ class _Tally:
         self.used += end - first
 
 # %% ../nbs/01_vpoc.ipynb #f38a04f9
-def _trade_batches(path: Path):
-    "Batches of a Parquet file, or of all in a folder: file, number of the first row, table, names of the contracts."
+def _trade_files(path: Path) -> list[tuple[Path, int]]:
+    "A Parquet file, or all in a folder, and how many trades each holds; none of them is read yet."
     from pyarrow import ArrowInvalid, parquet, types
-    files = [path] if path.is_file() else sorted(path.rglob('*.parquet'))
+    files, rows = [path] if path.is_file() else sorted(path.rglob('*.parquet')), []
     if not files: raise BadData(f'{path}: there is no Parquet file of trades')
     for file in files:
-        try: schema = parquet.read_schema(file)
+        try: schema, about = parquet.read_schema(file), parquet.read_metadata(file)
         except (ArrowInvalid, OSError) as e: raise BadData(f'{file}: not a Parquet file that can be read ({str(e).splitlines()[0]})') from None
         for name in ('ts', 'price', 'size'):
             if name not in schema.names: raise BadData(f"{file}: no column {name!r} (found {', '.join(schema.names)}): rename the column")
         if not types.is_timestamp(schema.field('ts').type) or schema.field('ts').type.tz is None:
             raise BadData(f'{file}: ts must be times with a zone, as UTC')
-        named = ['contract'] if 'contract' in schema.names else []
+        rows.append(about.num_rows)
+    return list(zip(files, rows))
+
+# %% ../nbs/01_vpoc.ipynb #a43c9f83
+def _trade_batches(files: list[Path]):
+    "Batches of Parquet files: file, number of the first row, table."
+    from pyarrow import parquet
+    for file in files:
+        named = ['contract'] if 'contract' in parquet.read_schema(file).names else []
         columns, row = ['ts', 'price', 'size', *named], 0
         source = parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 22, read_dictionary=named)
         for batch in source.iter_batches(1 << 19, columns=columns, use_threads=False):
@@ -622,25 +630,39 @@ def _trade_arrays(batch: 'pyarrow.RecordBatch', known: dict) -> tuple[np.ndarray
     return ts, price, size, numbers[batch['contract'].indices.to_numpy()]
 
 # %% ../nbs/01_vpoc.ipynb #b37728a8
-def _tally_trades(path: Path, segment: str, contract: ContractSpec, front: pd.DataFrame | None) -> tuple[_Tally, dict]:
+def _wanted(front: pd.DataFrame | None, days: int, known: dict) -> np.ndarray:
+    "The number of the contract that each day is made of; `_ANY` where none is named, `_NONE` where others are."
+    if front is None or 'contract' not in front: return np.full(days, _ANY, np.int32)
+    wanted = np.full(days, _NONE, np.int32)
+    for date, name in front.groupby('date').contract.first().astype(str).items():
+        wanted[(date - pd.Timestamp(FIRST_DAY)).days] = known.setdefault(name, len(known))
+    return wanted
+
+# %% ../nbs/01_vpoc.ipynb #30775e23
+def _add_trades(tally: _Tally, trades: tuple, wanted: np.ndarray, hours: tuple, segment: str, tick_size: float, file: Path, start: int):
+    "Count trades (times, prices, sizes, contracts), of which the first is row `start` of the file."
+    row, part = 0, _choice(segment, SEGMENTS, 'segment')
+    while row < len(trades[0]):
+        row, why, tick, k = _count_trades(row, *trades, tick_size, *hours, part, wanted, tally.at, tally.room, tally.counts, tally.day)
+        if why > _MORE_ROOM: raise BadData(f'{file}, row {start + row + 1}: {TRADE_FAULTS[why]}' + (': give front=front_month(bars)' if why == 6 else ''))
+        if why != _MORE_ROOM: continue
+        if tally.day[k, _TRADES] and not tally.day[k, _HIGH] - WIDEST <= tick <= tally.day[k, _LOW] + WIDEST: raise BadData(f'{file}, row {start + row + 1}: its session spans over a million ticks: one of its prices must be wrong')
+        tally.make_room(k, tick)
+
+# %% ../nbs/01_vpoc.ipynb #867824e6
+def _tally_trades(path: Path, segment: str, contract: ContractSpec, front: pd.DataFrame | None = None, device: str = 'cpu') -> tuple[_Tally, dict]:
     "The counts of all sessions of a file or folder of trades, and the numbers of the contracts."
-    starts, rth = _boundaries(contract)
-    n, known, named = len(rth), {}, front is not None and 'contract' in front
-    wanted = np.full(n, _NONE if named else _ANY, np.int32)
-    if named:
-        first = front.groupby('date').contract.first().astype(str)
-        for date, name in first.items(): wanted[(date - pd.Timestamp(FIRST_DAY)).days] = known.setdefault(name, len(known))
+    files, hours, known = _trade_files(path), _boundaries(contract), {}
+    n, devices = len(hours[1]), _devices(device, sum(rows for _, rows in files))
+    wanted, anyone = _wanted(front, n, known), np.full(n, _ANY, np.int32)
     tally = _Tally(np.zeros(n, np.int64), np.zeros((n, 2), np.int64), np.zeros((n, 8), np.int64), np.zeros(1 << 20, np.int64))
-    for file, start, batch in _trade_batches(path):
-        arrays, row = _trade_arrays(batch, known), 0
-        choice = wanted if 'contract' in batch.schema.names else np.full(n, _ANY, np.int32)
-        while row < len(batch):
-            row, why, tick, k = _count_trades(row, *arrays, contract.tick_size, starts, rth, _choice(segment, SEGMENTS, 'segment'), choice,
-                                              tally.at, tally.room, tally.counts, tally.day)
-            if why > _MORE_ROOM: raise BadData(f'{file}, row {start + row + 1}: {TRADE_FAULTS[why]}' + (': give front=front_month(bars)' if why == 6 else ''))
-            if why != _MORE_ROOM: continue
-            if tally.day[k, _TRADES] and not tally.day[k, _HIGH] - 1_000_000 <= tick <= tally.day[k, _LOW] + 1_000_000: raise BadData(f'{file}, row {start + row + 1}: its session spans over a million ticks: one of its prices must be wrong')
-            tally.make_room(k, tick)
+    batches = ((file, start, _trade_arrays(batch, known), wanted if 'contract' in batch.schema.names else anyone)
+               for file, start, batch in _trade_batches([file for file, _ in files]))
+    read = _condensed(batches, devices, _stretches_of_days(*hours, segment), contract.tick_size) if devices else ((batch, None) for batch in batches)
+    for (file, start, trades, wanted), few in read:
+        if few is not None and not few.agrees(tally): few = None
+        _add_trades(tally, trades if few is None else few.trades, wanted, hours, segment, contract.tick_size, file, start)
+        if few is not None: np.add.at(tally.day[:, _TRADES], few.day, few.more)
     return tally, known
 
 # %% ../nbs/01_vpoc.ipynb #3ec649c6
@@ -650,6 +672,8 @@ def _trade_profiles(tally: _Tally, contract: ContractSpec) -> tuple[VolumeProfil
     day = tally.day[days]
     dates = pd.DatetimeIndex(pd.Timestamp(FIRST_DAY) + pd.to_timedelta(days, 'D'), name='date').as_unit('us')
     size = day[:, _HIGH] - day[:, _LOW] + 1
+    wild = np.flatnonzero(size > WIDEST + 1)
+    if len(wild): raise BadData(f'session {dates[wild[0]].date()} spans over a million ticks: one of its prices must be wrong')
     begin = tally.at[days] + day[:, _LOW] - tally.room[days, 0]
     parts = [tally.counts[b:b + s] for b, s in zip(begin, size)]
     heavy = next((d for d, part in zip(dates, parts) if part.sum() > MOST), None)
@@ -667,11 +691,12 @@ def session_levels_of_trades(
     pct: float = 0.70,  # share of the volume in the value area
     smooth: int = 1,  # ticks over which the profile is smoothed first, odd; 1 for not at all
     front: pd.DataFrame | None = None,  # what `front_month` returned: the contract of each session; None: all are of one
-    contract: ContractSpec = ES  # whose ticks and hours they are
+    contract: ContractSpec = ES,  # whose ticks and hours they are
+    device: str = 'cpu'  # as in `session_levels`; files are read by the processor, and trades counted on the device
 ) -> pd.DataFrame:  # as `session_levels`; n_bars counts trades
     "The levels of every session, from its trades as they stream by; raises `BadData` naming the file and the row of what is no trade."
     _check_pct(pct)
-    tally, known = _tally_trades(Path(path), segment, contract, front)
+    tally, known = _tally_trades(Path(path), segment, contract, front, device)
     profiles, days = _trade_profiles(tally, contract)
     if not len(profiles): raise BadData(f'{path}: no trade lies in the sessions asked for')
     day, price = tally.day[days], lambda column: contract.to_prices(tally.day[days, column])
@@ -684,6 +709,126 @@ def session_levels_of_trades(
     if front is None: return levels
     told = [c for c in ('contract', 'offset', 'offset_known') if c in front]
     return levels.assign(**front.groupby('date')[told].first().reindex(levels.index).astype({'contract': str} if 'contract' in told else {}))
+
+# %% ../nbs/01_vpoc.ipynb #0c485a14
+def _stretches_of_days(starts: np.ndarray, rth: np.ndarray, segment: str) -> tuple[np.ndarray, np.ndarray]:
+    "Times at which stretches of days begin, the end of the last one after them; and the number of the day that each counts for, −1 for none."
+    days = np.arange(len(rth))
+    if segment == 'all': return starts, days
+    day, none = days[:, None], np.full((len(rth), 1), -1)
+    counts = [none, day, none] if segment == 'RTH' else [day, none, day]
+    return np.append(np.column_stack([starts[:-1], rth]), starts[-1]), np.column_stack(counts).ravel()
+
+def _cut(ts: 'torch.Tensor', begins: np.ndarray, day: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    "For the stretches that have trades: the day, and the first trade of each and the number of trades after them. None: a time outside all days."
+    import torch
+    first, last = ts[[0, -1]].tolist()
+    if not begins[0] <= first <= last < begins[-1]: return None
+    a, z = begins.searchsorted([first, last], side='right')
+    inner = torch.searchsorted(ts, torch.tensor(begins[a:z], device=ts.device)).cpu().numpy()
+    edge = np.concatenate([[0], inner, [len(ts)]])
+    traded = np.diff(edge) > 0
+    return day[a - 1:z][traded], np.append(edge[:-1][traded], len(ts))
+
+# %% ../nbs/01_vpoc.ipynb #e6690edf
+PIECE = 1 << 14  # trades that share a histogram
+CELLS = 1 << 24  # numbers in the histograms of a batch, at most
+
+def _count_pieces(tick: 'torch.Tensor', size: 'torch.Tensor', edge: np.ndarray) -> tuple[int, 'torch.Tensor'] | None:
+    "The lowest tick, and from it on the contracts by tick (int32) of each stretch. None: it would take too much room."
+    import torch
+    put = lambda values: torch.tensor(values, device=tick.device)
+    low, high = torch.stack(tick.aminmax()).tolist()
+    cuts, width = np.union1d(edge, np.arange(0, edge[-1], PIECE)), high - low + 1
+    stretch = edge.searchsorted(cuts[:-1], side='right') - 1
+    if width > WIDEST or width * len(stretch) > CELLS: return None
+    row = torch.arange(len(stretch), dtype=torch.int32, device=tick.device) * width - low
+    at = torch.repeat_interleave(row, put(np.diff(cuts)), output_size=len(tick)).add_(tick)
+    pieces = torch.zeros(len(stretch) * width, dtype=torch.int32, device=tick.device).index_add_(0, at, size)
+    counts = torch.zeros((len(edge) - 1, width), dtype=torch.int32, device=tick.device)
+    return low, counts.index_add_(0, put(stretch), pieces.view(-1, width))
+
+# %% ../nbs/01_vpoc.ipynb #3c51f4e9
+def _in_order(ts: 'torch.Tensor', *others: 'torch.Tensor') -> tuple['torch.Tensor', ...]:
+    "Trades in order of time."
+    if (ts[1:] >= ts[:-1]).all(): return ts, *others
+    order = ts.argsort(stable=True)
+    return tuple(values[order] for values in (ts, *others))
+
+def _whole_ticks(price: 'torch.Tensor', size: 'torch.Tensor', tick_size: float) -> 'torch.Tensor | None':
+    "Prices in ticks (int32). None: one of the trades is doubtful, or their sizes are too large to be added up in 32 bits."
+    x = price * (1 / tick_size)
+    tick = (x + .5).long()
+    fine = (x > 0) & (x < 2**30) & ((x - tick).abs() <= 1e-5) & (size > 0) & (size < 2**31)
+    return tick.int() if fine.all() and size.sum() < 2**31 else None
+
+# %% ../nbs/01_vpoc.ipynb #2d5cd3de
+@dataclass(frozen=True)
+class _Few:
+    "A batch of trades, condensed; one entry a stretch where no more is said."
+    trades: tuple  # times, prices, sizes, contracts of few trades that leave the same counts
+    day: np.ndarray
+    code: np.ndarray  # number of the contract
+    low: np.ndarray  # tick
+    high: np.ndarray  # tick
+    more: np.ndarray  # by how many the trades were more than the few
+
+    def agrees(self, tally: _Tally) -> bool:
+        "Whether each session is still of one contract, and not too wide."
+        known, old = tally.day[self.day], tally.day[self.day, _TRADES] > 0
+        wide = np.maximum(known[:, _HIGH], self.high) - np.minimum(known[:, _LOW], self.low) > WIDEST
+        return not (old & (wide | (known[:, _CONTRACT] != self.code))).any()
+
+# %% ../nbs/01_vpoc.ipynb #a4113703
+def _few_of(ts: 'torch.Tensor', tick: 'torch.Tensor', day: np.ndarray, edge: np.ndarray, code: np.ndarray, low: int, counts: 'torch.Tensor', tick_size: float) -> _Few:
+    "The few trades that stand for many, from their counts by stretch."
+    import torch
+    own = np.flatnonzero(day >= 0)
+    day, code, counts, ends = day[own], code[own], counts.cpu().numpy()[own], np.concatenate([edge[own], edge[own + 1] - 1])
+    (opened, closed), (open, close) = (values[torch.tensor(ends, device=ts.device)].cpu().numpy().reshape(2, -1) for values in (ts, tick))
+    stretch, level = np.nonzero(counts)
+    begin, nothing = stretch.searchsorted(np.arange(len(own) + 1)), np.zeros(len(own), np.int64)
+    ticks, size = np.concatenate([open, low + level, close]), np.concatenate([nothing, counts[stretch, level], nothing])
+    trades = np.concatenate([opened, opened[stretch], closed]), ticks * tick_size, size, np.concatenate([code, code[stretch], code])
+    return _Few(trades, day, code, low + level[begin[:-1]], low + level[begin[1:] - 1], edge[own + 1] - edge[own] - 2 - np.diff(begin))
+
+# %% ../nbs/01_vpoc.ipynb #85d1e841
+def _condense(device: str, trades: tuple, wanted: np.ndarray, days: tuple, tick_size: float) -> _Few | None:
+    "A batch of trades (times, prices, sizes, contracts), condensed on a device; None: something is unusual, or nothing is there."
+    import torch
+    put = lambda values: torch.tensor(values, pin_memory=device.startswith('cuda')).to(device, non_blocking=True)
+    ts, price, size, code = trades
+    chosen = wanted[0] != _ANY
+    if not len(ts) or not chosen and (code != code[0]).any(): return None
+    ts, price, size = put(ts), put(price), put(size.astype(np.int64, copy=False))
+    tick = _whole_ticks(price, size, tick_size)
+    if tick is None: return None
+    ts, tick, size, *codes = _in_order(ts, tick, size.int(), *([put(code)] if chosen else []))
+    cut = _cut(ts, *days)
+    if cut is None: return None
+    if chosen:
+        kept = codes[0] == torch.repeat_interleave(put(wanted[cut[0]]), put(np.diff(cut[1])), output_size=len(ts))
+        ts, tick, size = ts[kept], tick[kept], size[kept]
+        if not len(ts): return None
+        cut = _cut(ts, *days)
+    counted = _count_pieces(tick, size, cut[1])
+    return counted and _few_of(ts, tick, *cut, wanted[cut[0]] if chosen else np.full(len(cut[0]), code[0]), *counted, tick_size)
+
+# %% ../nbs/01_vpoc.ipynb #ce999e4a
+def _condensed(batches, devices: list[str], days: tuple, tick_size: float):
+    "Every batch (file, row, trades, wanted contracts) with what a device made of it, in the order of the batches."
+    from collections import deque
+    from concurrent.futures import ThreadPoolExecutor
+    from itertools import cycle
+    waiting, failed = deque(), None
+    with ThreadPoolExecutor(len(devices)) as pool:
+        try:
+            for device, batch in zip(cycle(devices), batches):
+                waiting.append((batch, pool.submit(_condense, device, *batch[2:], days, tick_size)))
+                if len(waiting) > len(devices): yield (ready := waiting.popleft())[0], ready[1].result()
+        except BadData as error: failed = error  # of a later batch: those before it have their say first
+        yield from ((batch, few.result()) for batch, few in waiting)
+    if failed: raise failed
 
 # %% ../nbs/01_vpoc.ipynb #b0d81061
 def nodes(
