@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from joblib import parallel_config
 from vpoc_backtest.backtest import BacktestConfig, run_backtest
-from vpoc_backtest.data import add_sessions, random_walk
+from vpoc_backtest.data import ES, add_sessions, random_walk
 from vpoc_backtest.evidence import placebo_test
 from vpoc_backtest.machines import spread_out
 from vpoc_backtest.signals import SignalRules, make_signals
@@ -65,6 +65,29 @@ def test_the_same_bits(config, market, alone, tmp_path):
         pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, part=3, out=tmp_path), alone[0], check_exact=True)
         pd.testing.assert_frame_equal(placebo_test(market, PLAIN, n=11).placebos, alone[1], check_exact=True)
     assert len(list(tmp_path.glob('sweep-*/[!.]*.parquet'))) == 4 and len(list(tmp_path.glob('table-*.parquet'))) == 1
+
+
+def test_one_process_is_this_one(config, market, alone):
+    with parallel_config(**config):
+        assert set(spread_out(lambda part: os.getpid(), list(range(8)), jobs=1)) == {os.getpid()}
+        pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, part=3, jobs=1), alone[0], check_exact=True)
+
+
+def test_a_whole_run(config, market, monkeypatch, tmp_path):
+    from vpoc_backtest import evidence
+    from vpoc_backtest.ml_backtest import NO_REJECTS, Market, RunConfig, _json, run_all, run_metrics
+    judge = evidence._judge_placebos
+    def note(of, seeds):
+        (tmp_path/f'{os.getpid()}-{seeds[0]}').touch()
+        return judge(of, seeds)
+    def files():
+        run = run_all(Market('a random walk', 'made here', market, len(market), NO_REJECTS, None, ES), RunConfig(rules=PLAIN), placebos=19)
+        return _json(run_metrics(run)), run.results['original'].trades.to_csv(), run.evidence.placebos.placebos.to_csv(), run.evidence.swept.to_csv()
+    own = files()
+    monkeypatch.setattr(evidence, '_judge_placebos', note)
+    with parallel_config(**config): assert files() == own
+    told = [path.name.split('-') for path in tmp_path.iterdir()]
+    assert sorted(int(seed) for _, seed in told) == [0, 5, 10, 15] and str(os.getpid()) not in {pid for pid, _ in told}
 
 
 def deadly(mark):

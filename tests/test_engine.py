@@ -1,11 +1,17 @@
-"""The compiled engine and the plain one, on a thousand made markets with evenings, rolls, ruin and several orders a session."""
+"""The compiled engine and the plain one, on a thousand made markets with evenings, rolls, ruin and several orders a session; and what the loops ask of memory."""
 import random
 
+import numpy as np
 import pandas as pd
 import pytest
+from numba import njit
+from numba.core.runtime import _nrt_python, rtsys
 from plain_engine import plain_backtest
 from test_plain_engine import random_case
+from vpoc_backtest import backtest, vpoc
 from vpoc_backtest.backtest import EXITS, SKIPS, BacktestConfig, run_backtest
+from vpoc_backtest.data import add_sessions, random_walk
+from vpoc_backtest.signals import SignalRules, make_signals
 
 COLUMNS = ['date', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'exit_reason', 'gross', 'costs', 'net', 'r_multiple', 'mae', 'mfe', 'bars', 'ambiguous']
 
@@ -31,3 +37,46 @@ def test_twins_agree():
         assert result.equity.tolist() == pytest.approx(equity, abs=1e-6)
         seen |= set(result.trades.exit_reason) | set(result.skipped.reason)
     assert len(seen) == len(EXITS) - 1 + len(SKIPS) - 1, 'every kind of exit and every reason for none must have occurred'
+
+
+@pytest.fixture
+def allocated(monkeypatch):
+    "Loop → how often its last call allocated memory, by numba's own count."
+    counts = {}
+    def watch(place, name):
+        loop = getattr(place, name)
+        def call(*args):
+            before = rtsys.get_allocation_stats().alloc
+            found = loop(*args)
+            counts[name] = rtsys.get_allocation_stats().alloc - before
+            return found
+        monkeypatch.setattr(place, name, call)
+    for name in ('_extremes', '_fill', '_levels', '_means'): watch(vpoc, name)
+    watch(backtest, '_run')
+    on = _nrt_python.memsys_stats_enabled()
+    _nrt_python.memsys_enable_stats()
+    yield counts
+    if not on: _nrt_python.memsys_disable_stats()
+
+
+def test_the_count_of_allocations_counts(allocated):
+    @njit
+    def wasteful(n):
+        total = 0.
+        for i in range(n): total += np.ones(i + 1).sum()
+        return total
+    before = rtsys.get_allocation_stats().alloc
+    assert wasteful(50) == 1275 and rtsys.get_allocation_stats().alloc - before == 50
+
+
+@pytest.mark.parametrize('spread, area, hold', [('uniform', 'single', 'session'), ('ohlc', 'pairs', 'overnight'), ('close', 'single', 'session')])
+def test_loops_allocate_nothing_inside(allocated, spread, area, hold):
+    "Ten times the sessions, or ten times the bars in each, and not one allocation more."
+    found, trades = [], []
+    for sessions, bars_per_session in ((100, 39), (1000, 39), (100, 390)):
+        bars = add_sessions(random_walk(sessions, bars_per_session=bars_per_session, seed=1))
+        orders = make_signals(vpoc.session_levels(bars, spread=spread, area=area), SignalRules(rule='migration', min_confidence=0))
+        trades.append(len(run_backtest(bars, orders, BacktestConfig(hold=hold)).trades))
+        found.append(dict(allocated))
+    assert found[0] == found[1] == found[2] and set(found[0]) == {'_extremes', '_fill', '_levels', '_means', '_run'}
+    assert trades[1] > 5 * trades[0] > 0 and max(found[0].values()) < 30

@@ -89,7 +89,8 @@ def workers(
 def _attempt(tasks: list, jobs: int | None) -> Iterator:
     from joblib import Parallel
     from joblib.parallel import get_active_backend
-    if get_active_backend()[0].supports_return_generator: yield from Parallel(n_jobs=_jobs(jobs), return_as='generator')(tasks)
+    if workers(jobs) == 1: yield from (work(*given, **named) for work, given, named in tasks)
+    elif get_active_backend()[0].supports_return_generator: yield from Parallel(n_jobs=_jobs(jobs), return_as='generator')(tasks)
     else:
         several = 4 * workers(jobs)
         with Parallel(n_jobs=_jobs(jobs)) as pool:

@@ -367,7 +367,7 @@ def run_all(
     *,
     placebos: int | None = None,  # markets without a direction to compare the rule with; None: no evidence at all is gathered
     ledger: Path | None = None,  # folder whose trials.parquet counts the results; None: they are not counted
-    jobs: int = 1  # processes for the placebos
+    jobs: int | None = None  # processes for placebos and neighbours; None: as `joblib.parallel_config` says
 ) -> Run:  # levels, signals, results, evidence
     "Bars → levels → signals → filter → backtests → evidence."
     config = replace(config, rules=replace(config.rules, tick_size=market.contract.tick_size))
