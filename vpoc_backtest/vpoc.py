@@ -28,7 +28,7 @@ UNIT = 1 << 28  # units of volume in one contract
 MOST = 1 << 32  # contracts in a profile; more would overflow the integers
 
 # %% ../nbs/01_vpoc.ipynb #c1f1fc84
-BLOCK = 512  # bars whose shares are worked out together
+BLOCK = 1024  # bars whose shares are worked out together
 
 @njit(cache=True, error_model='numpy')
 def _shares(high, low, volume, first, n, share, left):
@@ -55,11 +55,11 @@ def _change_uniform(change, ends, bottom, high, low, volume, start, stop, scratc
         n = min(BLOCK, stop - first)
         _shares(high, low, volume, first, n, share, left)
         for i in range(n):
-            bar = np.uintp(first + i)
-            at, ticks = np.uint64(low[bar] - bottom), np.uint64(np.int64(high[bar]) - low[bar] + 1)
-            change[at] += share[i] + 1
+            bar, part = np.uintp(first + i), share[i]
+            at, above = np.uint64(low[bar] - bottom), np.uint64(high[bar] - bottom + 1)
+            change[at] += part + 1
             ends[at + np.uint64(left[i])] -= 1
-            change[at + ticks] -= share[i]
+            change[above] -= part
 
 # %% ../nbs/01_vpoc.ipynb #c9bffee7
 WEIGHT = 1 << 26  # a weight of one
@@ -121,7 +121,7 @@ def _add_bars(work, units, held, bottom, open, high, low, close, volume, start, 
         for i in range(start, stop): work[np.uint64(close[np.uintp(i)] - bottom)] += volume[np.uintp(i)]
     return held
 
-@njit(cache=True)
+@njit(cache=True, error_model='numpy')
 def _finish(work, units, total, spread):
     "The profile in units, of a session of `total` contracts."
     if spread == 1: return _deal_out(work, units, total)
@@ -493,7 +493,7 @@ def session_levels(
     return pd.DataFrame({'open': price(packed.prices[0, first]), 'high': price(sessions.top), 'low': price(sessions.bottom),
                          'close': price(packed.prices[3, last]), 'volume': sessions.total, **_level_prices(profiles, poc, area, pct),
                          'n_bars': np.diff(count[sessions.begin]), 'contract': packed.contract[packed.start.searchsorted(first)],
-                         'first_ts': packed.index[first], 'last_ts': packed.index[last]} | along, index=profiles.dates)
+                         'first_ts': packed.index[first], 'last_ts': packed.index[last]} | along, index=profiles.dates, copy=False)
 
 # %% ../nbs/01_vpoc.ipynb #930babcf
 @njit(cache=True)
