@@ -1798,11 +1798,10 @@ def _rejects(rows: _Rows, files: np.ndarray, parts: list[_Rows]) -> pd.DataFrame
     text = [t for k in np.unique(files[at]) for t in parts[k].text(rows.line[at[files[at] == k]])]
     ts = pd.DatetimeIndex(rows.ts[at].astype('datetime64[us]'), tz='UTC')
     values = {c: v[at] for c, v in rows.values.items()}
-    contract = None if rows.contract is None else np.asarray(rows.contract[at], object)
-    return _plain(pd.DataFrame({'file': np.array([p.file for p in parts], object)[files[at]], 'line': rows.line[at], 'reason': [rows.refused[i] for i in at.tolist()],
-                                'text': text, 'ts': ts.tz_convert(ZONE), **values, 'contract': contract}))
-
-def _plain(rejects: pd.DataFrame) -> pd.DataFrame: return rejects.astype(dict.fromkeys(('file', 'reason', 'text', 'contract'), object))
+    contract = [None] * len(at) if rows.contract is None else np.asarray(rows.contract[at], object)
+    plain = functools.partial(pd.Series, index=range(len(at)), dtype=object)
+    return pd.DataFrame({'file': plain([parts[k].file for k in files[at]]), 'line': rows.line[at], 'reason': plain([rows.refused[i] for i in at.tolist()]),
+                         'text': plain(text), 'ts': ts.tz_convert(ZONE), **values, 'contract': plain(contract)})
 
 # %% ../nbs/00a_reading.ipynb #ae4f89ed
 @njit(cache=True, nogil=True)
@@ -2023,7 +2022,7 @@ def _kept(files: list[Path], options: tuple) -> tuple[pd.DataFrame, pd.DataFrame
         if 'contract' in columns: columns['contract'] = pd.Categorical.from_codes(columns['contract'], json.loads(about[b'names']))
         rejects = parquet.read_table(BufferReader(bytes.fromhex(about[b'rejects'].decode()))).to_pandas()
         os.utime(path)
-        return pd.DataFrame(columns, index=index, copy=False), _plain(rejects)
+        return pd.DataFrame(columns, index=index, copy=False), rejects.astype(dict.fromkeys(('file', 'reason', 'text', 'contract'), object))
     except Exception: return None
 
 # %% ../nbs/00a_reading.ipynb #2c31e58e
