@@ -101,7 +101,7 @@ def test_trades_of_several_contracts(condensed, tmp_path):
     with pytest.raises(BadData, match='trades of another contract: give front'): session_levels_of_trades(folder, device='cuda')
 
 
-@pytest.mark.parametrize('column, value, said', [('price', 2000.1, 'off the tick grid'), ('price', -1., 'no positive number'), ('size', -2, 'the size is negative'), ('size', 2.5, 'no whole number of contracts'), ('ts', pd.Timestamp('1980-01-01', tz='UTC'), 'outside 1990 to 2100'), ('price', 4e5, 'a million ticks')])
+@pytest.mark.parametrize('column, value, said', [('price', 2000.1, 'off the tick grid'), ('price', -1., 'no positive number'), ('size', -2, 'the size is negative'), ('size', 2.5, 'no whole number of contracts'), ('size', 1e20, 'the size is above'), ('size', np.inf, 'the size is above'), ('ts', pd.Timestamp('1980-01-01', tz='UTC'), 'outside 1990 to 2100'), ('price', 4e5, 'a million ticks')])
 def test_what_is_no_trade_is_named_in_the_same_words(condensed, tmp_path, column, value, said):
     trades = some_trades(1).astype({'size': float})
     trades.loc[[20_000, 20_007], column] = value
