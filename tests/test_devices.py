@@ -56,6 +56,16 @@ def both_ways(path, **options):
     return found
 
 
+def refused(path, said):
+    "Why trades are refused: the same words with a device and without."
+    errors = []
+    for device in ('cpu', 'cuda'):
+        with pytest.raises(BadData, match=said) as error: session_levels_of_trades(path, segment='all', device=device)
+        errors.append(str(error.value))
+    assert errors[0] == errors[1]
+    return errors[0]
+
+
 def some_trades(seed, n=30_000, sessions=8):
     "Trades of some days at every hour, many at the same time, some of them far from the others."
     rng = np.random.default_rng(seed)
@@ -91,16 +101,31 @@ def test_trades_of_several_contracts(condensed, tmp_path):
     with pytest.raises(BadData, match='trades of another contract: give front'): session_levels_of_trades(folder, device='cuda')
 
 
-@pytest.mark.parametrize('column, value, said', [('price', 2000.1, 'off the tick grid'), ('price', -1., 'no positive number'), ('size', -2, 'the size is negative'), ('size', 2.5, 'no whole number of contracts'), ('ts', pd.Timestamp('1980-01-01', tz='UTC'), 'outside 1990 to 2100'), ('price', 4e5, 'a million ticks')])
+@pytest.mark.parametrize('column, value, said', [('price', 2000.1, 'off the tick grid'), ('price', -1., 'no positive number'), ('size', -2, 'the size is negative'), ('size', 2.5, 'no whole number of contracts'), ('size', 1e20, 'the size is above'), ('size', np.inf, 'the size is above'), ('ts', pd.Timestamp('1980-01-01', tz='UTC'), 'outside 1990 to 2100'), ('price', 4e5, 'a million ticks')])
 def test_what_is_no_trade_is_named_in_the_same_words(condensed, tmp_path, column, value, said):
     trades = some_trades(1).astype({'size': float})
     trades.loc[[20_000, 20_007], column] = value
     folder = write_files(trades, tmp_path/'trades', np.random.default_rng(1))
-    errors = []
-    for device in ('cpu', 'cuda'):
-        with pytest.raises(BadData, match=said) as error: session_levels_of_trades(folder, segment='all', device=device)
-        errors.append(str(error.value))
-    assert errors[0] == errors[1] and 'row' in errors[0]
+    assert 'row' in refused(folder, said)
+
+
+def test_files_that_do_not_go_together_are_named_in_the_same_words(condensed, tmp_path):
+    "Each would do by itself; the second one's first trades are of a day that the first one lacks, so that its fault lies further on."
+    first, second = (some_trades(seed, n=4000).sort_values('ts') for seed in (3, 4))
+    first = first[first.ts >= '2019-03-09']
+    for name, other, said in (('contract', second.assign(contract='ESM9'), 'trades of another contract'), ('price', second.assign(price=second.price + 300_000), 'a million ticks')):
+        folder = tmp_path/name
+        folder.mkdir()
+        first.assign(contract='ESH9').to_parquet(folder/'0.parquet')
+        (other if name == 'contract' else other.assign(contract='ESH9')).to_parquet(folder/'1.parquet')
+        assert '1.parquet, row ' in refused(folder, said) and condensed[-2:] == [True, True]
+
+
+def test_the_first_fault_is_told_though_a_later_file_cannot_be_read(condensed, tmp_path):
+    trades = some_trades(5, n=100)
+    trades.assign(price=trades.price.where(trades.index != 50, 2000.1)).to_parquet(tmp_path/'0.parquet')
+    trades.assign(price=trades.price.where(trades.index != 3)).to_parquet(tmp_path/'1.parquet')
+    assert '0.parquet, row 51' in refused(tmp_path, 'off the tick grid')
 
 
 def test_an_unusual_batch_goes_through_the_loop(condensed, tmp_path):

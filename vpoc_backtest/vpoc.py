@@ -529,7 +529,7 @@ def _boundaries(contract: ContractSpec) -> tuple[np.ndarray, np.ndarray]:
 # %% ../nbs/01_vpoc.ipynb #30347b45
 _OPENED, _CLOSED, _OPEN, _CLOSE, _LOW, _HIGH, _TRADES, _CONTRACT = range(8)  # columns of what is known of a session
 TRADE_FAULTS = ('', '', 'the time lies outside 1990 to 2100', 'the price is no positive number', 'the price is off the tick grid',
-                'the size is negative', 'the session has trades of another contract', 'the size is no whole number of contracts')
+                'the size is negative', 'the session has trades of another contract', 'the size is no whole number of contracts', f'the size is above {MOST:,} contracts')
 _DONE, _MORE_ROOM, _ANY, _NONE = 0, 1, -1, -2
 WIDEST = 1_000_000  # ticks that a session may span
 
@@ -551,6 +551,7 @@ def _count_trades(row, ts, price, size, code, tick_size, starts, rth, segment, w
         tick = np.int64(x + .5)
         if abs(x - tick) > 1e-5: return i, 4, 0, k
         if size[i] < 0: return i, 5, 0, k
+        if size[i] > MOST: return i, 8, 0, k
         if size[i] != np.int64(size[i]): return i, 7, 0, k
         if segment < 2 and (first <= t < last) == (segment == 1): continue
         if choice != code[i]:
@@ -799,7 +800,7 @@ def _condense(device: str, trades: tuple, wanted: np.ndarray, days: tuple, tick_
     import torch
     put = lambda values: torch.tensor(values, pin_memory=device.startswith('cuda')).to(device, non_blocking=True)
     ts, price, size, code = trades
-    chosen, whole = wanted[0] != _ANY, size.astype(np.int64, copy=False)
+    with np.errstate(invalid='ignore'): chosen, whole = wanted[0] != _ANY, size.astype(np.int64, copy=False)
     if not len(ts) or (whole != size).any() or not chosen and (code != code[0]).any(): return None
     ts, price, size = put(ts), put(price), put(whole)
     tick = _whole_ticks(price, size, tick_size)
