@@ -156,3 +156,17 @@ def test_what_is_chosen_is_told(capsys, tmp_path):
     session_levels_of_trades(tmp_path, device='auto')
     assert capsys.readouterr().out == "device='auto': 30,000 bars or trades on the processor\n"
     with pytest.raises(ValueError, match="device='gpu' is not known"): session_levels_of_trades(tmp_path, device='gpu')
+
+
+def test_files_with_and_without_a_contract(condensed, tmp_path):
+    "Contracts are chosen file by file: one in the middle that names none changes nothing for those behind it."
+    trades, folder = some_trades(3).sort_values('ts', kind='stable', ignore_index=True), tmp_path/'trades'
+    folder.mkdir()
+    for i in range(3):
+        part = trades[i * 10_000:][:10_000]
+        other = part.assign(contract='ESM9', price=part.price + 5)
+        (part if i == 1 else pd.concat([part.assign(contract='ESH9'), other])).to_parquet(folder/f'{i}.parquet')
+    trades.to_parquet(tmp_path/'one_contract.parquet')
+    front = pd.DataFrame({'date': pd.date_range('2019-03-06', '2019-03-14'), 'contract': 'ES 03-19'})
+    found, wanted = both_ways(folder, segment='all', front=front), session_levels_of_trades(tmp_path/'one_contract.parquet', segment='all')
+    assert len(found) == len(wanted) > 4 and (found[['volume', 'vpoc', 'val', 'vah', 'n_bars']] == wanted[['volume', 'vpoc', 'val', 'vah', 'n_bars']]).all(axis=None)

@@ -661,9 +661,9 @@ def _tally_trades(path: Path, segment: str, contract: ContractSpec, front: pd.Da
     batches = ((file, start, _trade_arrays(batch, known), wanted if 'contract' in batch.schema.names else anyone)
                for file, start, batch in _trade_batches([file for file, _ in files]))
     read = _condensed(batches, devices, _stretches_of_days(*hours, segment), contract.tick_size) if devices else ((batch, None) for batch in batches)
-    for (file, start, trades, wanted), few in read:
+    for (file, start, trades, choice), few in read:
         if few is not None and not few.agrees(tally): few = None
-        _add_trades(tally, trades if few is None else few.trades, wanted, hours, segment, contract.tick_size, file, start)
+        _add_trades(tally, trades if few is None else few.trades, choice, hours, segment, contract.tick_size, file, start)
         if few is not None: np.add.at(tally.day[:, _TRADES], few.day, few.more)
     return tally, known
 
