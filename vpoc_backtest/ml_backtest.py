@@ -448,8 +448,12 @@ def sentences(self: Run) -> list[str]:
 def __repr__(self: Run): return '\n'.join([*self.sentences(), compare(**self.results).to_string()])
 
 # %% ../nbs/08_ml_backtest.ipynb #a6f7f0ca
+def _as_html(sentences: list[str], table: pd.DataFrame) -> str:
+    "Sentences, and a table under them, as JupyterLab shows them."
+    return f'<p>{"</p><p>".join(map(escape, sentences))}</p>{table.to_html()}'
+
 @patch
-def _repr_html_(self: Run): return f'<p>{"</p><p>".join(map(escape, self.sentences()))}</p>{compare(**self.results).to_html()}'
+def _repr_html_(self: Run): return _as_html(self.sentences(), compare(**self.results))
 
 # %% ../nbs/08_ml_backtest.ipynb #36ec7de2
 @patch
@@ -720,4 +724,4 @@ def _compared(saved: SavedRun) -> pd.DataFrame:
 def __repr__(self: SavedRun): return '\n'.join([*self.sentences(), _compared(self).to_string()])
 
 @patch
-def _repr_html_(self: SavedRun): return f'<p>{"</p><p>".join(map(escape, self.sentences()))}</p>{_compared(self).to_html()}'
+def _repr_html_(self: SavedRun): return _as_html(self.sentences(), _compared(self))

@@ -469,6 +469,8 @@ def overfitting_probability(
     return Overfitting(float((logits <= 0).mean()), float((there < 0).mean()), float(slope), logits)
 
 # %% ../nbs/02_stats.ipynb #f026e2f4
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64, from state to state
+
 @njit(cache=True, inline='always')
 def _hash(z):
     "The finaliser of SplitMix64."
@@ -482,7 +484,7 @@ def _draw(state, at, jump, profits, drawn):
     "For each path the profit after its last, or, with a chance of `jump` in 2³², any of them."
     half, lower, size = np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(len(profits))
     for j in range(len(at)):
-        state[j] += np.uint64(0x9E3779B97F4A7C15)
+        state[j] += _STEP
         z, after = _hash(state[j]), at[j] + np.uint64(1)
         after = after if after < size else np.uint64(0)
         at[j] = (z >> half) * size >> half if (z & lower) < jump else after
@@ -494,7 +496,7 @@ def _deal(state, i, order, drawn):
     "For each path one of the profits that it has not had; `order` has a column for each (Fisher and Yates)."
     half, left = np.uint64(32), np.uint64(len(order) - i)
     for j in range(len(state)):
-        state[j] += np.uint64(0x9E3779B97F4A7C15)
+        state[j] += _STEP
         at = i + np.int64((_hash(state[j]) >> half) * left >> half)
         drawn[j], order[at, j] = order[at, j], order[i, j]
 
