@@ -49,6 +49,17 @@ def _drawn_sessions(n: int, rng: np.random.Generator) -> np.ndarray:
     return (start + np.arange(n) - at) % n
 
 # %% ../nbs/04a_evidence.ipynb #3e399781
+@njit(cache=True)
+def _deal(bars, times, volume, first, rows, shift, later, out, new_times, new_volume):
+    "Lay drawn sessions one after the other, each shifted by its ticks and its time."
+    at = 0
+    for k, row in enumerate(rows):
+        for i in range(first[row], first[row + 1]):
+            for c in range(4): out[c, at] = bars[c, i] + shift[k]
+            new_times[at] = times[i] + later[k]
+            new_volume[at] = volume[i]
+            at += 1
+
 @dataclass(frozen=True, eq=False)
 class _Blocks:
     "Bars ready to be drawn by whole sessions."
@@ -62,30 +73,28 @@ class _Blocks:
         rows = _drawn_sessions(len(self.gap), np.random.default_rng(seed))
         bars = self.bars
         first = bars.start[self.stretch]
-        at, new_first = _ranges(first, rows)
-        stretches, new_stretch = _ranges(self.stretch, rows)
-        start = bars.start[stretches] + np.repeat(new_first[:-1] - first[rows], np.diff(new_stretch))
-        length = np.diff(new_first)
-        index = bars.index.asi8[at] + np.repeat(self.noon - self.noon[rows], length)
-        prices = bars.prices[:, at] + np.repeat(_joined(self, first, rows), length).astype(np.int32)
+        n = int(np.diff(first)[rows].sum())
+        prices, times, volume = np.empty((4, n), np.int32), np.empty(n, np.int64), np.empty(n, np.uint32)
+        later = self.noon - self.noon[rows]
+        _deal(bars.prices, bars.index.asi8, bars.volume, first, rows, _joined(self, first, rows), later,
+              prices, times, volume)
         lift = -(-int(bars.prices[2].min()) // 2) - int(prices[2].min())
-        made = replace(
-            bars, index=_as_times(index, bars.index), prices=prices + np.int32(max(lift, 0)), volume=bars.volume[at],
-            start=np.append(start, len(at)), segment=bars.segment[stretches],
-            date=np.repeat(bars.date[self.stretch[:-1]], np.diff(new_stretch)),
-            contract=np.full(len(stretches), bars.contract[-1]))
+        if lift > 0: prices += np.int32(lift)
+        made = replace(bars, prices=prices, volume=volume, index=_as_times(times, bars.index), **_drawn_stretches(self, rows))
         return made, rows
 
-def _ranges(first: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "The numbers first[r] … first[r + 1] − 1 for every r of `rows`, in a row; and where each of them begins."
-    length = np.diff(first)[rows]
-    begins = np.concatenate([[0], np.cumsum(length)])
-    return np.arange(begins[-1]) + np.repeat(first[rows] - begins[:-1], length), begins
+def _drawn_stretches(blocks: _Blocks, rows: np.ndarray) -> dict:
+    "The fields of `CompactBars` that concern stretches, for drawn sessions under the dates of the real ones."
+    bars, length = blocks.bars, np.diff(blocks.stretch)[rows]
+    begins = np.cumsum(length) - length
+    at = np.arange(length.sum()) + np.repeat(blocks.stretch[rows] - begins, length)
+    return {'start': np.append(0, np.cumsum(np.diff(bars.start)[at])), 'segment': bars.segment[at],
+            'date': np.repeat(bars.date[blocks.stretch[:-1]], length),
+            'contract': np.full(len(at), bars.contract[-1])}
 
 def _joined(blocks: _Blocks, first: np.ndarray, rows: np.ndarray) -> np.ndarray:
     "Ticks by which each drawn session is shifted, so that it opens its own gap away from the close before it."
-    prices = blocks.bars.prices.astype(np.int64)
-    opens, closes = prices[0, first[:-1]][rows], prices[3, first[1:] - 1][rows]
+    opens, closes = (blocks.bars.prices[k, at][rows].astype(np.int64) for k, at in ((0, first[:-1]), (3, first[1:] - 1)))
     travelled = np.concatenate([[0], np.cumsum((closes - opens)[:-1])]) + np.cumsum(blocks.gap[rows])
     return opens[0] - blocks.gap[rows[0]] + travelled - opens
 
