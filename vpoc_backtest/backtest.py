@@ -457,14 +457,21 @@ def trial_metrics(
     returns: np.ndarray,  # one a session
     sharpe: float,  # their annual Sharpe ratio
     trials: int = 1,  # strategies tried on these data, this one included
-    variance: float | None = None  # of the Sharpe ratios per session of all trials; None: 1/sessions, that of worthless ones
-) -> dict:  # psr, trials, sharpe_by_luck (annual), dsr
-    "How sure the Sharpe ratio is, alone and as one of many; NaN where there is none."
+    variance: float | None = None,  # of a worthless one's Sharpe ratio per session, see `Trials`; at least 1/sessions is taken
+    effective: float | None = None  # as how many independent strategies they count; None: all are independent
+) -> dict:  # psr, trials, effective_trials, expected_max_sharpe (annual), dsr
+    """Return the probabilistic and the deflated Sharpe ratio; NaN where there is no Sharpe ratio.
+
+    `psr`: were the true Sharpe ratio zero, the probability of one below the observed (Bailey & López de Prado 2012).
+    `dsr`: the probability that the true Sharpe ratio exceeds the highest one that so many worthless trials would be
+    expected to reach, `expected_max_sharpe` (Bailey & López de Prado 2014). Neither is the probability that the strategy works.
+    """
     n = len(returns)
-    if not np.isfinite(sharpe): return {'psr': float('nan'), 'trials': trials, 'sharpe_by_luck': float('nan'), 'dsr': float('nan')}
-    shape, luck = moments(returns), expected_max_sharpe(trials, variance or 1 / n)
-    psr, dsr = (probabilistic_sharpe_ratio(sharpe / 252**.5, n, benchmark, *shape) for benchmark in (0., luck))
-    return {'psr': psr, 'trials': trials, 'sharpe_by_luck': luck * 252**.5, 'dsr': dsr}
+    counted = {'trials': trials, 'effective_trials': float(trials if effective is None else effective)}
+    if not np.isfinite(sharpe): return {'psr': float('nan'), **counted, 'expected_max_sharpe': float('nan'), 'dsr': float('nan')}
+    shape, highest = moments(returns), expected_max_sharpe(counted['effective_trials'], max(variance or 0., 1 / n))
+    psr, dsr = (probabilistic_sharpe_ratio(sharpe / 252**.5, n, benchmark, *shape) for benchmark in (0., highest))
+    return {'psr': psr, **counted, 'expected_max_sharpe': highest * 252**.5, 'dsr': dsr}
 
 # %% ../nbs/04_backtest.ipynb #b2261a47
 def session_metrics(
@@ -750,12 +757,15 @@ def order_metrics(
     stop: np.ndarray,  # points
     target: np.ndarray,  # points
     size_factor: np.ndarray,  # of the risk
-    config: BacktestConfig = BacktestConfig()  # costs, risk and fill assumptions
+    config: BacktestConfig = BacktestConfig(),  # costs, risk and fill assumptions
+    returns: bool = False  # also the key `returns`: one a session, float32
 ) -> dict:  # `run_backtest(…).metrics`
     "The figures of a backtest without its tables; raises `BadData` for an order that is none. Who calls must know that no order looks ahead."
     _check_orders(dates, side, entry, stop, target, size_factor, market.contract)
     outcome = _play(market, market.dates.get_indexer(dates), side, entry, stop, target, size_factor, config)
-    return _all_metrics(outcome, side, np.abs(entry - stop), market, config)
+    figures = _all_metrics(outcome, side, np.abs(entry - stop), market, config)
+    if not returns: return figures
+    return figures | {'returns': _returns(np.concatenate([[config.initial_capital], outcome.equity])).astype(np.float32)}
 
 # %% ../nbs/04_backtest.ipynb #5f46101b
 def plot_r_multiples(

@@ -462,9 +462,9 @@ def stress(
 def after_trials(
     result: BacktestResult,  # of `run_backtest`
     trials: Trials  # of `record_trial`: all on the same data, this one included
-) -> BacktestResult:  # the same with other `trials`, `sharpe_by_luck` and `dsr`
-    "A result judged as one of many."
-    judged = trial_metrics(result.returns.to_numpy(), result.metrics['sharpe'], max(trials.number, 1), trials.variance)
+) -> BacktestResult:  # the same with other `trials`, `effective_trials`, `expected_max_sharpe` and `dsr`
+    "Return a result judged as one of many."
+    judged = trial_metrics(result.returns.to_numpy(), result.metrics['sharpe'], max(trials.number, 1), trials.variance, max(trials.independent, 1))
     return replace(result, metrics=result.metrics | judged)
 
 # %% ../nbs/04a_evidence.ipynb #5e9e4f23
@@ -522,5 +522,5 @@ def examine(
     return Evidence(
         placebos=placebo_test(bars, rules, config, placebos, seed=seed, **given, **levels) if placebos else None,
         leaks=check_causality(orders, bars, samples=3, seed=seed) if len(own) else pd.DataFrame(columns=['first', 'data_changed_from', 'by']),
-        grid=grid, swept=sweep(bars, grid, rules, config, **given, **levels),
+        grid=grid, swept=sweep(bars, grid, rules, config, returns=True, **given, **levels),
         stressed=stress(traded, own if first is None else own[own.date >= first], config, contract))

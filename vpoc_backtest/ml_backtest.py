@@ -29,10 +29,11 @@ from .data import (BadData, CONTRACTS, ContractSpec, ES, LAYOUTS, axes, bar_file
 from .evidence import JUDGED, Evidence, after_trials, examine, trial_settings
 from .features import FilterConfig, ShortHistory
 from .keeping import whole_folder
-from .luck import record_trial
+from .luck import record_trials
 from .quality import LEAST, mark_complete, plot_completeness
 from .report import evidence_sections, html_figure, html_table, plot_comparison, report_html, report_notebook, run_table
 from .signals import SignalRules, explain_signals, make_signals
+from .sweeps import _combinations, _grid_trials
 from .vpoc import AREAS, POCS, SEGMENTS, SPREADS, plot_migration, session_levels
 
 # %% ../nbs/08_ml_backtest.ipynb #361b70e5
@@ -334,20 +335,26 @@ def _filtered(market: Market, levels: pd.DataFrame, signals: pd.DataFrame, confi
     return results, Filtered(source, first, judged, refused, calibration(predictions, samples), windows, settings)
 
 # %% ../nbs/08_ml_backtest.ipynb #394874a9
-def _counted(results: dict[str, BacktestResult], market: Market, config: RunConfig, seed: int, filtered: Filtered | None,
-             ledger: Path, say: Callable) -> dict[str, BacktestResult]:
-    "The results, entered in the ledger and judged among all trials on the same bars."
-    rule = trial_settings(config.rules, config.backtest, contract=market.contract, first=filtered and filtered.first, **asdict(config.levels))
-    if not market.bars.complete.all(): rule |= {'completeness': config.data.completeness}  # elsewhere it changes nothing
+def _run_trials(results: dict[str, BacktestResult], evidence: Evidence | None, config: RunConfig, filtered: Filtered | None, seed: int,
+                settings: Callable) -> list[tuple]:
+    "The results and the neighbours that the report shows, as trials for `record_trials`."
+    rule, dates = settings(config.rules, config.backtest), results['original'].equity.index
     behind = filtered and {'filter': filtered.config, 'trained': filtered.source, 'seed': seed}
-    try:
-        for name, r in results.items():
-            settings = rule if name == 'original' else rule | behind
-            trials = record_trial(ledger, fingerprint(market.bars), settings, r.metrics['sharpe'], r.metrics['trades'])
+    trials = [(rule if name == 'original' else rule | behind, r.metrics['sharpe'], r.metrics['trades'], r.returns) for name, r in results.items()]
+    if evidence is None: return trials
+    return trials + _grid_trials(evidence.swept, _combinations(evidence.grid, config.rules)[0], dates, settings, config.rules, config.backtest)
+
+def _counted(results: dict[str, BacktestResult], market: Market, config: RunConfig, seed: int, filtered: Filtered | None,
+             evidence: Evidence | None, ledger: Path, say: Callable) -> dict[str, BacktestResult]:
+    "The results, entered in the ledger with their neighbours and judged among all trials on the same bars."
+    extra = {} if market.bars.complete.all() else {'completeness': config.data.completeness}  # elsewhere it changes nothing
+    first, levels = filtered and filtered.first, asdict(config.levels)
+    settings = lambda rules, backtest: trial_settings(rules, backtest, contract=market.contract, first=first, **levels) | extra
+    try: trials = record_trials(ledger, fingerprint(market.bars), _run_trials(results, evidence, config, filtered, seed, settings))
     except OSError as e:
         say(f'trials     not counted: {ledger} cannot be written ({e.strerror})')
         return results
-    say(f'trials     {trials.number:,} on these bars so far, see {ledger}')
+    say(f'trials     {trials.number:,} on these bars so far, which count as {trials.independent:.1f} independent ones, see {ledger}')
     return {name: after_trials(r, trials) for name, r in results.items()}
 
 # %% ../nbs/08_ml_backtest.ipynb #bcb9337e
@@ -389,12 +396,12 @@ def run_all(
     if filtered is None: results = {'original': run_backtest(market.bars, signals, config.backtest, market.contract)}
     if filtered: say(f'compared   from {filtered.first.date()} on, {describe_filter(filtered)}')
     for name, r in results.items(): say(f'{name:10} {len(r.trades):,} trades, {len(r.skipped):,} orders skipped')
-    if ledger: results = _counted(results, market, config, seed, filtered, ledger, say)
     evidence = None
     if placebos is not None:
         say(f'evidence   {placebos:,} placebo markets, causality, neighbours, costs')
         evidence = examine(market.bars, config.rules, config.backtest, placebos, contract=market.contract, first=filtered and filtered.first,
                            seed=seed, jobs=jobs, **asdict(config.levels))
+    if ledger: results = _counted(results, market, config, seed, filtered, evidence, ledger, say)
     return Run(market, replace(config, filter=filtered.config) if filtered else config, quality, levels, why, signals, results, seed, filtered, evidence)
 
 # %% ../nbs/08_ml_backtest.ipynb #7cc22133

@@ -365,8 +365,11 @@ def probabilistic_sharpe_ratio(
     benchmark: float = 0.0,  # per period
     skew: float = 0.0,  # of the returns
     kurtosis: float = 3.0  # of the returns, 3 for a normal distribution
-) -> float:  # probability
-    "Probability that the true Sharpe ratio exceeds the benchmark (Bailey and López de Prado, 2012)."
+) -> float:  # 0 to 1; one minus the one-sided p-value of "no higher than the benchmark"
+    """Return the probability that the true Sharpe ratio exceeds the benchmark, taking the error for normal.
+
+    Bailey and López de Prado (2012). Of worthless strategies one in twenty is above 0.95 against a benchmark of 0:
+    it is not the probability that a strategy works."""
     from scipy.special import ndtr
     return float(ndtr((sharpe - benchmark) * np.sqrt((n - 1) / _sharpe_variance(sharpe, skew, kurtosis))))
 
@@ -383,25 +386,27 @@ def moments(
 
 # %% ../nbs/02_stats.ipynb #3197ee5e
 def expected_max_sharpe(
-    trials: int,  # strategies tried
-    variance: float  # of their Sharpe ratios, per period
+    trials: float,  # independent strategies tried, at least 1; their effective number where they resemble each other
+    variance: float  # of the Sharpe ratio of a worthless one, per period squared
 ) -> float:  # per period; 0 for a single trial
-    "The Sharpe ratio that the best of so many worthless strategies is expected to show."
+    "Return the highest Sharpe ratio that so many worthless strategies are expected to reach (Bailey and López de Prado, 2014)."
     from scipy.special import ndtri
-    if trials < 2: return 0.
-    return float(np.sqrt(variance) * ((1 - np.euler_gamma) * ndtri(1 - 1 / trials)
-                                      + np.euler_gamma * ndtri(1 - 1 / (trials * np.e))))
+    if trials < 2: return max(trials - 1, 0.) * expected_max_sharpe(2, variance)
+    first, second = ndtri(1 - 1 / trials), ndtri(1 - 1 / (trials * np.e))
+    return float(np.sqrt(variance) * ((1 - np.euler_gamma) * first + np.euler_gamma * second))
 
 # %% ../nbs/02_stats.ipynb #47665fdb
 def deflated_sharpe_ratio(
     sharpe: float,  # per period, of the strategy chosen
     n: int,  # observations it comes from
-    trials: int,  # strategies tried
-    variance: float,  # of their Sharpe ratios, per period
+    trials: float,  # independent strategies tried, as for `expected_max_sharpe`
+    variance: float,  # of the Sharpe ratio of a worthless one, per period squared
     skew: float = 0.0,  # of the returns
     kurtosis: float = 3.0  # of the returns, 3 for a normal distribution
-) -> float:  # probability
-    "Probability that the true Sharpe ratio exceeds what the best of `trials` worthless strategies would show."
+) -> float:  # 0 to 1
+    """Return the probability that the true Sharpe ratio exceeds the highest one that so many worthless trials would be expected to reach.
+
+    Bailey and López de Prado (2014): the probabilistic Sharpe ratio against `expected_max_sharpe`."""
     return probabilistic_sharpe_ratio(sharpe, n, expected_max_sharpe(trials, variance), skew, kurtosis)
 
 # %% ../nbs/02_stats.ipynb #15a39d32
@@ -410,9 +415,9 @@ def minimum_track_record(
     benchmark: float = 0.0,  # per period
     skew: float = 0.0,  # of the returns
     kurtosis: float = 3.0,  # of the returns, 3 for a normal distribution
-    confidence: float = 0.95  # that the true ratio exceeds the benchmark
+    confidence: float = 0.95  # the probabilistic Sharpe ratio to be reached
 ) -> float:  # observations; infinite where the ratio does not exceed the benchmark
-    "How many observations show that a Sharpe ratio exceeds a benchmark (Bailey and López de Prado, 2012)."
+    "Return how many observations a probabilistic Sharpe ratio of `confidence` takes (Bailey and López de Prado, 2012)."
     from scipy.special import ndtri
     if sharpe <= benchmark: return float('inf')
     return float(1 + _sharpe_variance(sharpe, skew, kurtosis) * (ndtri(confidence) / (sharpe - benchmark))**2)

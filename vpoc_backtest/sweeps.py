@@ -67,10 +67,13 @@ class Bench:
 
     def figures(self,
         orders: pd.DataFrame | tuple,  # of `orders`
-        config: BacktestConfig  # costs, risk and fill assumptions
+        config: BacktestConfig,  # costs, risk and fill assumptions
+        returns: bool = False  # also the key `returns`: one a session, float32
     ) -> dict:  # `metrics` of the backtest
-        "What becomes of them."
-        return order_metrics(self.market, *orders, config) if isinstance(orders, tuple) else run_backtest(self.market, orders, config).metrics
+        "Return the figures of a backtest of them."
+        if isinstance(orders, tuple): return order_metrics(self.market, *orders, config, returns=returns)
+        result = run_backtest(self.market, orders, config)
+        return result.metrics | ({'returns': result.returns.to_numpy(np.float32)} if returns else {})
 
 # %% ../nbs/04d_sweeps.ipynb #66409aa2
 def _arrays(bench: Bench, rules: SignalRules) -> tuple[np.ndarray, ...]:
@@ -109,13 +112,13 @@ def _combinations(grid: dict, rules: object) -> tuple[list[dict], np.ndarray]:
     return combinations, np.array(sorted(range(len(numbers)), key=numbers.__getitem__), dtype=int)
 
 # %% ../nbs/04d_sweeps.ipynb #60b89d5d
-def _try_part(bench: Callable, rules: object, config: BacktestConfig, part: list[dict]) -> pd.DataFrame:
+def _try_part(bench: Callable, rules: object, config: BacktestConfig, part: list[dict], returns: bool = False) -> pd.DataFrame:
     "The figures of some variants, a row each."
     own, rows, before = bench(), [], object()
     for values in part:
         changed = [v for name, v in values.items() if hasattr(rules, name)]
         if changed != before: orders, before = own.orders(_put(rules, values)), changed
-        rows.append(own.figures(orders, _put(config, values)))
+        rows.append(own.figures(orders, _put(config, values), returns))
     return pd.DataFrame(rows)
 
 def _read_bench(bars: Shared, *settings) -> Bench: return Bench(bars.read(), *settings)
@@ -143,10 +146,27 @@ def _place_bench(bars: pd.DataFrame, settings: tuple, grid: tuple, folder: Path 
     return here if workers(jobs) == 1 else functools.partial(once, name, functools.partial(_read_bench, table, *settings)), folder/f'sweep-{name}'
 
 # %% ../nbs/04d_sweeps.ipynb #2ac95b7f
-def _as_trials(tried: list[dict], figures: pd.DataFrame, rules: object, config: BacktestConfig, make: Callable, contract: ContractSpec,
-               first: object, levels: dict) -> list[tuple]:
-    settings = [trial_settings(_put(rules, values), _put(config, values), make, contract, first, **levels) for values in tried]
-    return list(zip(settings, figures.sharpe, figures.trades)) if tried else []
+def _grid_trials(
+    swept: pd.DataFrame,  # figures of the combinations, with their returns
+    combinations: list[dict],  # values of each row
+    dates: pd.DatetimeIndex,  # sessions of the returns
+    settings: Callable,  # (rules, config) → what tells one trial from another, see `trial_settings`
+    rules: object,  # the fields that the grid leaves alone
+    config: BacktestConfig  # likewise
+) -> list[tuple]:  # for `record_trials`
+    "Return the combinations of a sweep as trials."
+    named = [settings(_put(rules, values), _put(config, values)) for values in combinations]
+    return [(name, row.sharpe, row.trades, pd.Series(row.returns, dates)) for name, row in zip(named, swept.itertuples())]
+
+# %% ../nbs/04d_sweeps.ipynb #5f0a0001
+def _record_sweep(ledger: str | Path, bars: pd.DataFrame, tried: pd.DataFrame, combinations: list[dict], rules: object, config: BacktestConfig,
+                  make: Callable, contract: ContractSpec, first: object, levels: dict):
+    "Enter the combinations that were tried in the ledger."
+    packed = compact_bars(bars, contract)
+    dates = pd.DatetimeIndex(np.unique(packed.date[packed.segment == 'RTH']))
+    settings = lambda rules, config: trial_settings(rules, config, make, contract, first, **levels)
+    dates = dates if first is None else dates[dates >= pd.Timestamp(first)]
+    record_trials(ledger, fingerprint(bars), _grid_trials(tried, combinations, dates, settings, rules, config))
 
 # %% ../nbs/04d_sweeps.ipynb #0c5f64f7
 def sweep(
@@ -162,20 +182,24 @@ def sweep(
     out: str | Path | None = None,  # folder for the bars and the finished parts, from which an interrupted sweep goes on; seen by all workers
     jobs: int | None = None,  # processes; None: as `joblib.parallel_config` says, see `workers`
     part: int = 100,  # combinations a worker is given at a time
+    returns: bool = False,  # also a column `returns`: of each combination an array, float32, of one return a session
     **levels  # settings of `session_levels`
 ) -> pd.DataFrame:  # one row a combination: its values, then the figures of `metrics`
     "Run every combination of a grid; raises `ValueError` for a name that is no setting."
+    keep = returns or ledger is not None
     for name in grid:
         if not hasattr(rules, name) and not hasattr(config, name): raise ValueError(f'{name!r} is a field of neither rules nor config')
     combinations, order = _combinations(grid, rules)
     parts = [[combinations[i] for i in order[k:k + part]] for k in range(0, len(order), part)]
     with meeting_place(out, jobs) as folder:
-        bench, files = _place_bench(bars, (make, contract, first, levels), (grid, rules, config, part), folder, jobs)
+        bench, files = _place_bench(bars, (make, contract, first, levels), (grid, rules, config, part, keep), folder, jobs)
         names, found = files and [files/f'{i:06d}.parquet' for i in range(len(parts))], []
-        try: found.extend(spread_out(functools.partial(_try_part, bench, rules, config), parts, jobs=jobs, files=names, title='variants'))
+        run_part = functools.partial(_try_part, bench, rules, config, returns=keep)
+        try: found.extend(spread_out(run_part, parts, jobs=jobs, files=names, title='variants'))
         finally:
             tried = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-            if ledger: record_trials(ledger, fingerprint(bars), _as_trials([combinations[i] for i in order[:len(tried)]], tried, rules, config, make, contract, first, levels))
+            if ledger: _record_sweep(ledger, bars, tried, [combinations[i] for i in order[:len(tried)]], rules, config, make, contract, first, levels)
+    if keep and not returns: tried = tried.drop(columns='returns')
     return pd.DataFrame(combinations).join(tried.set_axis(order))
 
 # %% ../nbs/04d_sweeps.ipynb #a064bb71
@@ -205,9 +229,12 @@ def plot_sweep(
 def neighbours(
     rules: SignalRules = SignalRules()  # whose own numbers are in the middle
 ) -> dict:  # a grid for `sweep`: five values of each of two fields
-    "The settings around those of a rule."
+    "Return the settings around those of a rule."
     if rules.rule == 'migration':
-        return {'stop_volatility': tuple(round(rules.stop_volatility * f, 4) for f in (.5, .75, 1, 1.5, 2)),
-                'max_stop_share': tuple(round(rules.max_stop_share * f, 4) for f in (.5, .625, .75, .875, 1))}
-    return {'window': tuple(max(3, round(rules.window * f)) for f in (.5, .75, 1, 1.25, 1.5)),
-            'min_r2': tuple(round(float(np.clip(rules.min_r2 + d, 0, .99)), 4) for d in (-.2, -.1, 0, .1, .2))}
+        stop, share = rules.stop_volatility, rules.max_stop_share
+        return {'stop_volatility': (*(round(stop * f, 4) for f in (.5, .75)), stop, *(round(stop * f, 4) for f in (1.5, 2))),
+                'max_stop_share': (*(round(share * f, 4) for f in (.5, .625, .75, .875)), share)}
+    window, r2 = rules.window, rules.min_r2
+    near = lambda d: round(float(np.clip(r2 + d, 0, .99)), 4)
+    return {'window': (*(max(3, round(window * f)) for f in (.5, .75)), window, *(max(3, round(window * f)) for f in (1.25, 1.5))),
+            'min_r2': (near(-.2), near(-.1), r2, near(.1), near(.2))}
