@@ -35,7 +35,7 @@ def agree(panel):
     "Controls, words and figure all show the view."
     shown = {name: control.value for name, control in panel.controls.items()}
     assert shown == panel.view.counting | {'slider': panel.day.number - 1, 'calendar': panel.view.date.date()}
-    assert f'{panel.view.date:%-d %B %Y}' in panel.texts['heading'].value
+    assert f'{panel.view.date.day} {panel.view.date:%B %Y}' in panel.texts['heading'].value
     assert panel.figure.data[3].x.sum() == panel.day.bars.volume.sum()
     assert panel.figure.layout.annotations[-2].text == f'VPOC {panel.day.levels.vpoc:,.2f}'
 
