@@ -107,5 +107,8 @@ def test_shows_a_picture_where_there_is_no_kernel(panel):
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.name)
 def test_no_notebook_carries_a_widget(path):
-    assert 'widgets' not in json.loads(path.read_text())['metadata'], \
+    assert 'widgets' not in json.loads(path.read_text(encoding='utf-8'))['metadata'], \
         'plotly saved 5 MB of JavaScript in it: run it with `jupyter nbconvert --execute --ExecutePreprocessor.store_widget_state=False`'
+    outputs = [o for c in json.loads(path.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])]
+    assert not any('application/vnd.jupyter.widget-view+json' in o.get('data', {}) for o in outputs), \
+        'a view of a widget that is not saved: JupyterLab would show an error in place of its picture; take that entry out of the output'
