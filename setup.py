@@ -8,6 +8,20 @@ here = Path(__file__).parent
 parser = ConfigParser(delimiters=['='])
 parser.read(here/'settings.ini', encoding='utf-8')
 cfg = parser['DEFAULT']
+STATUS = {'1': '1 - Planning', '2': '2 - Pre-Alpha', '3': '3 - Alpha', '4': '4 - Beta', '5': '5 - Production/Stable'}
+CLASSIFIERS = [
+    f"Development Status :: {STATUS[cfg['status']]}",
+    'Environment :: Console',
+    'Framework :: Jupyter',
+    f"Intended Audience :: {cfg['audience']}",
+    'Intended Audience :: Financial and Insurance Industry',
+    f"Natural Language :: {cfg['language']}",
+    'Operating System :: OS Independent',
+    *(f'Programming Language :: Python :: {version}' for version in cfg['python_versions'].split()),
+    'Topic :: Office/Business :: Financial :: Investment',
+    'Topic :: Scientific/Engineering :: Information Analysis',
+    'Typing :: Typed',
+]
 
 setup(
     name=cfg['lib_name'],
@@ -19,8 +33,12 @@ setup(
     author=cfg['author'],
     author_email=cfg['author_email'],
     license='MIT',
+    license_files=['LICENSE'],
     url=cfg['git_url'],
+    project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl'], 'Changelog': f"{cfg['git_url']}/blob/{cfg['branch']}/.github/CHANGELOG.md"},
+    classifiers=CLASSIFIERS,
     packages=find_packages(include=[cfg['lib_name']]),
+    package_data={cfg['lib_name']: ['py.typed']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require={key.removesuffix('_requirements'): value.split() for key, value in cfg.items() if key.endswith('_requirements')},

@@ -35,7 +35,7 @@ def agree(panel):
     "Controls, words and figure all show the view."
     shown = {name: control.value for name, control in panel.controls.items()}
     assert shown == panel.view.counting | {'slider': panel.day.number - 1, 'calendar': panel.view.date.date()}
-    assert f'{panel.view.date:%-d %B %Y}' in panel.texts['heading'].value
+    assert f'{panel.view.date.day} {panel.view.date:%B %Y}' in panel.texts['heading'].value
     assert panel.figure.data[3].x.sum() == panel.day.bars.volume.sum()
     assert panel.figure.layout.annotations[-2].text == f'VPOC {panel.day.levels.vpoc:,.2f}'
 
@@ -107,5 +107,8 @@ def test_shows_a_picture_where_there_is_no_kernel(panel):
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.name)
 def test_no_notebook_carries_a_widget(path):
-    assert 'widgets' not in json.loads(path.read_text())['metadata'], \
+    assert 'widgets' not in json.loads(path.read_text(encoding='utf-8'))['metadata'], \
         'plotly saved 5 MB of JavaScript in it: run it with `jupyter nbconvert --execute --ExecutePreprocessor.store_widget_state=False`'
+    outputs = [o for c in json.loads(path.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])]
+    assert not any('application/vnd.jupyter.widget-view+json' in o.get('data', {}) for o in outputs), \
+        'a view of a widget that is not saved: JupyterLab would show an error in place of its picture; take that entry out of the output'

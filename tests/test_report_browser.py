@@ -87,7 +87,7 @@ def test_the_drawing_answers(page, folder):
 
     def told(row):
         def one(name): return f'{name} ${row[f"{name}_equity"]:,.0f} ({100 * row[f"{name}_drawdown"]:.1f}%)'.replace('-', '−')
-        return f'{row.date:%a %-d %b %Y}: {one("original")}, {one("ml")}'
+        return f'{row.date:%a} {row.date.day} {row.date:%b %Y}: {one("original")}, {one("ml")}'
     chart, = browser.all('figure.chart')
     assert browser.texts('figure.chart output') == [told(equity.iloc[-1])]
     ActionChains(browser.driver).move_to_element(browser.all('.plot.tall')[0]).perform()

@@ -39,6 +39,14 @@ def axes(
     plt.draw_if_interactive()  # loads the backend now: loaded inside rc_context, a notebook would show no later figure
     with plt.rc_context(STYLE): return plt.subplots(figsize=size, **kwargs)[1]
 
+# %% ../nbs/00_data.ipynb #51909abd
+def _format_date(
+    date: object,  # a date or a time
+    pattern: str = '%d %B %Y'  # of `strftime`; %d has no leading zero here
+) -> str:  # on every system the same
+    "A date in words."
+    return date.strftime(pattern.replace('%d', str(date.day)))
+
 # %% ../nbs/00_data.ipynb #b4e1cfb1
 @dataclass(frozen=True)
 class ContractSpec:

@@ -21,7 +21,7 @@ import pandas as pd
 
 # %% ../nbs/04c_explore.ipynb #1daeca0e
 from .backtest import BacktestResult, check_signals, format_metric
-from .data import BadData, COLOURS, ContractSpec, ES, ZONE, add_sessions, axes, check_bars, check_one_contract
+from .data import BadData, COLOURS, ContractSpec, ES, ZONE, _format_date, add_sessions, axes, check_bars, check_one_contract
 from .signals import SignalRules, explain_signals
 from .stats import figures_html
 from .vpoc import (AREAS, POCS, SPREADS, developing_levels, naked_vpocs, nodes, session_levels,
@@ -201,7 +201,7 @@ _EXITS = {'stop': 'at the stop', 'target': 'at the target', 'close': 'at the clo
 def _clock(ts: pd.Timestamp, date: pd.Timestamp) -> str:
     "A time of day in New York, with the day where it is another one."
     ts = ts.tz_convert(ZONE)
-    return f'{ts:%H:%M} ET' if ts.date() == date.date() else f'{ts:%H:%M} ET on {ts:%A %-d %B %Y}'
+    return f'{ts:%H:%M} ET' if ts.date() == date.date() else f'{ts:%H:%M} ET on {_format_date(ts, "%A %d %B %Y")}'
 
 # %% ../nbs/04c_explore.ipynb #00001dff
 def order_sentence(
@@ -310,7 +310,7 @@ def price_lines(
                                           for key, name in names.items()]
     near = day.naked[(day.naked.price >= day.levels.low) & (day.naked.price <= day.levels.high)]
     until = day.bars.index.searchsorted(near.covered_at.fillna(day.bars.index[-1]))
-    lines += [Line(f'naked, {d:%-d %b}', p, e, 'purple', 'dot', False) for d, p, e in zip(near.date, near.price, until)]
+    lines += [Line(f'naked, {_format_date(d, "%d %b")}', p, e, 'purple', 'dot', False) for d, p, e in zip(near.date, near.price, until)]
     return lines + [Line(f'{name} {o[name]:,.2f}', o[name], n, colour, 'dash', True) for _, o in day.orders.iterrows()
                     for name, colour in (('target', 'green'), ('entry', 'grey'), ('stop', 'vermilion'))]
 
@@ -347,7 +347,7 @@ def heading(
     day: Day  # of `day_of`
 ) -> str:  # one line
     "Which session this is."
-    return (f'{day.view.date:%A %-d %B %Y} · session {day.number:,} of {len(day.sessions):,} · {day.levels.contract} · '
+    return (f'{_format_date(day.view.date, "%A %d %B %Y")} · session {day.number:,} of {len(day.sessions):,} · {day.levels.contract} · '
             f'{len(day.bars):,} bars, {int(day.levels.volume):,} contracts · {", ".join(list(day.view.counting.values())[:3])}, {100 * day.view.pct:.3g}% · times ET')
 
 # %% ../nbs/04c_explore.ipynb #31d508c0
@@ -548,7 +548,8 @@ class Explorer:
 
     def _choose(self, name: str, value: object) -> str:
         self.show(self.view if value is None else choose(self.sessions, self.view, name, value))  # an emptied calendar is filled again
-        return '' if name != 'calendar' or value in (None, self.view.date.date()) else f'{value:%A %-d %B %Y} has no session: this is the next one.'
+        if name != 'calendar' or value in (None, self.view.date.date()): return ''
+        return f'{_format_date(value, "%A %d %B %Y")} has no session: this is the next one.'
 
     def _jump(self, to: str) -> str:
         before = self.view

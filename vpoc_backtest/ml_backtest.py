@@ -24,7 +24,7 @@ from fastcore.docments import docments
 
 # %% ../nbs/08_ml_backtest.ipynb #60910128
 from .backtest import BacktestConfig, BacktestResult, compare, format_metric, run_backtest
-from .data import (BadData, CONTRACTS, ContractSpec, ES, LAYOUTS, axes, bar_files, fingerprint, front_month,
+from .data import (BadData, CONTRACTS, ContractSpec, ES, LAYOUTS, _format_date, axes, bar_files, fingerprint, front_month,
                                 read_bars, read_vix, roll_table, sample_market, session_vix, sniff_layout)
 from .evidence import JUDGED, Evidence, after_trials, examine, trial_settings
 from .features import FilterConfig, ShortHistory
@@ -444,10 +444,10 @@ from .stats import figures_html
 @patch
 def sentences(self: Run) -> list[str]:
     "What was run on what, and what was found out, a sentence each."
-    span = f'{self.levels.index[0]:%-d %B %Y} to {self.levels.index[-1]:%-d %B %Y}'
+    span = f'{_format_date(self.levels.index[0])} to {_format_date(self.levels.index[-1])}'
     told = [f'{self.market.source}: {len(self.market.bars):,} bars of {self.market.contract.symbol} in {len(self.levels):,} sessions, {span} (New York time), '
             f'{len(self.signals):,} orders.']
-    if self.filtered: told.append(f'Both strategies from {self.filtered.first:%-d %B %Y} on: {describe_filter(self.filtered)}.')
+    if self.filtered: told.append(f'Both strategies from {_format_date(self.filtered.first)} on: {describe_filter(self.filtered)}.')
     return told + (self.evidence.sentences() if self.evidence else [])
 
 # %% ../nbs/08_ml_backtest.ipynb #4cb7a014
@@ -606,11 +606,11 @@ def _report(run: Run) -> str:
              if isinstance(v, int) else str(v) for k, v in describe_market(run.market, run.levels, run.quality).items()}
     migration = plot_migration(run.levels[-120:])
     migration.set_title('VPOC and value area of the last sessions', loc='left')
-    notes = [f'{run.market.contract.symbol}, {run.levels.index[0]:%-d %B %Y} to {run.levels.index[-1]:%-d %B %Y}. '
+    notes = [f'{run.market.contract.symbol}, {_format_date(run.levels.index[0])} to {_format_date(run.levels.index[-1])}. '
              'Times are New York time, money is US dollars after costs.']
     if run.market.source.startswith('sample market'): notes.insert(0, NOTE_SAMPLE)
-    if run.filtered: notes.append(f'Both strategies from {run.filtered.first:%-d %B %Y} on: the sessions before serve to train the first filter.'
-                                  if run.filtered.windows else f'Both strategies from {run.filtered.first:%-d %B %Y} on: the filter has seen the sessions before.')
+    if run.filtered: notes.append(f'Both strategies from {_format_date(run.filtered.first)} on: the sessions before serve to train the first filter.'
+                                  if run.filtered.windows else f'Both strategies from {_format_date(run.filtered.first)} on: the filter has seen the sessions before.')
     more = evidence_sections(run.evidence, run.config.rules) if run.evidence else {}
     more |= _quality_section(run.quality)
     if run.filtered: more |= _filter_sections(run.filtered)

@@ -22,7 +22,7 @@ import pandas as pd
 # %% ../nbs/04b_report.ipynb #a4d78c8d
 from .backtest import (BacktestConfig, BacktestResult, LABELS, compare, format_metric, plot_drawdown, plot_equity, plot_r_multiples,
                                     plot_trades)
-from .data import BadData, COLOURS, CONTRACTS, STYLE, ZONE, axes
+from .data import BadData, COLOURS, CONTRACTS, STYLE, ZONE, _format_date, axes
 from .evidence import Evidence, plot_sweep
 from .luck import plot_fan
 from .stats import minimum_track_record, moments, monte_carlo
@@ -83,7 +83,7 @@ def plot_trade(
     ax.plot(first, trade.entry, '^' if up else 'v', ms=8, color=COLOURS['blue'], mec='white')
     ax.plot(last, trade.exit, 'v' if up else '^', ms=8, color=COLOURS['green' if trade.net > 0 else 'vermilion'], mec='white')
     ax.set_xlim(-1, len(shown) * 1.14)
-    ax.set_title(f"{trade.date:%-d %B %Y}: {'bought' if up else 'sold'} {trade.contracts}, left at the {trade.exit_reason}, "
+    ax.set_title(f"{_format_date(trade.date)}: {'bought' if up else 'sold'} {trade.contracts}, left at the {trade.exit_reason}, "
                  f"{format_metric('total_profit', trade.net)}, {format_metric('expectancy_r', trade.r_multiple)} R", loc='left')
     return ax
 
@@ -414,7 +414,7 @@ def html_equity(
     "Account value and drawdown of one or several strategies over one axis, with their figures under the pointer."
     equity = pd.DataFrame({name.replace('_', ' '): r.equity for name, r in results.items()}).ffill().fillna(next(iter(results.values())).config.initial_capital)
     fall = 100 * pd.DataFrame({name.replace('_', ' '): r.drawdown for name, r in results.items()}).reindex(equity.index).ffill().fillna(0.)
-    data = {'names': list(equity), 'dates': [f'{d:%a %-d %b %Y}' for d in equity.index],
+    data = {'names': list(equity), 'dates': [_format_date(d, '%a %d %b %Y') for d in equity.index],
             'equity': [equity[c].round(2).tolist() for c in equity], 'drawdown': [fall[c].round(2).tolist() for c in fall]}
     names = ''.join(f'<span style="--stroke: var(--{colour})">{escape(name)}</span>' for name, colour in zip(equity, ('one', 'two', 'three', 'four')))
     panels = _panel(equity, 'tall', 'account value at the end of each session', '${:,.0f}') + _panel(fall, 'low', 'fall from the peak, %', '{:.3g}%')

@@ -20,8 +20,8 @@ import pandas as pd
 from numba import njit
 
 # %% ../nbs/01_vpoc.ipynb #f6d87253
-from .data import (BadData, COLOURS, CompactBars, ContractSpec, ES, PRICES, ZONE, _stretches, add_sessions, axes, check_one_contract,
-                                compact_bars, contract_name)
+from .data import (BadData, COLOURS, CompactBars, ContractSpec, ES, PRICES, ZONE, _format_date, _stretches, add_sessions, axes,
+                                check_one_contract, compact_bars, contract_name)
 
 # %% ../nbs/01_vpoc.ipynb #7586253f
 UNIT = 1 << 28  # units of volume in one contract
@@ -880,7 +880,8 @@ def plot_session(
                 color=COLOURS['vermilion'], backgroundcolor='white')
     _mark_hours(ax, day.index)
     ax.set(xlim=(-2, len(day) * 1.5), ylabel='points')
-    ax.set_title(f'{pd.Timestamp(date):%A %-d %B %Y}, {segment}: {int(day.volume.sum()):,} contracts', loc='left')
+    day_in_words, traded = _format_date(pd.Timestamp(date), '%A %d %B %Y'), int(day.volume.sum())
+    ax.set_title(f'{day_in_words}, {segment}: {traded:,} contracts', loc='left')
     return ax
 
 # %% ../nbs/01_vpoc.ipynb #fe87e77f
@@ -1043,7 +1044,7 @@ def _mark_days(ax, days: pd.DatetimeIndex):
     starts = []
     for start in np.flatnonzero(np.r_[True, days[1:] != days[:-1]]):
         if not starts or start - starts[-1] > len(days) / 5: starts.append(start)
-    ax.set_xticks(starts, [f'{d:%-d %b %Y}' for d in days[starts]], ha='left')
+    ax.set_xticks(starts, [_format_date(d, '%d %b %Y') for d in days[starts]], ha='left')
     ax.set_xlabel('trade date')
 
 # %% ../nbs/01_vpoc.ipynb #80bde24b
@@ -1092,9 +1093,10 @@ def plot_profile(
                     va='center', fontsize=8.5, color=COLOURS['vermilion'], annotation_clip=False)
     for date, price in ({} if naked is None else _open_levels(naked, shown)).items():
         ax.axhline(price, color=COLOURS['purple'], lw=1, ls='--')
-        ax.text(0, price, f'naked VPOC of {date:%-d %b %Y}', va='bottom', fontsize=8, color=COLOURS['purple'])
+        ax.text(0, price, f'naked VPOC of {_format_date(date, "%d %b %Y")}', va='bottom', fontsize=8, color=COLOURS['purple'])
     ax.set_xlim(-1, n * 1.34)
     ax.legend(frameon=False, fontsize=8, loc='upper right', bbox_to_anchor=(1, 0), borderaxespad=.2, handletextpad=.2, labelspacing=.2)
-    ax.set_title(f'{shown.date.iloc[0]:%-d %b %Y}' + ('' if shown.date.iloc[0] == shown.date.iloc[-1] else f' to {shown.date.iloc[-1]:%-d %b %Y}')
-                 + f', {segment}: {int(shown.volume.sum()):,} contracts', loc='left')
+    first, last = (_format_date(shown.date.iloc[i], '%d %b %Y') for i in (0, -1))
+    span = first if first == last else f'{first} to {last}'
+    ax.set_title(f'{span}, {segment}: {int(shown.volume.sum()):,} contracts', loc='left')
     return ax
