@@ -148,8 +148,10 @@ def test_what_lies_in_a_folder(tmp_path):
     (tmp_path/'bars.csv').write_text('timestamp,open,high,low,close,volume\n2020-01-06 10:00,1,1,1,1,1')
     for name in ('VIX.csv', 'old.rar', 'README.md'): (tmp_path/name).touch()
     (tmp_path/'folder.csv').mkdir()
+    (tmp_path/'folder.csv/more.csv').write_text('timestamp,open,high,low,close,volume\n2020-01-06 10:01,1,1,1,1,-1')
     files, others = bar_files(tmp_path)
-    assert [f.name for f in files] == ['bars.csv'] and [f.name for f in others] == ['VIX.csv', 'folder.csv', 'old.rar']
+    assert [f.name for f in files] == ['bars.csv', 'more.csv'] and [f.name for f in others] == ['VIX.csv', 'old.rar']
+    assert read_bars(tmp_path)[1].file.tolist() == ['folder.csv/more.csv']
 
 
 WALK = random_walk(2)

@@ -47,16 +47,34 @@ def _format_date(
     "A date in words."
     return date.strftime(pattern.replace('%d', str(date.day)))
 
+# %% ../nbs/00_data.ipynb #c0417a02
+def _check_spec(spec: 'ContractSpec'):
+    "Raise `ValueError` for a contract that cannot be."
+    if not str(spec.symbol).strip(): raise ValueError("symbol='' is empty: write it as traders do, such as ES")
+    for name in ('tick_size', 'point_value'):
+        if not 0 < getattr(spec, name) < np.inf: raise ValueError(f'{name}={getattr(spec, name)} must be above 0')
+    for name in ('day_open', 'rth_open', 'rth_close'):
+        if not re.fullmatch(r'([01]\d|2[0-3]):[0-5]\d|24:00', str(getattr(spec, name))):
+            raise ValueError(f'{name}={getattr(spec, name)!r} is no time of day: write it like 09:30')
+    if spec.rth_open >= spec.rth_close:
+        raise ValueError(f'rth_open={spec.rth_open!r} must come before rth_close={spec.rth_close!r}')
+    try: pd.Timestamp('2020-01-01').tz_localize(spec.tz)
+    except (LookupError, ValueError, OSError, TypeError, AttributeError):
+        raise ValueError(f'tz={spec.tz!r} is no time zone: write it like America/Chicago') from None
+
 # %% ../nbs/00_data.ipynb #b4e1cfb1
 @dataclass(frozen=True)
 class ContractSpec:
-    "What a futures contract is: its grid, its money and its day (wall-clock times in New York)."
+    "What a futures contract is: its grid, its money and its day."
     symbol: str  # as traders write it, e.g. 'ES'
     tick_size: float  # smallest price step, in points
     point_value: float  # US dollars a point, a contract
-    day_open: str = '18:00'  # the trade date starts here, on the evening before
-    rth_open: str = '09:30'  # first minute of regular trading hours
+    day_open: str = '18:00'  # the trade date starts here, New York time on the evening before
+    rth_open: str = '09:30'  # first minute of regular trading hours, on the clock of `tz`
     rth_close: str = '16:00'  # first minute after them
+    tz: str = 'America/New_York'  # zone of the regular hours
+
+    def __post_init__(self): _check_spec(self)
 
     def to_ticks(self,
         prices: np.ndarray  # points, any shape
@@ -76,6 +94,12 @@ MES = ContractSpec('MES', tick_size=0.25, point_value=5.)
 NQ = ContractSpec('NQ', tick_size=0.25, point_value=20.)
 MNQ = ContractSpec('MNQ', tick_size=0.25, point_value=2.)
 CONTRACTS = {c.symbol: c for c in (ES, MES, NQ, MNQ)}
+
+# %% ../nbs/00_data.ipynb #c0417a05
+def _how_to_describe(symbol: str) -> str:
+    "What to write into a settings file so that a contract can be run."
+    return (f'describe it in a settings file (--config) by a table [contract] with the lines symbol = "{symbol}", tick_size = and point_value = '
+            '(smallest price step in points, US dollars a point), and rth_open = and rth_close = (such as "09:30"; tz = "America/Chicago" if not New York time)')
 
 # %% ../nbs/00_data.ipynb #ab5a5ee9
 FAULTS = ('', 'a price is missing or no number', 'a price is zero or negative', 'the high is below the low',
@@ -126,14 +150,21 @@ def row_faults(
 # %% ../nbs/00_data.ipynb #2f962546
 ZONE = 'America/New_York'
 
+def _how_to_set_zone(index: pd.Index) -> str:
+    "What to do with an index of bars that is not in New York time."
+    must = f'the index of bars must be times in {ZONE} at which each bar opens'
+    if not isinstance(index, pd.DatetimeIndex): return f"{must}, and it holds {index.dtype}: use bars.set_index(pd.to_datetime(...)) with the column of the times"
+    if index.tz is not None: return f"{must}, and it is in {index.tz}: use bars.tz_convert('{ZONE}')"
+    return (f"{must}, and it has no zone: use bars.tz_localize('{ZONE}') if its clock is New York's, "
+            f"else name its own zone, as in bars.tz_localize('UTC').tz_convert('{ZONE}')")
+
 def _check_times(bars: pd.DataFrame):
     "Raise `BadData` for a missing column, an index that is no time in New York, times out of order or twice."
     missing = [c for c in PRICES + ['volume'] if c not in bars]
     if missing:
         raise BadData(f"bars have no column {missing[0]!r} (they have {', '.join(map(str, bars.columns))}): rename it")
     index = bars.index
-    if not isinstance(index, pd.DatetimeIndex) or str(index.tz) != ZONE:
-        raise BadData(f"the index of bars must be times in {ZONE} at which each bar opens: use bars.tz_convert('{ZONE}')")
+    if not isinstance(index, pd.DatetimeIndex) or str(index.tz) != ZONE: raise BadData(_how_to_set_zone(index))
     if not index.is_monotonic_increasing:
         late = index[1:][index[1:] < index[:-1]][0]
         raise BadData(f"bars are not in order of time, first at {late}: use bars.sort_index()")
@@ -148,24 +179,31 @@ def _seconds(clock: str) -> int:
     return int(hours) * 3600 + int(minutes) * 60
 
 # %% ../nbs/00_data.ipynb #382cc402
+def _moments_of(days: np.ndarray, clock: str, tz: str) -> np.ndarray:
+    "When a wall clock shows a time on days since 1970 (n,), in seconds since 1970."
+    wall = pd.DatetimeIndex((days * 86400 + _seconds(clock)).astype('M8[s]'))
+    return wall.tz_localize(tz, ambiguous=np.ones(len(wall), bool), nonexistent='shift_forward').asi8
+
 def _parts_of_days(index: pd.DatetimeIndex, contract: ContractSpec) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "When each part of each trading day around these times begins (in the unit of `index`), its trade date, and whether it is RTH."
     span = [index.min(), index.max()] if len(index) else [pd.Timestamp(0, tz=ZONE)] * 2
     first, last = pd.DatetimeIndex(span).tz_localize(None).as_unit('s').asi8 // 86400
-    clocks = sorted({_seconds(c) for c in (contract.day_open, contract.rth_open, contract.rth_close)})
-    wall = (np.arange(first - 1, last + 2)[:, None] * 86400 + clocks).ravel()
-    begins = pd.DatetimeIndex(wall.astype('M8[s]')).tz_localize(ZONE, ambiguous=np.ones(len(wall), bool), nonexistent='shift_forward')
-    date = ((wall + 86400 - _seconds(contract.day_open)) // 86400).astype('M8[D]').astype('M8[us]')
-    regular = (wall % 86400 >= _seconds(contract.rth_open)) & (wall % 86400 < _seconds(contract.rth_close))
-    return begins.as_unit(index.unit).asi8, date, regular
+    days = np.arange(first - 2, last + 3)
+    starts = _moments_of(days, contract.day_open, ZONE)
+    opens, closes = (_moments_of(days, c, contract.tz) for c in (contract.rth_open, contract.rth_close))
+    begins = np.unique(np.concatenate([starts, opens, closes]))
+    date = days[np.maximum(np.searchsorted(starts, begins, side='right') - 1, 0)] + 1
+    within = np.searchsorted(opens, begins, side='right') - 1
+    regular = (within >= 0) & (begins < closes[within])
+    return begins.astype('M8[s]').astype(f'M8[{index.unit}]').astype(np.int64), date.astype('M8[D]').astype('M8[us]'), regular
 
 # %% ../nbs/00_data.ipynb #b7a1c3d2
 def add_sessions(
     bars: pd.DataFrame,  # index in New York time
     contract: ContractSpec = ES  # whose trading day it is
 ) -> pd.DataFrame:  # a shallow copy with `date` (trade date, midnight without zone) and `segment` ('RTH' or 'ETH')
-    "Which trade date and which part of the day each bar belongs to, by the clock on the wall in New York."
-    if str(getattr(bars.index, 'tz', None)) != ZONE: raise BadData(f"bars must be in {ZONE}: use bars.tz_convert('{ZONE}')")
+    "Which trade date and which part of the day each bar belongs to, by the clocks on the wall."
+    if str(getattr(bars.index, 'tz', None)) != ZONE: raise BadData(_how_to_set_zone(bars.index))
     begins, date, regular = _parts_of_days(bars.index, contract)
     part = np.searchsorted(begins, bars.index.asi8, side='right') - 1
     return bars.assign(date=date[part], segment=pd.Categorical.from_codes(regular.view(np.int8)[part], ['ETH', 'RTH']))
@@ -379,7 +417,7 @@ def front_month(
     if 'contract' not in bars or bars.contract.nunique() < 2: return bars
     names = pd.Index(sorted(bars.contract.unique(), key=expiry))
     dates = pd.Index(bars.date.unique())
-    opens = (dates + pd.Timedelta(seconds=_seconds(contract.rth_open))).tz_localize(ZONE)
+    opens = (dates + pd.Timedelta(seconds=_seconds(contract.rth_open))).tz_localize(contract.tz)
     leaders = _leaders_by_date(names, dates, days) if rule == 'days_before' else _leaders_by_size(bars, names, dates, opens, rule)
     offset, known = np.zeros(len(dates)), np.full(len(dates), pd.NaT, dtype=object)
     for i in np.flatnonzero(np.diff(leaders)) + 1:
@@ -424,12 +462,12 @@ def check_one_contract(
 
 # %% ../nbs/00_data.ipynb #7952749d
 def read_vix(
-    path: str | Path  # a CSV with a date column and a column named close, vix or vixcls, in any case
+    path: str | Path  # a CSV with a date column and a column named close or vix, in any case and any of its spellings
 ) -> pd.Series:  # `vix`: closes in index points, index `date` (midnight, no zone), ascending
     "Daily closes of the VIX; raises `BadData` for a row that is none (1 to 200) or a day with two values."
     path = Path(path)
     if not path.is_file(): raise BadData(f'{path}: there is no such file')
-    days, values, lines = _daily_values(path, ('close', 'vix', 'vixcls', 'vixclose'))
+    days, values, lines = _daily_values(path, ('close', 'vix'))
     vix = pd.Series(values, index=days.rename('date'), name='vix')
     bad = vix.index.isna() | ~vix.between(1, 200).to_numpy()
     if bad.any(): raise BadData(f'{path}, line {lines[bad][0]}: not a day and a VIX close: mend or remove the line')
@@ -824,9 +862,15 @@ ALIASES = {'timestamp': 'ts', 'datetime': 'ts', 'tsevent': 'ts', 'dtyyyymmdd': '
 
 def _squeezed(name: str) -> str: return re.sub(r'[\s_"<>\ufeff]', '', str(name)).lower()
 
+_VIX_NAME = re.compile(r'[\^$.]?(cboe)?vix(\.x)?([.-]?(close|closing|cls|last|index|spot|level|price|value|settle))?')
+_PRODUCT_NAMES = ('root', 'product', 'underlying')  # a column that says the product only: of use where no other names the contract
+
 def _names(fields: Iterable[str]) -> list[str]:
     "The names of a header line as this library calls them."
-    return [ALIASES.get(s, s) for s in map(_squeezed, fields)]
+    names = [ALIASES.get(s, 'vix' if _VIX_NAME.fullmatch(s) else s) for s in map(_squeezed, fields)]
+    product = next((names.index(n) for n in _PRODUCT_NAMES if n in names), None)
+    if product is not None and 'contract' not in names: names[product] = 'contract'
+    return names
 
 # %% ../nbs/00a_reading.ipynb #138dbf96
 _MOST_BYTES, _MOST_RATIO = 4 * 2**30, 300
@@ -913,10 +957,10 @@ _ENDINGS = ('.txt', '.csv', '.tsv', '.parquet', '.dbn')
 _PACKED = ('.gz', '.zst', '.zip')
 
 def _is_bar_file(name: str) -> bool:
-    "Whether a file of this name is read, when it lies in a folder or a zip."
+    "Whether a file of this name is read, when it lies in a folder or a zip; a VIX in the name is another matter."
     path = Path(name.lower())
     inner = path.with_suffix('') if path.suffix in _PACKED else path
-    if path.name.startswith(('vix', '.', 'corrections.')) or '__macosx' in path.parts: return False
+    if path.name.startswith(('.', 'corrections.')) or '__macosx' in path.parts: return False
     return inner.suffix in _ENDINGS or path.suffix == '.zip'
 
 # %% ../nbs/00a_reading.ipynb #ec1fa216
@@ -941,7 +985,8 @@ def _sources(path: Path, data: memoryview) -> list[_Source]:
     packing = 'gzip' if data[:2] == b'\x1f\x8b' else 'zstd' if data[:4] == b'\x28\xb5\x2f\xfd' else ''
     if packing: return [whole(path.name, Path(path.name).stem, memoryview(_inflated(CompressedInputStream(BufferReader(data), packing), len(data), str(path))))]
     if data[:4] not in (b'PK\x03\x04', b'PK\x05\x06'): return [whole(path.name, path.name, data)]
-    try: members = [m for m in zipfile.ZipFile(io.BytesIO(data)).infolist() if not m.is_dir() and _is_bar_file(m.filename) and not m.filename.endswith('.zip')]
+    try: members = [m for m in zipfile.ZipFile(io.BytesIO(data)).infolist() if not m.is_dir() and _is_bar_file(m.filename) and not m.filename.endswith('.zip')
+               and not Path(m.filename.lower()).name.startswith('vix')]
     except Exception as e: raise BadData(f'{path}: the zip is damaged or cut off ({e}): pack it again') from None
     if not members: raise BadData(f'{path}: the zip holds no {", ".join(_ENDINGS)} file of bars')
     if sum(m.file_size for m in members) > _MOST_BYTES: raise BadData(f'{path}: unpacks to more than {_MOST_BYTES // 2**30} GiB: unpack it yourself if you trust it')
@@ -1694,11 +1739,11 @@ def contract_name(
 ) -> str | None:  # e.g. 'ES 12-13'; None where no contract is named
     "A contract's name as this library writes it."
     written, text = str(text), str(text).upper()
-    found = re.match(r'([A-Z]{1,3}) (\d\d)-(\d\d)\b', text)
+    found = re.match(r'([A-Z0-9]{1,5}) (\d\d)-(\d\d)\b', text)
     if found: return f'{found[1]} {found[2]}-{found[3]}'
     found = re.match(r'\d{8}_([A-Z]{1,3})_[A-Z]+_TRADE_\d\d(\d\d)(\d\d)', text)
     if found: return f'{found[1]} {found[3]}-{found[2]}'
-    found = re.match(rf'([A-Z]{{1,3}}?)([{MONTH_LETTERS}])(\d{{1,2}})(?![A-Za-z0-9])', written)
+    found = re.match(rf'([A-Z]{{1,3}}?|[0-9][A-Z]|M[0-9][A-Z])([{MONTH_LETTERS}])(\d{{1,2}})(?![A-Za-z0-9])', written)
     if not found: return None
     digits = int(found[3])
     full = digits + 2000 if len(found[3]) == 2 else year + (digits - year) % 10
@@ -1934,32 +1979,146 @@ def _check_clock(ts: np.ndarray, tz: str, where: str, contract: ContractSpec):
         raise BadData(f'{where}: the market pauses at {quiet}:00 on the clock of these stamps, and {contract.symbol} pauses at {pause}:00 in New York: '
                       f'they are not in {tz}: name their zone with tz= (--tz), perhaps {zone}')
 
+# %% ../nbs/00a_reading.ipynb #a16c0001
+_HOURS_ZONES = ('America/Chicago', ZONE, 'America/Denver', 'America/Los_Angeles', 'UTC', 'Europe/London', 'Europe/Berlin', 'Asia/Tokyo')
+
+def _days_in_hours(ts: np.ndarray, length: int, contract: ContractSpec) -> float:
+    "Share of the days whose bars (ascending opens, microseconds since 1970; length of a bar in microseconds) fill the regular hours and no more."
+    if not len(ts): return 0.
+    wall = pd.DatetimeIndex(ts.astype('M8[us]'), tz='UTC').tz_convert(contract.tz).tz_localize(None).asi8
+    begin = np.flatnonzero(np.r_[True, np.diff(wall // _DAY) > 0])
+    first, last = wall[begin] % _DAY, wall[np.r_[begin[1:], len(wall)] - 1] % _DAY
+    opens, closes = ((pd.Timedelta(c + ':00') // pd.Timedelta('1us')) for c in (contract.rth_open, contract.rth_close))
+    ends = [(last < c) & (c <= last + length) for c in (closes, closes + 15 * 60 * 10**6)]  # some platforms count to 16:15
+    return float(((first <= opens) & (opens < first + length) & (ends[0] | ends[1])).mean())
+
+def _two_months(ts: np.ndarray) -> np.ndarray:
+    "The moments of the first and of the last 28 days, ascending."
+    return np.unique(ts[(ts < ts.min() + 28 * _DAY) | (ts > ts.max() - 28 * _DAY)])
+
+# %% ../nbs/00a_reading.ipynb #a16c0002
+def _better_hours(ts: np.ndarray, length: int, tz: str, stamp: str, given: tuple, contract: ContractSpec) -> list[tuple[str, str]]:
+    "Zones and stamps with which bars fill the regular hours, the best and simplest first; none where they do so as they were read."
+    if _days_in_hours(ts, length, contract) > .2: return []
+    wall = pd.DatetimeIndex(ts.astype('M8[us]'), tz='UTC').tz_convert(tz).tz_localize(None)
+    other = {'open': 'end', 'end': 'open'}[stamp]
+    found = {}
+    for zone in [tz] if given[0] else dict.fromkeys([tz, *_HOURS_ZONES]):
+        utc = wall.tz_localize(zone, ambiguous='NaT', nonexistent='NaT').dropna().asi8
+        for way in [stamp] if given[1] else [stamp, other]:
+            shift = 0 if way == stamp else -length if way == 'end' else length
+            found[zone, way] = _days_in_hours(np.sort(utc) + shift, length, contract)
+    best = max(found.values())
+    fitting = [k for k, share in found.items() if share == best]
+    return sorted(fitting, key=lambda k: k[1] != stamp) if best >= .8 else []
+
+def _check_hours(ts: np.ndarray, found: Layout, tz: str | None, stamp: str | None, where: str, contract: ContractSpec):
+    "Whether bars that stop at night stop at the hours of the market."
+    some, assumed = _two_months(ts), (tz or found.tz, stamp or found.stamp)
+    length = bar_length(pd.DatetimeIndex(some.astype('M8[us]')))
+    if length is None or length > pd.Timedelta('1h'): return
+    fits = _better_hours(some, length // pd.Timedelta('1us'), *assumed, (tz is not None, stamp is not None), contract)
+    if not fits: return
+    zone, way = fits[0]
+    wall = pd.DatetimeIndex(some.astype('M8[us]'), tz='UTC').tz_convert(assumed[0])
+    clock = lambda some: f'{pd.Series(some.strftime("%H:%M")).mode()[0]}'
+    by_day = wall.to_series().groupby(wall.date)
+    run = f'{clock(pd.DatetimeIndex(by_day.first()))} to {clock(pd.DatetimeIndex(by_day.last()) + length)} in {assumed[0]}'
+    wrong = [f'their zone is {" or ".join(z for z, w in fits if w == way)}, use --tz {zone} (tz=)'] * (zone != assumed[0])
+    wrong += [f'their stamps mean the {way} of a bar, use --stamp {way} (stamp=)'] * (way != assumed[1])
+    raise BadData(f'{where}: read with these settings the bars of a day run from {run}, and the regular hours of {contract.symbol} are '
+                  f'{contract.rth_open} to {contract.rth_close} in {contract.tz}: {" and ".join(wrong)}')
+
+# %% ../nbs/00a_reading.ipynb #a16c0013
+def _columns_in(source: _Source) -> list[str]:
+    "The names of a table's columns as they are written; [] where it has none."
+    if source.kind == 'text': return [f.strip('"') for f in source.look.header]
+    if source.kind == 'dbn': return []
+    from pyarrow import ArrowException, BufferReader, parquet
+    try: return [n for n in parquet.read_schema(BufferReader(source.data)).names if not n.startswith('__index')]
+    except (ArrowException, OSError): return []
+
 # %% ../nbs/00a_reading.ipynb #e6d08529
+def _files_below(folder: Path, seen: tuple = ()) -> list[Path]:
+    "Files in a folder and its subfolders, sorted; what is hidden and what this library wrote itself is left alone."
+    try: entries = sorted(f for f in folder.iterdir() if not f.name.startswith(('.', '__')))
+    except OSError as e: raise BadData(f'{folder}: cannot be opened ({e.strerror})') from None
+    ours = lambda f: f.name in ('BACKTEST', 'TRAINING') or (f/'manifest.json').is_file()
+    seen = (*seen, folder.resolve())  # a link may lead back to where we are
+    below = [f for d in entries if d.is_dir() and not ours(d) and d.resolve() not in seen for f in _files_below(d, seen)]
+    return sorted([f for f in entries if f.is_file()] + below)
+
+def _holds_both(path: Path) -> bool:
+    "Whether a file with VIX in its name holds bars with the VIX beside them."
+    try: source = _sources(path, _read_bytes(path))[0]
+    except BadData: return False
+    return {'open', 'vix'} <= set(_names(_columns_in(source)))
+
+def _vix_files(path: Path) -> list[Path]:
+    "The files of daily VIX closes in a folder and its subfolders: text with VIX in the name, and no bars in it."
+    named = [f for f in _files_below(path) if 'vix' in f.name.lower()]
+    text = [f for f in named if (f.with_suffix('') if f.suffix.lower() in ('.gz', '.zst') else f).suffix.lower() in ('.txt', '.csv', '.tsv')]
+    return [f for f in text if not _holds_both(f)]
+
 def bar_files(
     path: str | Path  # a file or a folder
 ) -> tuple[list[Path], list[Path]]:  # files that `read_bars` reads, and what else lies in the folder
-    "The files of bars in a folder, sorted: .txt, .csv, .tsv, .parquet, .dbn, packed or not, and .zip; none whose name begins with VIX."
+    "The files of bars in a folder and its subfolders, sorted: .txt, .csv, .tsv, .parquet, .dbn, packed or not, and .zip; a name with VIX is that of a VIX file."
     path = Path(path)
     if path.is_file(): return [path], []
     if not path.is_dir(): raise BadData(f'{path}: there is no such file or folder')
-    try: entries = sorted(path.iterdir())
-    except OSError as e: raise BadData(f'{path}: cannot be opened ({e.strerror})') from None
-    files = [f for f in entries if f.is_file() and _is_bar_file(f.name)]
+    entries = _files_below(path)
+    files = [f for f in entries if _is_bar_file(f.name) and ('vix' not in f.name.lower() or _holds_both(f))]
     if not files: raise BadData(f'{path}: the folder holds no .txt, .csv or .parquet file of bars')
-    return files, [f for f in entries if f not in files and f.name not in ('README.md', 'corrections.csv') and not f.name.startswith('.')]
+    return files, [f for f in entries if f not in files and f.name != 'README.md' and f != path/'corrections.csv']
 
 # %% ../nbs/00a_reading.ipynb #d8412aa1
+_OTHER_SYMBOLS = ('YM', 'MYM', 'RTY', 'M2K', 'EMD', 'NKD', 'NIY', 'CL', 'MCL', 'NG', 'GC', 'MGC', 'ZN', 'ZB', 'ZF', 'ZT', 'UB', 'ZC', 'ZS', 'ZW', 'ZM', 'ZL',
+                  '6A', '6B', '6C', '6E', '6J', '6N', '6S', 'M6E', 'BTC', 'MBT', 'ETH', 'FDAX', 'FDXM', 'FESX', 'FGBL')  # known by name only
+
+_DECORATED = re.compile(r'(?:[A-Za-z_]+:)?[@/#$^]?([A-Za-z0-9]{1,6}?)(?:[12]!|[12]? (?:Index|Comdty|Curncy)|=F|c[12]|\.[cvn]\.\d|#\w*|-\w+)?')
+
+def _product_of(text: str) -> str:
+    "The product that a name in a column of symbols stands for, without what a vendor puts around it; '' for none."
+    found = _DECORATED.fullmatch(text.strip())
+    name = contract_name(text.strip()) or found and contract_name(found[1])
+    if name: return name.split()[0]
+    known = found and found[1].upper() in (*CONTRACTS, *_OTHER_SYMBOLS)
+    return found[1].upper() if known or found and re.fullmatch('[A-Z]{2,6}', found[1]) else ''
+
+def _products_in_name(name: str, symbol: str) -> list[str]:
+    "The products that the name of a file says, or else that of the folder or the zip it lies in; a word counts if it is a symbol as a whole."
+    known = (symbol.upper(), *CONTRACTS, *_OTHER_SYMBOLS)
+    for part in reversed(name.split('/')):
+        words = re.split('[^A-Z0-9]+', re.sub(r'(?<=[A-Z])[12]!', '', part.upper()))
+        roots = [re.sub(rf'[{MONTH_LETTERS}](20)?\d\d?$', '', w) for w in words]
+        if named := [w for pair in zip(words, roots) for w in dict.fromkeys(pair) if w in known]: return named
+    return []
+
+# %% ../nbs/00a_reading.ipynb #a16c0006
+def _mend_symbol(product: str, contract: ContractSpec) -> str:
+    "What to do where a file names another product than the one it is run as."
+    micro = f', or, to trade {contract.symbol} at the prices of {product}, a table [contract] with symbol = "{product}" and point_value = {contract.point_value:g} (--config)'
+    return (f'use --symbol {product}' if product in CONTRACTS else _how_to_describe(product)) + micro * (contract.symbol == 'M' + product)
+
+def _check_symbols(part: _Rows, path: Path, contract: ContractSpec):
+    "Raise `BadData` for a table that names another product; what its rows say counts before its name."
+    where = path if path.is_file() and '/' not in part.file else f'{path}: {part.file}'
+    held = {name: product for name in ([] if part.contract is None else map(str, part.contract.categories)) if (product := _product_of(name))}
+    for name, product in held.items():
+        if product != contract.symbol.upper():
+            raise BadData(f'{where} holds {name}, not {contract.symbol}: {_mend_symbol(product, contract)}, or remove it')
+    named = [] if held else _products_in_name(part.file, contract.symbol)
+    if named and contract.symbol.upper() not in named:
+        raise BadData(f'{where} names {named[0]}, and is run as {contract.symbol}: {_mend_symbol(named[0], contract)}, or rename it if it holds {contract.symbol}')
+
 def _check_contracts(parts: list[_Rows], path: Path, contract: ContractSpec):
     "Bars of one product, and either all or none with the name of their contract."
+    for part in parts: _check_symbols(part, path, contract)
     named = [p.contract is not None for p in parts]
     if any(named) and not all(named):
         with_name, without = parts[named.index(True)].file, parts[named.index(False)].file
         raise BadData(f'{path}: {with_name} says which contract it holds and {without} does not: keep one kind in a folder')
-    for part in parts:
-        for name in [] if part.contract is None else part.contract.categories:
-            product = re.match(r'([A-Z]{1,3}) \d\d-\d\d$', str(name))
-            if product and product[1] != contract.symbol:
-                raise BadData(f'{path}: {part.file} holds {name}, not {contract.symbol}: use --symbol {product[1]}, or remove it')
 
 # %% ../nbs/00a_reading.ipynb #3fc8baf9
 def _joined(parts: list[_Rows]) -> tuple[_Rows, np.ndarray]:
@@ -2034,11 +2193,12 @@ def read_bars(
     if tz is not None: _zone_of(tz)
     path, (files, _) = Path(path), bar_files(path)
     mended = Path(corrections) if corrections else next((f for f in [path/'corrections.csv'] if f.is_file()), None)
-    every, options = files + [mended] * (mended is not None), (layout, tz, stamp, contract)
+    every, folders = files + [mended] * (mended is not None), [f'{f.parent.relative_to(path).as_posix()}/'.removeprefix('./') if path.is_dir() else '' for f in files]
+    options = (layout, tz, stamp, contract, folders)
     keep = _is_worth_keeping(every)
     if keep and (kept := _kept(every, options)): return kept
     given = [_read_bytes(f) for f in every]
-    tables = [t for f, data in zip(files, given) for t in _sources(f, data)]
+    tables = [_Source(folder + t.name, t.file, t.data) for f, folder, data in zip(files, folders, given) for t in _sources(f, data)]
     result = _read_tables(path, tables, given[-1] if mended else None, layout, tz, stamp, contract)
     if keep: _keep(every, given, options, *(frame.copy(deep=False) for frame in result), contract.tick_size)
     return result
@@ -2073,7 +2233,48 @@ def _read_table(source: _Source, layout: str, tz: str | None, stamp: str | None,
         _check_volume({'volume': rows.values['volume'][good]}, source.name)
         _check_daily(rows.ts[good], source.name)
         if not rows.zoned and tz is None: _check_clock(rows.ts[good], found.tz, source.name, contract)
+        if not rows.zoned and not rows.trades: _check_hours(rows.ts[good], found, tz, stamp, source.name, contract)
     return rows
+
+# %% ../nbs/00a_reading.ipynb #a16c0008
+_NO_HABIT = ('generic', 'firstrate', 'month-first', 'day-first', 'parquet', 'trades')  # layouts whose zone and stamp no platform vouches for
+
+def _has_zone(source: _Source) -> bool:
+    "Whether the times of a table say their zone themselves."
+    if source.kind != 'parquet': return source.kind == 'dbn' or 'since 1970' in source.look.spelling or bool((m := _SPELLING.fullmatch(source.look.spelling)) and m['away'])
+    from pyarrow import BufferReader, parquet
+    return any(getattr(t, 'tz', None) for t in parquet.read_schema(BufferReader(source.data)).types)
+
+def _unused_columns(source: _Source, layout: Layout) -> list[str]:
+    "The columns of a table of which nothing is read, as they are written."
+    written = _columns_in(source)
+    names = _names(written)
+    used = {'ts', 'date', 'time', 'contract', 'instrumentid', 'publisherid', 'rtype', 'vix', *layout.header}
+    used |= {'price', 'size'} if _are_trades(names) else {*_ROW} | ({'up', 'down'} if 'volume' not in names else set())
+    return list(dict.fromkeys(w for w, n in zip(written, names) if n not in used and _squeezed(w) not in used))
+
+# %% ../nbs/00a_reading.ipynb #a16c0009
+def _assumed(layout: Layout, zoned: bool, tz: str | None, stamp: str | None) -> str:
+    "How a table was read: its layout, zone and stamp, and which of them nothing but a habit says."
+    trades, open_to_doubt = layout.name == 'trades', layout.name in _NO_HABIT
+    said = f'{layout.name}, times {"with their zone" if zoned else "in " + (tz or layout.tz)}' + f', stamped at their {stamp or layout.stamp}' * (not trades)
+    guesses = [('zone', '--tz America/Chicago')] * (not zoned and tz is None) + [('stamp', '--stamp end')] * (not trades and stamp is None)
+    if not guesses or not open_to_doubt: return said
+    what, mends = zip(*guesses)
+    return f'{said} ({" and ".join(what)} assumed, the file does not say: if wrong, use {" or ".join(mends)})'
+
+def _how_files_were_read(path: Path, layout: str, tz: str | None, stamp: str | None, but: Path | None = None) -> str:
+    "What was assumed about files, which of their columns and which other files (without one) were not used."
+    files, others = bar_files(path)
+    ways, unused = {}, {}
+    for source in (_sources(f, _read_bytes(f))[0] for f in files):
+        found = LAYOUTS[layout] if layout != 'auto' and source.kind == 'text' else _recognised(source)
+        ways |= {_assumed(found, _has_zone(source), tz, stamp): None}
+        unused |= dict.fromkeys(_unused_columns(source, found))
+    listed = lambda names: ', '.join(list(names)[:8]) + ', …' * (len(names) > 8)
+    left = [f.relative_to(path).as_posix() for f in others if f != but]
+    return (f'{len(files)} file{"s" * (len(files) != 1)}: {"; ".join(ways)}' + f'; column{"s" * (len(unused) != 1)} not used: {listed(unused)}' * bool(unused)
+            + f'; left out: {listed(left)}' * bool(left))
 
 # %% ../nbs/00a_reading.ipynb #42fb29bd
 def _cache_folder() -> Path | None:
