@@ -370,7 +370,7 @@ def stress(
 def after_trials(
     result: BacktestResult,  # of `run_backtest`
     trials: Trials  # of `record_trial`: all on the same data, this one included
-) -> BacktestResult:  # the same with other `trials`, `sharpe_by_luck` and `dsr`
+) -> BacktestResult:  # the same with other `trials`, `expected_max_sharpe` and `dsr`
     "A result judged as one of many."
     judged = trial_metrics(result.returns.to_numpy(), result.metrics['sharpe'], max(trials.number, 1), trials.variance)
     return replace(result, metrics=result.metrics | judged)
