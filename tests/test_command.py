@@ -90,7 +90,7 @@ def test_trials_are_counted(tmp_path):
         seen.append(json.loads((tmp_path/out/'metrics.json').read_text())['original'])
     assert [m['trials'] for m in seen] == [1, 2, 2, 1, 3]
     sharpe = np.array([seen[i]['sharpe'] for i in (0, 1, 4)])
-    assert seen[4]['sharpe_by_luck'] == pytest.approx(expected_max_sharpe(3, sharpe.var(ddof=1) / 252) * 252**.5)
+    assert seen[4]['expected_max_sharpe'] == pytest.approx(expected_max_sharpe(3, sharpe.var(ddof=1) / 252) * 252**.5)
     assert 'as trial 3' in (tmp_path/'e/report.html').read_text() or seen[4]['sharpe'] <= 0
 
 

@@ -10,6 +10,7 @@ __all__ = ['AMBIGUOUS', 'OPEN', 'HIGH', 'LOW', 'CLOSE', 'EXITS', 'SKIPS', 'MOST_
            'same_session_backtest']
 
 # %% ../nbs/04_backtest.ipynb #76f91e1c
+import functools
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -422,12 +423,13 @@ def _longest(below: np.ndarray) -> int:
     return int((ends[1::2] - ends[::2]).max(initial=0))
 
 # %% ../nbs/04_backtest.ipynb #d7d6977d
-def _trade_figures(net: np.ndarray, costs: np.ndarray, r: np.ndarray, ambiguous: np.ndarray) -> dict:
+def _trade_figures(side: np.ndarray, net: np.ndarray, costs: np.ndarray, r: np.ndarray, ambiguous: np.ndarray) -> dict:
     won, lost = net[net > 0], net[net <= 0]
-    n = len(net)
+    n, long = len(net), side > 0
     spread = r.std(ddof=1) if n > 1 and np.ptp(r) > 1e-12 * np.abs(r).max() else 0.
-    return {'trades': n, 'win_rate': _ratio(len(won), n),
-            'total_profit': float(net.sum()), 'average_profit': _ratio(net.sum(), n),
+    return {'trades': n, 'long_trades': int(long.sum()), 'short_trades': int(n - long.sum()), 'win_rate': _ratio(len(won), n),
+            'total_profit': float(net.sum()), 'profit_by_side': {'long': float(net[long].sum()), 'short': float(net[~long].sum())},
+            'average_profit': _ratio(net.sum(), n),
             'profit_factor': _ratio(won.sum(), -lost.sum()),
             'payoff': _ratio(_ratio(won.sum(), len(won)), -_ratio(lost.sum(), len(lost))),
             'expectancy_r': _ratio(r.sum(), n), 't_stat': _ratio(_ratio(r.sum(), n) * n**.5, spread),
@@ -435,10 +437,10 @@ def _trade_figures(net: np.ndarray, costs: np.ndarray, r: np.ndarray, ambiguous:
 
 # %% ../nbs/04_backtest.ipynb #15ba849f
 def trade_metrics(
-    trades: pd.DataFrame,  # columns net, costs, r_multiple, ambiguous
-) -> dict:  # trades, win_rate, total_ and average_profit, profit_factor, payoff, expectancy_r, t_stat, costs, ambiguous_share
-    "Figures of the trades alone: US dollars after costs, shares as fractions, NaN where there is nothing to divide."
-    return _trade_figures(*(trades[c].to_numpy(float) for c in ('net', 'costs', 'r_multiple', 'ambiguous')))
+    trades: pd.DataFrame,  # columns side, net, costs, r_multiple, ambiguous
+) -> dict:  # trades, long_ and short_trades, win_rate, total_ and average_profit, profit_by_side, profit_factor, payoff, …
+    "Return the figures of the trades alone: US dollars after costs, shares as fractions, NaN where there is nothing to divide."
+    return _trade_figures(*(trades[c].to_numpy(float) for c in ('side', 'net', 'costs', 'r_multiple', 'ambiguous')))
 
 # %% ../nbs/04_backtest.ipynb #ef04d6ad
 def _returns(values: np.ndarray) -> np.ndarray:
@@ -479,33 +481,38 @@ def session_metrics(
     drawdown: pd.Series | np.ndarray,  # deepest fall from the peak within each session, fractions ≤ 0
     config: 'BacktestConfig',  # for the capital and the risk-free rate
     trials: int = 1  # strategies tried on these data, this one included
-) -> dict:  # sharpe, sortino, cagr, max_drawdown, max_drawdown_days and those of `trial_metrics`
-    "Figures of the account, from one return a session; ratios annual (252 sessions), drawdown days counted in sessions."
+) -> dict:  # sharpe, sortino, cagr, max_drawdown, max_drawdown_sessions and those of `trial_metrics`
+    "Return the figures of the account, from one return a session; ratios annual (252 sessions)."
     values = np.concatenate([[config.initial_capital], np.asarray(equity, dtype=float)])
     returns, n = _returns(values), len(equity)
     sharpe, solvent = sharpe_ratio(returns, risk_free=config.risk_free_rate), np.isfinite(returns).all()
     return {'sharpe': sharpe, 'sortino': sortino_ratio(returns, risk_free=config.risk_free_rate),
             'cagr': float((values[-1] / values[0])**(252 / n) - 1) if solvent and n else (float('nan') if solvent else -1.),
-            'max_drawdown': float(drawdown.min()) if n else 0., 'max_drawdown_days': _longest(drawdowns(values) < 0),
+            'max_drawdown': float(drawdown.min()) if n else 0., 'max_drawdown_sessions': _longest(drawdowns(values) < 0),
             **trial_metrics(returns, sharpe, trials)}
 
 # %% ../nbs/04_backtest.ipynb #255f1e38
-LABELS = {'trades': ('Trades', '{:,.0f}'), 'win_rate': ('Win rate', '{:.1%}'),
-          'total_profit': ('Total profit', '${:,.0f}'), 'average_profit': ('Average profit', '${:,.2f}'),
+LABELS = {'trades': ('Trades', '{:,.0f}'), 'long_trades': ('Long trades', '{:,.0f}'),
+          'short_trades': ('Short trades', '{:,.0f}'), 'win_rate': ('Win rate', '{:.1%}'),
+          'total_profit': ('Total profit', '${:,.0f}'), 'profit_by_side': ('Profit long, short', '${:,.0f}'),
+          'average_profit': ('Average profit', '${:,.2f}'),
           'profit_factor': ('Profit factor', '{:.2f}'), 'payoff': ('Payoff (average win / loss)', '{:.2f}'),
           'expectancy_r': ('Expectancy, R', '{:+.3f}'), 't_stat': ('t of expectancy', '{:+.2f}'),
           'sharpe': ('Sharpe ratio', '{:.2f}'), 'sortino': ('Sortino ratio', '{:.2f}'),
           'cagr': ('Growth a year', '{:.1%}'), 'max_drawdown': ('Max drawdown', '{:.1%}'),
-          'max_drawdown_days': ('Longest drawdown, sessions', '{:,.0f}'), 'exposure': ('Exposure', '{:.1%}'),
+          'max_drawdown_sessions': ('Longest drawdown, sessions', '{:,.0f}'), 'exposure': ('Exposure', '{:.1%}'),
+          'beta': ('Beta to holding one contract', '{:+.2f}'),
           'costs': ('Costs', '${:,.0f}'), 'ambiguous_share': ('Ambiguous trades', '{:.1%}'),
-          'skipped': ('Orders skipped', '{:,.0f}'), 'psr': ('P(Sharpe > 0)', '{:.1%}'), 'trials': ('Trials', '{:,.0f}'),
-          'sharpe_by_luck': ('Sharpe ratio of the luckiest', '{:.2f}'), 'dsr': ('P(Sharpe > 0), after all trials', '{:.1%}')}
+          'skipped': ('Orders skipped', '{:,.0f}'), 'psr': ('Probabilistic Sharpe ratio', '{:.1%}'), 'trials': ('Trials', '{:,.0f}'),
+          'expected_max_sharpe': ('Sharpe ratio expected from the best worthless trial', '{:.2f}'),
+          'dsr': ('Deflated Sharpe ratio', '{:.1%}')}
 
 def format_metric(
     name: str,  # a key of `LABELS`
-    value: float  # its value; None and NaN show as a dash
+    value: float | dict  # its value; None and NaN show as a dash; of a dict, its values one after the other
 ) -> str:  # with unit and thousands separators
-    "A figure as a person reads it."
+    "Return a figure as a person reads it."
+    if isinstance(value, dict): return ', '.join(format_metric(name, v) for v in value.values())
     if value is None or not np.isfinite(value): return '–'
     return LABELS[name][1].format(value).replace('$-', '−$').replace('-', '−')
 
@@ -623,6 +630,11 @@ def _carried_until(changes: np.ndarray, start: np.ndarray, n: int) -> tuple[np.n
     roll = changes[np.searchsorted(changes, start, side='right')]
     return np.minimum(until[:len(start)], roll), np.where(roll <= np.minimum(until[:len(start)], n - 1), EXITS.index('roll'), close)
 
+# %% ../nbs/04_backtest.ipynb #5d1a2c01
+def _first_bars(bars: CompactBars) -> np.ndarray:
+    "Numbers of the bars with which another contract begins."
+    return bars.start[1:-1][bars.contract[1:] != bars.contract[:-1]]
+
 # %% ../nbs/04_backtest.ipynb #e5045726
 @dataclass(frozen=True, eq=False)
 class Market:
@@ -641,6 +653,21 @@ class Market:
         "What is traded."
         return self.bars.spec
 
+    @functools.cached_property
+    def holding_profit(self) -> pd.Series:
+        "US dollars a session from holding one contract, RTH close to RTH close; a session with a roll counts from the new contract's first open."
+        return pd.Series(_holding_ticks(self) * self.contract.tick_size * self.contract.point_value, self.dates, name='holding_profit')
+
+# %% ../nbs/04_backtest.ipynb #5d1a2c03
+def _holding_ticks(market: 'Market') -> np.ndarray:
+    "Ticks that one contract gains in each session, from RTH close to RTH close and never across a roll."
+    prices, last = market.bars.prices.astype(np.int64), market.end - 1
+    before = np.append(prices[OPEN, market.start[0]], prices[CLOSE, last[:-1]])
+    first_bars = np.append(-1, _first_bars(market.bars))
+    first = first_bars[np.searchsorted(first_bars, last, side='right') - 1]  # where the contract of the close begins
+    rolled = first > np.append(market.start[0], last[:-1])
+    return prices[CLOSE, last] - np.where(rolled, prices[OPEN, first], before)
+
 # %% ../nbs/04_backtest.ipynb #46362826
 def open_market(
     bars: pd.DataFrame | CompactBars,  # bars of one contract a session, see `vpoc_backtest.data`
@@ -651,8 +678,7 @@ def open_market(
     bars = check_one_contract(compact_bars(bars, contract))
     dates, start, end = _session_bounds(bars)
     if not len(dates): raise BadData('no bar lies in regular trading hours: are they bars within the day, and is the time zone right?')
-    changes = bars.start[1:-1][bars.contract[1:] != bars.contract[:-1]]
-    return Market(bars, dates, start, end, *_carried_until(changes, start, len(bars)))
+    return Market(bars, dates, start, end, *_carried_until(_first_bars(bars), start, len(bars)))
 
 # %% ../nbs/04_backtest.ipynb #23e24159
 @dataclass(frozen=True, eq=False)
@@ -715,6 +741,12 @@ def _trade_table(outcome: _Outcome, signals: pd.DataFrame, market: Market, confi
         'ambiguous': done[:, _BOTH].astype(bool),
         'confidence': order.confidence.to_numpy(float) if 'confidence' in order else np.nan})
 
+# %% ../nbs/04_backtest.ipynb #5d1a2c04
+def _beta(profit: np.ndarray, holding: np.ndarray) -> float:
+    "Least-squares slope of one profit per session on another; NaN where the other does not vary."
+    moved = holding - holding.mean()
+    return _ratio(moved @ profit, moved @ moved)
+
 # %% ../nbs/04_backtest.ipynb #44400657
 def _all_metrics(outcome: _Outcome, side: np.ndarray, risk: np.ndarray, market: Market, config: BacktestConfig, trials: int = 1) -> dict:
     "The figures of a result; `side` and `risk` (points) of all orders, those without a session included."
@@ -722,8 +754,9 @@ def _all_metrics(outcome: _Outcome, side: np.ndarray, risk: np.ndarray, market: 
     gross, costs, r = _money(done, side[rows], risk[rows], config, market.contract)
     held = (done[:, _EXIT_BAR] - done[:, _ENTRY_BAR] + 1).sum()
     open_hours = len(market.bars) if config.hold == 'overnight' else (market.end - market.start).sum()
-    return (_trade_figures(gross - costs, costs, r, done[:, _BOTH]) | session_metrics(outcome.equity, outcome.fall, config, trials)
-            | {'exposure': _ratio(held, open_hours), 'skipped': len(side) - len(done)})
+    earned = np.diff(outcome.equity, prepend=config.initial_capital)
+    return (_trade_figures(side[rows], gross - costs, costs, r, done[:, _BOTH]) | session_metrics(outcome.equity, outcome.fall, config, trials)
+            | {'beta': _beta(earned, market.holding_profit.to_numpy()), 'exposure': _ratio(held, open_hours), 'skipped': len(side) - len(done)})
 
 # %% ../nbs/04_backtest.ipynb #7ee5ecc1
 def run_backtest(
@@ -815,5 +848,5 @@ def same_session_backtest(
     fall = pd.Series(drawdowns(equity), index=levels.index, name='drawdown')
     metrics = trade_metrics(trades) | session_metrics(equity, fall, config)
     metrics |= {'sharpe': sharpe_ratio(trades.net / config.initial_capital, risk_free=config.risk_free_rate),
-                'exposure': float('nan'), 'skipped': 0}
+                'beta': float('nan'), 'exposure': float('nan'), 'skipped': 0}
     return BacktestResult(trades, equity, trades.iloc[:0].assign(reason=''), metrics, config, contract, fall)

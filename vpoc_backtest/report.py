@@ -104,10 +104,10 @@ def verdict(
                 f"{format_metric('cagr', m['cagr'])} a year over {years:.1f} years.")
     sure = f"the chance that its true Sharpe ratio is above zero is {m['dsr']:.0%}"
     if m['trials'] > 1:
-        sure = f"as trial {m['trials']:,} on these data, among which a Sharpe ratio of {m['sharpe_by_luck']:.2f} is expected by luck, {sure}"
+        sure = f"as trial {m['trials']:,} on these data, among which a Sharpe ratio of {m['expected_max_sharpe']:.2f} is expected by luck, {sure}"
     if m['dsr'] >= .95:
         return f"A Sharpe ratio of {m['sharpe']:.2f} over {years:.1f} years is more than luck alone would give: {sure}."
-    needed = minimum_track_record(m['sharpe'] / 252**.5, m['sharpe_by_luck'] / 252**.5, *moments(result.returns)) / 252
+    needed = minimum_track_record(m['sharpe'] / 252**.5, m['expected_max_sharpe'] / 252**.5, *moments(result.returns)) / 252
     length = f'a record of about {needed:,.0f} years' if np.isfinite(needed) else 'a higher one, however long the record,'
     return (f"A Sharpe ratio of {m['sharpe']:.2f} (above {result.config.risk_free_rate:.1%} a year) over {years:.1f} years "
             f"cannot be told from luck: {sure}, and {length} would be needed to reach 95%.")
