@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).parents[1]
-ORDER = ['keeping', 'machines', 'data', 'quality', 'rolls', 'vpoc', 'stats', 'luck', 'signals', 'backtest', 'sweeps', 'evidence', 'verdict', 'report', 'explore', 'volatility', 'features', 'model', 'train',
+ORDER = ['keeping', 'machines', 'data', 'quality', 'rolls', 'vpoc', 'stats', 'luck', 'signals', 'backtest', 'sweeps', 'drift', 'evidence', 'verdict', 'report', 'explore', 'volatility', 'features', 'model', 'train',
          'trade_filter', 'ml_backtest', 'training_runs', 'commands']
 ABOVE = {'keeping': [], 'machines': ['keeping'], 'data': ['keeping'], 'quality': ['data'], 'rolls': ['data'], 'vpoc': ['data'], 'stats': [], 'luck': ['keeping', 'data', 'stats'], 'signals': ['stats'],
          'backtest': ['data', 'stats'], 'volatility': ['data', 'stats'], 'features': ['data', 'vpoc', 'stats', 'volatility'], 'model': ['keeping'],
