@@ -23,6 +23,7 @@ from numba import njit
 from .backtest import LABELS, BacktestConfig, BacktestResult, format_metric, open_market, run_backtest, trial_metrics
 from .data import (COLOURS, CompactBars, ContractSpec, ES, PRICES, ZONE, _moves, _Moves, _with_prices,
                                 add_sessions, axes, compact_bars, fingerprint)
+from .drift import DriftPanel, drift_panel
 from .luck import Trials, record_trial
 from .machines import Shared, meeting_place, once, share, spread_out, workers
 from .signals import SignalRules, make_signals
@@ -722,57 +723,85 @@ def after_trials(
 # %% ../nbs/04a_evidence.ipynb #5e9e4f23
 @dataclass(frozen=True)
 class Evidence:
-    "What speaks for and against a result."
-    placebos: PlaceboTest | None  # None: not asked for
-    leaks: pd.DataFrame  # of `check_causality` on the orders; empty: none
-    grid: dict  # settings varied, and their values
+    "What speaks for and against a rule."
+    nulls: dict  # kind of null market → `PlaceboTest`, 'drift' first; empty: not asked for
+    causality: CausalityCheck  # of every order
+    panel: DriftPanel  # what the market's own move explains
+    grid: dict  # settings varied, and their values; empty: none
     swept: pd.DataFrame  # of `sweep` over that grid
     stressed: pd.DataFrame  # of `stress`
 
+    @property
+    def p(self) -> float:
+        "The headline p: mean R against markets with the same drift; NaN where it was not asked for."
+        return self.nulls['drift'].p if 'drift' in self.nulls else float('nan')
+
+    @property
+    def looks_ahead(self) -> bool:
+        "Whether an order used the future."
+        return not self.causality.passed
+
+    def reasons(self) -> list[str]:
+        "Return what belongs into the verdict, a sentence or two each."
+        enough = len(self.panel.result.trades) >= _ENOUGH
+        told = [self.causality.summary()] if self.looks_ahead else []
+        if 'drift' in self.nulls and enough: told.append(_count_sentence(self.nulls['drift']))
+        return told + [self.panel.sentences()[0]] if self.panel.one_sided else told
+
     def sentences(self) -> list[str]:
-        "The findings, a sentence each."
-        return ([] if self.placebos is None else [self.placebos.summary()]) + [_causality_sentence(self), _ground_sentence(self), _stress_sentence(self)]
+        "Return the findings, a sentence or two each."
+        told = [test.summary() for test in self.nulls.values()] + [self.causality.summary(), *self.panel.sentences()]
+        return told + ([_ground_sentence(self)] if len(self.swept) else []) + [_stress_sentence(self)]
 
     def __repr__(self): return '\n'.join(self.sentences())
-    def _repr_html_(self): return ''.join(f'<p>{s}</p>' for s in self.sentences())
+    def _repr_html_(self): return ''.join(f'<p>{escape(s)}</p>' for s in self.sentences())
 
 # %% ../nbs/04a_evidence.ipynb #f3206361
-def _causality_sentence(evidence: Evidence) -> str:
-    if not len(evidence.leaks): return 'Made again from data that end earlier, and from data that go on differently, every order stayed what it was: none used the future.'
-    first = evidence.leaks['first'].min()
-    return f"The orders look ahead: {', '.join(map(str, evidence.leaks.index))} changed with data of a later time, first on {pd.Timestamp(first):%Y-%m-%d}. No figure here can be believed."
-
 def _ground_sentence(evidence: Evidence) -> str:
+    "How many of the neighbouring settings made money."
     profit = evidence.swept.total_profit
     names = ' and '.join(LABELS.get(k, (k,))[0] for k in evidence.grid)
     return (f"With {names} varied, {(profit > 0).sum()} of {len(profit)} settings made money, from {format_metric('total_profit', profit.min())} "
-            f"to {format_metric('total_profit', profit.max())}.")
+            f"to {format_metric('total_profit', profit.max())}. Choosing the best of them counts as {len(profit)} trials.")
 
 def _stress_sentence(evidence: Evidence) -> str:
+    "What is left under other costs and fills."
     profit = lambda assumption, value: format_metric('total_profit', evidence.stressed.total_profit[(assumption, value)])
-    return (f"Without costs it makes {profit('costs', '0 ×')}, at twice the costs {profit('costs', '2 ×')}; with limits filled at a touch "
+    return (f"Without costs and slippage it makes {profit('costs', '0 ×')}, with twice of both {profit('costs', '2 ×')}; with limits filled at a touch "
             f"{profit('limit traded through by', '0 ticks')}; with every doubtful bar taken as a win {profit('bar that touches both', 'target')}.")
 
 # %% ../nbs/04a_evidence.ipynb #5f513a35
 def examine(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
-    rules: SignalRules = SignalRules(),  # the rule and its numbers
+    rules: object = SignalRules(),  # the rule and its numbers, as `make` takes them
     config: BacktestConfig = BacktestConfig(),  # costs, risk and fill assumptions
-    placebos: int = 200,  # markets without a direction to compare with; 0 for none
+    placebos: int = 200,  # null markets of each kind; 0 for none
     *,
+    make: Callable = make_signals,  # (levels, rules) → orders
+    grid: dict | None = None,  # field of the rules or of the config → values to vary; None: the neighbours of `SignalRules`
     contract: ContractSpec = ES,  # what is traded
     first: object = None,  # date of the session from which trades count; None: all do
-    seed: int = 0,  # of the placebos and of the dates that are cut
+    seed: int = 0,  # of the null markets, of the other futures and of the random entries
     jobs: int | None = None,  # processes, None: as `joblib.parallel_config` says
     **levels  # settings of `session_levels`
 ) -> Evidence:  # it says what it found
-    "Placebos, causality, neighbours and stress for one rule; raises `BadData` for invalid bars."
+    """Check one rule: null markets, look-ahead of every order, drift, neighbouring settings, costs and fills.
+
+    Raises `BadData` for invalid bars or orders, `ValueError` for a grid with names that are no settings.
+    """
     bars = bars if 'date' in bars else add_sessions(bars, contract)
-    orders = lambda b: make_signals(session_levels(b, contract=contract, **levels), rules)
-    own, grid, given = orders(bars), neighbours(rules), dict(contract=contract, first=first, jobs=jobs)
+    if grid is None: grid = neighbours(rules) if isinstance(rules, SignalRules) else {}
+    given = dict(make=make, contract=contract, first=first, jobs=jobs)
+    by_session = functools.partial(session_levels, contract=contract, **levels)
+    own = make(by_session(bars), rules)
     traded = bars if first is None else bars[bars.date >= first]
+    counted = own if first is None else own[own.date >= first]
+    market = open_market(traded, contract)
+    nulls = NULLS if placebos else ()
     return Evidence(
-        placebos=placebo_test(bars, rules, config, placebos, seed=seed, **given, **levels) if placebos else None,
-        leaks=check_causality(orders, bars, samples=3, seed=seed) if len(own) else pd.DataFrame(columns=['first', 'data_changed_from', 'by']),
-        grid=grid, swept=sweep(bars, grid, rules, config, returns=True, **given, **levels),
-        stressed=stress(traded, own if first is None else own[own.date >= first], config, contract))
+        nulls={null: placebo_test(bars, rules, config, placebos, null, seed=seed, **given, **levels) for null in nulls},
+        causality=check_orders(lambda at: make(at, rules), bars, levels=by_session, seed=seed),
+        panel=drift_panel(market, run_backtest(market, counted, config), seed=seed),
+        grid=grid,
+        swept=sweep(bars, grid, rules, config, returns=True, **given, **levels) if grid else pd.DataFrame(),
+        stressed=stress(traded, counted, config, contract))
