@@ -494,7 +494,7 @@ def check_causality(
     question = _Question(fn, dated, own_date, rtol, full, clock)
     for k in _cuts(clock, dates, samples, full.index.tz is not None, rng):
         _note(found, question.ask(scratch.until(k), k, 'cut'), clock.times[k])
-        with scratch.exchanged(k, clock.later(k, _FUTURE), rng, int(rng.choice([1, -1]))) as other:
+        with scratch.exchanged(k, clock.later(k, _FUTURE), rng, int(rng.choice([1, 0, -1]))) as other:
             _note(found, question.ask(other, k, 'scramble'), clock.times[k])
     leaks = _leak_table(found)
     if strict and len(leaks):
