@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 from vpoc_backtest.data import ES, PRICES, front_month, random_walk, read_bars, roll_table
 from vpoc_backtest.features import make_features
+from vpoc_backtest.luck import trials_of
 from vpoc_backtest.ml_backtest import RunConfig, load_market, load_run, read_config
-from vpoc_backtest.stats import expected_max_sharpe
+from vpoc_backtest.stats import deflated_sharpe_ratio, expected_max_sharpe, moments
 from vpoc_backtest.vpoc import session_levels
 
 command = Path(sys.executable).parent/'vpoc_backtest'
@@ -74,24 +75,47 @@ def test_sample_market_twice(tmp_path):
     told, ledger = metrics['evidence'], pd.read_parquet(tmp_path/'BACKTEST/trials.parquet')
     assert told['placebos'] == 3 and told['columns_that_look_ahead'] == [] and set(told['p_values'].values()) <= {.25, .5, .75, 1.}
     assert 'markets without a direction' in first.stdout and 'none used the future' in first.stdout
-    assert len(ledger) == 1 and ledger.sharpe[0] == metrics['original']['sharpe'] and metrics['original']['trials'] == 1
+    assert len(ledger) == 25 and ledger.sharpe[0] == metrics['original']['sharpe'] and metrics['original']['trials'] == 25  # the rule is one of its neighbours
+    assert 1 < metrics['original']['effective_trials'] < 25
     page = (tmp_path/'a/report.html').read_text()
     assert all(heading in page for heading in ('Is it luck?', 'Does it use the future?', 'How much hangs on two numbers?', 'Other costs, other fills', 'Monday', 'calm third'))
 
 
 def test_trials_are_counted(tmp_path):
-    "Three settings on the same bars are three trials, whatever folder they are written to; on other bars the count begins again."
+    "A run enters its 25 neighbours, whatever folder it is written to: new ones count, known ones do not; on other bars the count begins again."
     for n in (0, 1): random_walk(150, bars_per_session=13, seed=n).tz_localize(None).to_csv(tmp_path/f'{n}.csv')
     for i in range(3): (tmp_path/f'{i}.toml').write_text(f'[rules]\nrule = "migration"\nstop_volatility = 0.{i + 3}\n')
     seen = []
     for data, config, out in (('0.csv', '0.toml', 'a'), ('0.csv', '1.toml', 'b/c'), ('0.csv', '1.toml', 'b/c'), ('1.csv', '0.toml', 'd'), ('0.csv', '2.toml', 'e')):
         done = run('--data', data, '--config', config, '--out', out, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        seen.append(json.loads((tmp_path/out/'metrics.json').read_text())['original'])
-    assert [m['trials'] for m in seen] == [1, 2, 2, 1, 3]
-    sharpe = np.array([seen[i]['sharpe'] for i in (0, 1, 4)])
-    assert seen[4]['expected_max_sharpe'] == pytest.approx(expected_max_sharpe(3, sharpe.var(ddof=1) / 252) * 252**.5)
-    assert 'as trial 3' in (tmp_path/'e/report.html').read_text() or seen[4]['sharpe'] <= 0
+        seen.append(json.loads((tmp_path/out/'metrics.json').read_text()))
+    m = [one['original'] for one in seen]
+    assert [one['trials'] for one in m] == [25, 40, 40, 25, 65]  # stops of 0.3 and 0.6 are neighbours of 0.3 and of 0.4
+    assert m[1] == m[2] and all(1 <= one['effective_trials'] < one['trials'] for one in m)
+    counted = trials_of(tmp_path/'BACKTEST', seen[4]['data']['fingerprint'])
+    assert (counted.number, counted.effective) == (65, m[4]['effective_trials'])
+    assert m[4]['expected_max_sharpe'] == pytest.approx(expected_max_sharpe(counted.effective, max(counted.variance, 1 / 150)) * 252**.5)
+
+
+def test_best_of_the_neighbours_run_again(tmp_path):
+    "Who takes the best cell of the report and runs it again has made all of the trials that the report showed."
+    data = shared/'es_dollar_bars_2015_2016.parquet'
+    args = ['--data', data, '--stamp', 'end'] if data.exists() else []
+    assert run('--model', 'none', *args, '--out', 'first', cwd=tmp_path).returncode == 0
+    shown = pd.read_parquet(tmp_path/'BACKTEST/trials.parquet')
+    best = shown.loc[shown.sharpe.idxmax()]
+    rules = json.loads(best.settings)['rules']['SignalRules']
+    (tmp_path/'best.toml').write_text(f"[rules]\nwindow = {rules['window']}\nmin_r2 = {rules['min_r2']}\n")
+    for _ in range(2): assert run('--model', 'none', *args, '--config', 'best.toml', '--out', 'best', cwd=tmp_path).returncode == 0
+    again, returns = load_run(tmp_path/'best'), load_run(tmp_path/'best').equity.original_equity.pipe(lambda e: e / e.shift(1, fill_value=100_000) - 1)
+    m, n = again.metrics['original'], len(returns)
+    ledger = pd.read_parquet(tmp_path/'BACKTEST/trials.parquet')
+    assert len(shown) == 25 and m['sharpe'] == best.sharpe and m['trials'] == ledger.settings.nunique() >= 25
+    assert 2 < m['effective_trials'] < 15
+    as_one_of = lambda k: deflated_sharpe_ratio(m['sharpe'] / 252**.5, n, k, 1 / n, *moments(returns))
+    assert as_one_of(m['trials']) < m['dsr'] < as_one_of(2) < m['psr']
+    assert sum(f.stat().st_size for f in (tmp_path/'BACKTEST/trials.parquet').iterdir()) < 200_000
 
 
 def test_own_settings_come_back(tmp_path):
@@ -242,7 +266,7 @@ def test_incomplete_sessions_are_listed_and_traded(tmp_path):
     assert saved.levels.vpoc.isna().sum() == 5 and other.levels.vpoc.notna().all()
     assert saved.signals.date.isin(out).any() and saved.equity.date.isin(out).sum() == 5
     assert not saved.signals.known_at.dt.tz_localize(None).dt.normalize().isin(out).any() and other.signals.known_at.dt.tz_localize(None).dt.normalize().isin(out).any()
-    assert other.metrics['original']['trials'] == 2 and 'Data quality' in (tmp_path/'my/report.html').read_text()
+    assert other.metrics['original']['trials'] == 50 and 'Data quality' in (tmp_path/'my/report.html').read_text()
 
 
 def test_what_was_rejected_is_corrected_and_read_again(tmp_path):

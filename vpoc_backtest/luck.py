@@ -105,7 +105,7 @@ def effective_trials(
     x = np.asarray(returns, dtype=float)
     if x.ndim != 2 or not np.isfinite(x).all():
         raise ValueError(f'returns must be sessions × strategies without gaps, not of shape {x.shape}: a session without a trade returns 0')
-    x = x[:, x.any(0)]
+    x = x[np.ix_(x.any(1), x.any(0))]
     return _independent(x / np.sqrt((x * x).sum(0)), draws=draws, seed=seed)
 
 # %% ../nbs/02a_luck.ipynb #c3a438d7
