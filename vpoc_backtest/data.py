@@ -90,8 +90,8 @@ CONTRACTS = {c.symbol: c for c in (ES, MES, NQ, MNQ)}
 # %% ../nbs/00_data.ipynb #c0417a05
 def _how_to_describe(symbol: str) -> str:
     "What to write into a settings file so that a contract can be run."
-    return (f'describe it in a settings file (--config) by a table [contract] with the lines symbol = "{symbol}", tick_size = and point_value = '
-            '(smallest price step in points, US dollars a point), and rth_open = and rth_close = (such as "09:30"; tz = "America/Chicago" if not New York time)')
+    return (f'describe it in a settings file (--config) below a line [contract], a line each: symbol = "{symbol}"; tick_size = … (points); '
+            'point_value = … (US dollars a point); rth_open = "09:30"; rth_close = "16:00"; tz = "America/New_York" (--write_config shows an example)')
 
 # %% ../nbs/00_data.ipynb #ab5a5ee9
 FAULTS = ('', 'a price is missing or no number', 'a price is zero or negative', 'the high is below the low',
