@@ -100,10 +100,10 @@ def _settings(config: str | None, segment: str | None) -> object:
 # %% ../nbs/08b_commands.ipynb #784c8d22
 def backtest_command(
     data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
-    vix: str = None,  # CSV of daily VIX closes (default: a file in DATA/ with VIX in its name)
+    vix: str = None,  # CSV of daily VIX closes (default: one with VIX in its name in the folder of the bars, else their column VIX)
     out: str = None,  # run directory to write (default: a new one in BACKTEST/)
     config: str = None,  # TOML file of settings; every run writes its own as config.toml
-    symbol: str = 'ES',  # ES, MES, NQ or MNQ: tick size and point value
+    symbol: str = None,  # ES, MES, NQ or MNQ; any other by a table [contract] in --config (default: that of the table, else ES)
     model: str = None,  # filter over the rule: train, latest (in TRAINING/), a folder, or none (default: train if the history is long enough)
     seed: int = 0,  # of everything random
     layout: str = 'auto',  # of the files: auto, or ninjatrader, sierra, tradestation, kibot, backtestmarket, firstrate, databento, tradingview, lean, generic, month-first, day-first
@@ -123,13 +123,15 @@ def backtest_command(
     from vpoc_backtest.backtest import compare
     from vpoc_backtest.ml_backtest import _contract, _count_bars, _default_out, _free_place, _ledger, describe_filter, load_market, run_all, save_run
     _check_options(model, seed, placebo, jobs)
-    contract, settings = _contract(symbol), _settings(config, segment)
+    settings = _settings(config, segment)
+    contract = _contract(symbol, settings.contract)
     if out is not None: _free_place(out)
     with telling(verbose) as say:
         say(f'reading    {"DATA/, or the sample market" if data is None else data}')
         market = load_market(data, vix, contract=contract, layout=layout, tz=tz, stamp=stamp, seed=seed)
         say(f'           {market.source} ({market.how})')
         say(f'bars       {_count_bars(market)}')
+        say(f'VIX        {market.vix_from}')
         place = _default_out(market) if out is None else Path(out)
         run = run_all(market, settings, seed, say, model, device, placebos=placebo, ledger=Path(ledger) if ledger else _ledger(place), jobs=jobs)
         folder = save_run(run, place)
@@ -142,7 +144,7 @@ main = call_parse(errors_in_one_line(backtest_command))
 # %% ../nbs/08b_commands.ipynb #6ec7b206
 def train_command(
     data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
-    vix: str = None,  # CSV of daily VIX closes (default: a file in DATA/ with VIX in its name)
+    vix: str = None,  # CSV of daily VIX closes (default: one with VIX in its name in the folder of the bars, else their column VIX)
     output: str = None,  # folder to write (default: a new one in TRAINING/)
     epochs: int = None,  # at most (this and the next five: default as in the settings, [filter])
     batch_size: int = None,  # samples a step
@@ -155,7 +157,7 @@ def train_command(
     resume: bool = False,  # go on with a training that was stopped (default: the newest in TRAINING/, or that of --output)
     until: str = None,  # last day to learn from, as in 2016-06-30 (default: the last quarter of the sessions is left unseen)
     config: str = None,  # TOML file of settings, see vpoc_backtest
-    symbol: str = 'ES',  # ES, MES, NQ or MNQ: tick size and point value
+    symbol: str = None,  # ES, MES, NQ or MNQ; any other by a table [contract] in --config (default: that of the table, else ES)
     layout: str = 'auto',  # of the files: auto, or ninjatrader, sierra, tradestation, kibot, backtestmarket, firstrate, databento, tradingview, lean, generic, month-first, day-first
     tz: str = None,  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
     stamp: str = None,  # the moment of a bar its stamp means: open or end (default: the layout's)

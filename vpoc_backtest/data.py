@@ -98,8 +98,8 @@ CONTRACTS = {c.symbol: c for c in (ES, MES, NQ, MNQ)}
 # %% ../nbs/00_data.ipynb #c0417a05
 def _how_to_describe(symbol: str) -> str:
     "What to write into a settings file so that a contract can be run."
-    return (f'describe it in a settings file (--config) by a table [contract] with the lines symbol = "{symbol}", tick_size = and point_value = '
-            '(smallest price step in points, US dollars a point), and rth_open = and rth_close = (such as "09:30"; tz = "America/Chicago" if not New York time)')
+    return (f'describe it in a settings file (--config) below a line [contract], a line each: symbol = "{symbol}"; tick_size = … (points); '
+            'point_value = … (US dollars a point); rth_open = "09:30"; rth_close = "16:00"; tz = "America/New_York" (--write_config shows an example)')
 
 # %% ../nbs/00_data.ipynb #ab5a5ee9
 FAULTS = ('', 'a price is missing or no number', 'a price is zero or negative', 'the high is below the low',
@@ -2016,7 +2016,7 @@ def _check_hours(ts: np.ndarray, found: Layout, tz: str | None, stamp: str | Non
     "Whether bars that stop at night stop at the hours of the market."
     some, assumed = _two_months(ts), (tz or found.tz, stamp or found.stamp)
     length = bar_length(pd.DatetimeIndex(some.astype('M8[us]')))
-    if length is None or length > pd.Timedelta('1h'): return
+    if length is None or length > pd.Timedelta('1h') or len(np.unique(some // _DAY)) < 3: return  # two days prove little
     fits = _better_hours(some, length // pd.Timedelta('1us'), *assumed, (tz is not None, stamp is not None), contract)
     if not fits: return
     zone, way = fits[0]
@@ -2105,8 +2105,9 @@ def _check_symbols(part: _Rows, path: Path, contract: ContractSpec):
     "Raise `BadData` for a table that names another product; what its rows say counts before its name."
     where = path if path.is_file() and '/' not in part.file else f'{path}: {part.file}'
     held = {name: product for name in ([] if part.contract is None else map(str, part.contract.categories)) if (product := _product_of(name))}
+    sure = lambda name, product: contract_name(name) or product in (*CONTRACTS, *_OTHER_SYMBOLS) or contract.symbol.upper() not in held.values()  # else it may be torn
     for name, product in held.items():
-        if product != contract.symbol.upper():
+        if product != contract.symbol.upper() and sure(name, product):
             raise BadData(f'{where} holds {name}, not {contract.symbol}: {_mend_symbol(product, contract)}, or remove it')
     named = [] if held else _products_in_name(part.file, contract.symbol)
     if named and contract.symbol.upper() not in named:

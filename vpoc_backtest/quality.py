@@ -28,6 +28,11 @@ CLOSES = {  # New York time at which a date closed, '' for not open: what the ca
     '2024-03-29': ('', 'Good Friday without a jobs report'), '2025-04-18': ('', 'Good Friday without a jobs report')}
 
 # %% ../nbs/00b_quality.ipynb #27e5d066
+def _regular_minutes(dates: pd.DatetimeIndex, contract: ContractSpec) -> list[np.ndarray]:
+    "Minutes after midnight in New York at which the regular hours of each date begin and end."
+    at = lambda clock: (dates + pd.Timedelta(clock + ':00')).tz_localize(contract.tz).tz_convert(ZONE).tz_localize(None)
+    return [((at(clock) - dates) // pd.Timedelta('1min')).to_numpy(np.int64) for clock in (contract.rth_open, contract.rth_close)]
+
 def _minutes(clock: str) -> int:
     hours, minutes = clock.split(':')
     return int(hours) * 60 + int(minutes)
@@ -60,7 +65,7 @@ def session_hours(
     early = closing.to_numpy() < _minutes('16:15')
     closes = np.where(early, closing, usual)
     pause, resume = (np.minimum(rules[c].to_numpy(), closes) for c in ('pause', 'resume'))
-    opens, rth = _minutes(contract.day_open) - 1440, (_minutes(contract.rth_open), _minutes(contract.rth_close))
+    opens, rth = _minutes(contract.day_open) - 1440, _regular_minutes(dates, contract)
     kind = np.select([~early, closes == _minutes('13:15'), closes > rth[0]], KINDS[:3], KINDS[3])
     return pd.DataFrame({'kind': kind, 'closes': closes, 'pause': pause, 'resume': resume,
                          'expected': closes - opens - (resume - pause),
@@ -73,7 +78,7 @@ def _cover(since, until, first, last, start, opens, closes, pause, resume, rth_o
     out = np.zeros((len(start), 6), np.int64)
     for s in range(len(start)):
         wanted, seen = np.zeros(1440, np.bool_), np.zeros(1440, np.bool_)
-        wanted[opens:pause[s]] = True
+        wanted[opens[s]:pause[s]] = True
         wanted[resume[s]:closes[s]] = True
         run, rth_run = 0, 0
         for i in range(max(first[s] - 1, 0), last[s]):
@@ -83,9 +88,9 @@ def _cover(since, until, first, last, start, opens, closes, pause, resume, rth_o
             if i < first[s]: continue
             out[s, 5] += not wanted[a:max(a + 1, b)].any()
             if irregular and b - a > out[s, 2]: out[s, 2], out[s, 3] = b - a, a
-            if irregular: out[s, 4] = max(out[s, 4], min(b, rth_close, closes[s]) - max(a, rth_open))
+            if irregular: out[s, 4] = max(out[s, 4], min(b, rth_close[s], closes[s]) - max(a, rth_open[s]))
         for m in range(1440):
-            regular = rth_open <= m < rth_close
+            regular = rth_open[s] <= m < rth_close[s]
             out[s, 0] += wanted[m] and seen[m]
             out[s, 1] += wanted[m] and seen[m] and regular
             run, rth_run = (run + 1 if wanted[m] and not seen[m] else 0), (rth_run + 1 if wanted[m] and not seen[m] and regular else 0)
@@ -154,11 +159,11 @@ def _covered(bars: pd.DataFrame, hours: pd.DataFrame, contract: ContractSpec, by
     since = bars.index.tz_localize(None).as_unit('s').asi8
     until = np.append(since[1:], since[-1:]) if length is None else since + int(np.ceil(length.total_seconds()))
     first, last = (bars.date.to_numpy().searchsorted(hours.index.to_numpy(), side=side) for side in ('left', 'right'))
-    rth = [_minutes(c) - opens for c in (contract.rth_open, contract.rth_close)]
+    rth = [m - opens for m in _regular_minutes(hours.index, contract)]
     ends = [np.where(hours.kind == '', 0, hours[c] - opens).astype(np.int64) for c in ('closes', 'pause', 'resume')]
     if by_day: ends = [np.minimum(e, rth[1]) for e in ends]
     start = hours.index.as_unit('s').asi8 + opens * 60
-    return _cover(since, until, first, last, start, rth[0] if by_day else 0, *ends, *rth, length is None), length is None
+    return _cover(since, until, first, last, start, rth[0] if by_day else np.zeros_like(rth[0]), *ends, *rth, length is None), length is None
 
 # %% ../nbs/00b_quality.ipynb #f37aeffc
 def plot_completeness(

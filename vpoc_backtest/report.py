@@ -22,7 +22,7 @@ import pandas as pd
 # %% ../nbs/04b_report.ipynb #a4d78c8d
 from .backtest import (BacktestConfig, BacktestResult, LABELS, compare, format_metric, plot_drawdown, plot_equity, plot_r_multiples,
                                     plot_trades)
-from .data import BadData, COLOURS, CONTRACTS, STYLE, ZONE, _format_date, axes
+from .data import BadData, COLOURS, CONTRACTS, ContractSpec, STYLE, ZONE, _format_date, axes
 from .evidence import Evidence, plot_sweep
 from .luck import plot_fan
 from .stats import minimum_track_record, moments, monte_carlo
@@ -619,9 +619,10 @@ def load_results(
         trades, skipped, equity = (run_table(folder/f'{name}.csv') for name in ('trades', 'skipped', 'equity'))
     except FileNotFoundError as e: raise BadData(f'{folder}: there is no {Path(e.filename).name}: name the run directory that vpoc_backtest wrote') from None
     account, known = equity.set_index('date'), lambda v: float('nan') if v is None else v
+    contract = ContractSpec(**settings['contract']) if 'contract' in settings else CONTRACTS[metrics['data']['symbol']]
     own = lambda table, name: table[table.strategy == name].drop(columns='strategy').reset_index(drop=True)
     return {name: BacktestResult(own(trades, name), account[f'{name}_equity'].dropna().rename('equity'), own(skipped, name), {k: known(v) for k, v in metrics[name].items()},
-                                 BacktestConfig(**settings['backtest']), CONTRACTS[metrics['data']['symbol']], account[f'{name}_drawdown'].dropna().rename('drawdown'))
+                                 BacktestConfig(**settings['backtest']), contract, account[f'{name}_drawdown'].dropna().rename('drawdown'))
             for name in ('original', 'ml') if metrics.get(name)}
 
 # %% ../nbs/04b_report.ipynb #a8c9b8b4

@@ -215,7 +215,7 @@ def run_training(
     from vpoc_backtest.train import _processes
     first = _processes()[0] == 0
     reading = {k: options[k] for k in ('layout', 'tz', 'stamp', 'seed')}
-    market = load_market(options['data'], options['vix'], contract=_contract(options['symbol']), **reading)
+    market = load_market(options['data'], options['vix'], contract=_contract(options['symbol'], config.contract), **reading)
     if not first: return Path(output or TRAINING), train_run(market, config, Path(output or TRAINING), until=options['until'], seed=options['seed'], device=device, resume=resume)
     folder = Path(output) if resume else _start(output, options['data'], config)
     with _alone(folder):

@@ -523,8 +523,9 @@ FIRST_DAY, LAST_DAY = '1990-01-01', '2100-01-01'  # trades outside are refused
 def _boundaries(contract: ContractSpec) -> tuple[np.ndarray, np.ndarray]:
     "When each trade date from `FIRST_DAY` on begins (days + 1,), and its regular hours begin and end (days, 2), in ns since 1970."
     days = pd.date_range(FIRST_DAY, LAST_DAY)
-    at = lambda days, clock: (days + pd.Timedelta(clock + ':00')).tz_localize(ZONE).as_unit('ns').asi8
-    return at(days - pd.Timedelta('1D'), contract.day_open), np.stack([at(days[:-1], contract.rth_open), at(days[:-1], contract.rth_close)], axis=1)
+    at = lambda days, clock, tz: (days + pd.Timedelta(clock + ':00')).tz_localize(tz).as_unit('ns').asi8
+    regular = [at(days[:-1], clock, contract.tz) for clock in (contract.rth_open, contract.rth_close)]
+    return at(days - pd.Timedelta('1D'), contract.day_open, ZONE), np.stack(regular, axis=1)
 
 # %% ../nbs/01_vpoc.ipynb #30347b45
 _OPENED, _CLOSED, _OPEN, _CLOSE, _LOW, _HIGH, _TRADES, _CONTRACT = range(8)  # columns of what is known of a session
