@@ -3,8 +3,17 @@
 Every rule is written once, for a long. A short is a long in a market turned upside down:
 multiply all prices by side (-1), and high and low change places. Prices are compared as they are,
 so the tick must be one that floating point knows exactly, such as 0.25.
+
+An order may carry, beside date, side, entry, stop, target and size_factor: `contracts` (how many; NaN or
+absent: sized by risk), `active_from` (a time; NaT or absent: the session's first bar), and NaN as its
+entry, which makes it a market order.
 """
-from math import floor
+from math import floor, isnan
+
+
+def given(value):
+    "Whether an optional field of an order is there: not absent, None, NaN or NaT."
+    return value is not None and value == value
 
 
 def plain_backtest(bars, signals, *, initial_capital=100_000., commission_per_trade=10.,
@@ -21,10 +30,14 @@ def plain_backtest(bars, signals, *, initial_capital=100_000., commission_per_tr
     def size(order, cash):                           # (contracts, None), or (.., why not)
         if cash <= 0:
             return 0, 'no equity left'
+        by_margin = floor(cash * (1 - free_capital) / (abs(order['entry']) * point_value * margin) + 1e-9)
+        if given(order.get('contracts')):            # all that it names, or none
+            n = int(order['contracts'])
+            return n, ('more contracts than max_contracts' if n > max_contracts else
+                       'margin affords fewer contracts' if n > by_margin else None)
         per_contract = (order['entry'] - order['stop'] + slip) * point_value + 2 * fees_per_contract
         budget = risk_per_trade * cash * order['size_factor'] / 1.5 - commission_per_trade
         by_risk = floor(budget / per_contract + 1e-9)
-        by_margin = floor(cash * (1 - free_capital) / (abs(order['entry']) * point_value * margin) + 1e-9)
         return min(by_risk, by_margin, max_contracts), ('risk affords no contract' if by_risk < 1 else
                                                         'margin affords no contract' if by_margin < 1 else None)
 
@@ -49,11 +62,12 @@ def plain_backtest(bars, signals, *, initial_capital=100_000., commission_per_tr
         n, side = pos['n'], pos['side']
         gross = (price - pos['fill']) * n * point_value
         costs = commission_per_trade + 2 * fees_per_contract * n
+        lost = (pos['slipped'] + (0. if reason == 'target' else slip)) * n * point_value
         return dict(signal=pos['signal'], date=pos['date'], side=side, contracts=n,
                     entry_ts=tape[pos['bar']]['ts'], entry=side * pos['fill'], exit_ts=tape[i]['ts'],
                     exit=side * price, exit_reason=reason, gross=gross, costs=costs, net=gross - costs,
                     r_multiple=(gross - costs) / ((pos['entry'] - pos['stop']) * n * point_value),
-                    mae=pos['mae'], mfe=pos['mfe'], bars=i - pos['bar'] + 1, ambiguous=both)
+                    mae=pos['mae'], mfe=pos['mfe'], bars=i - pos['bar'] + 1, ambiguous=both, slippage=lost)
 
     tape = [dict(row, ts=ts) for ts, row in zip(bars.index, bars.to_dict('records'))]
     first_rth, last_rth = {}, {}                     # bar numbers by date; a session is a date with RTH bars
@@ -65,29 +79,61 @@ def plain_backtest(bars, signals, *, initial_capital=100_000., commission_per_tr
     orders = [dict(row, signal=k, blocked=False) for k, row in enumerate(signals.to_dict('records'))]
     for order in orders:                             # from here on an order's prices are a long's, too
         order.update({key: order['side'] * order[key] for key in ('entry', 'stop', 'target')})
+        order['market'] = isnan(order['entry'])
     why = {o['signal']: 'no such session' for o in orders if o['date'] not in last_rth}    # skipped, and why
+    starts = {}                                      # bar number: the orders that begin to work there
+    for order in orders:
+        if order['signal'] in why:
+            continue
+        i = first_rth[order['date']]
+        while i <= last_rth[order['date']] and given(order.get('active_from')) and tape[i]['ts'] < order['active_from']:
+            i += 1
+        if i > last_rth[order['date']]:
+            why[order['signal']] = 'no bar left to work in'
+        else:
+            starts.setdefault(i, []).append(order)
     cash, pos, waiting, trades, equity = initial_capital, None, [], [], []
 
     for i, bar in enumerate(tape):
-        if i == first_rth.get(bar['date']):          # the session opens: place its orders
-            for order in [o for o in orders if o['date'] == bar['date']]:
-                behind = view(bar, order['side'])[0] <= order['stop']
-                reason = 'stop behind the market' if behind and cash > 0 else size(order, cash)[1]
-                if reason:
-                    why[order['signal']] = reason
-                else:
-                    waiting.append(order)
+        at_once = []                                 # orders that would be filled at this very open
+        for order in starts.get(i, []):              # they begin to work: place them
+            o = view(bar, order['side'])[0]
+            if order['market']:
+                order['entry'] = o + slip
+            if cash > 0 and o <= order['stop']:
+                reason = 'stop behind the market'
+            elif cash > 0 and order['market'] and o + slip >= order['target']:
+                reason = 'target behind the market'
+            else:
+                reason = size(order, cash)[1]
+            if reason:
+                why[order['signal']] = reason
+            elif order['market'] or o < order['entry']:
+                at_once.append(order)
+            else:
+                waiting.append(order)
+        if at_once and pos is None:                  # the first of them takes liquidity
+            order = at_once.pop(0)
+            o = view(bar, order['side'])[0]
+            fill = min(o + slip, order['entry'])
+            pos = dict(order, n=size(order, cash)[0], fill=fill, slipped=fill - o, bar=i, mae=0., mfe=0.)
+        for order in at_once:                        # the others find a position open
+            if order['market']:
+                why[order['signal']] = 'another position open'
+            else:
+                order['blocked'] = True
+                waiting.append(order)
         reached = [order for order in waiting if bar['segment'] == 'RTH'
                    and view(bar, order['side'])[2] <= order['entry'] - through]
-        if reached and pos is None:                  # the nearest limit fills; of equals, min takes the first
-            order = min(reached, key=lambda o: abs(o['entry'] - view(bar, o['side'])[0]))
+        if reached and pos is None:                  # the nearest limit fills; of equals, the earlier row
+            order = min(reached, key=lambda o: (abs(o['entry'] - view(bar, o['side'])[0]), o['signal']))
             waiting.remove(order)
             n, reason = size(order, cash)
             if reason:
                 why[order['signal']] = reason
             else:
                 fill = min(order['entry'], view(bar, order['side'])[0])
-                pos = dict(order, n=n, fill=fill, bar=i, mae=0., mfe=0.)
+                pos = dict(order, n=n, fill=fill, slipped=0., bar=i, mae=0., mfe=0.)
         if pos is not None:
             for order in reached:                    # (for the order just filled this no longer matters)
                 order['blocked'] = True

@@ -1,4 +1,4 @@
-"""The compiled engine and the plain one, on a thousand made markets with evenings, rolls, ruin and several orders a session; and what the loops ask of memory."""
+"""The compiled engine and the plain one, on thousands of made markets with evenings, rolls, ruin and orders of every kind; and what the loops ask of memory."""
 import random
 
 import numpy as np
@@ -7,13 +7,13 @@ import pytest
 from numba import njit
 from numba.core.runtime import _nrt_python, rtsys
 from plain_engine import plain_backtest
-from test_plain_engine import random_case
+from test_plain_engine import random_case, with_times
 from vpoc_backtest import backtest, vpoc
 from vpoc_backtest.backtest import EXITS, SKIPS, BacktestConfig, run_backtest
 from vpoc_backtest.data import add_sessions, random_walk
 from vpoc_backtest.signals import SignalRules, make_signals
 
-COLUMNS = ['date', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'exit_reason', 'gross', 'costs', 'net', 'r_multiple', 'mae', 'mfe', 'bars', 'ambiguous']
+COLUMNS = ['date', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'exit_reason', 'gross', 'costs', 'net', 'r_multiple', 'mae', 'mfe', 'bars', 'ambiguous', 'slippage']
 
 
 def cases(seed, n):
@@ -22,12 +22,14 @@ def cases(seed, n):
         bars, orders, settings = random_case(rng)
         if bars.empty or orders.empty or not (bars.segment == 'RTH').any(): continue
         index = pd.date_range('2024-01-01', periods=len(bars), freq='min', tz='America/New_York', name='ts')
-        yield bars.set_index(index).assign(date=pd.to_datetime(bars.date).to_numpy(), volume=100), orders.assign(date=pd.to_datetime(orders.date)), settings
+        bars = bars.set_index(index).assign(date=pd.to_datetime(bars.date).to_numpy(), volume=100)
+        orders = with_times(bars, orders.assign(date=pd.to_datetime(orders.date)))
+        yield bars, orders.assign(entry_type=np.where(orders.entry.isna(), 'market', 'limit')), settings
 
 
 def test_twins_agree():
-    seen = set()
-    for bars, orders, settings in cases(seed=2, n=1500):
+    seen, kinds = set(), dict.fromkeys(('market', 'named', 'late', 'marketable'), 0)
+    for bars, orders, settings in cases(seed=2, n=2500):
         trades, skipped, equity = plain_backtest(bars, orders, **settings)
         result = run_backtest(bars, orders, BacktestConfig(**settings))
         slow = pd.DataFrame(trades, columns=['signal', *COLUMNS])[COLUMNS]
@@ -35,7 +37,15 @@ def test_twins_agree():
         if len(slow): pd.testing.assert_frame_equal(result.trades[COLUMNS], slow, check_exact=False, rtol=0, atol=1e-9, check_dtype=False, check_index_type=False)
         assert result.skipped.reason.tolist() == [s['reason'] for s in skipped]
         assert result.equity.tolist() == pytest.approx(equity, abs=1e-6)
+        entry = orders.iloc[[t['signal'] for t in trades]]
+        kinds['market'] += (entry.entry_type == 'market').sum()
+        kinds['named'] += entry.contracts.notna().sum()
+        kinds['late'] += entry.active_from.notna().sum()
+        ticks = result.trades.slippage / result.trades.contracts / 12.5  # of which the exit paid its own
+        kinds['marketable'] += int((ticks > settings['slippage_ticks'] * (result.trades.exit_reason != 'target')).sum())
         seen |= set(result.trades.exit_reason) | set(result.skipped.reason)
+    print(kinds)
+    assert min(kinds.values()) > 100
     assert len(seen) == len(EXITS) - 1 + len(SKIPS) - 1, 'every kind of exit and every reason for none must have occurred'
 
 

@@ -59,7 +59,7 @@ def test_1_orders_live_in_their_own_session_and_in_rth_only():
 def test_2_placement_checks_and_their_order():
     behind, fine = frame((D1, [(98, 99, 97, 98), FILL])), frame((D1, [(98.25, 99, 98.25, 99)]))
     assert reasons(run(behind, buy())[1]) == {0: "stop behind the market"}
-    assert run(fine, buy())[0][0]["entry"] == 98.25            # a tick above the stop it does wait (and fill)
+    assert run(fine, buy())[0][0]["entry"] == 98.5             # a tick above the stop it is placed (and takes liquidity)
     assert reasons(run(behind, buy(size_factor=0.01))[1]) == {0: "stop behind the market"}   # before the size
     assert reasons(run(behind, buy(), initial_capital=0.)[1]) == {0: "no equity left"}       # before both
     assert reasons(run(fine, buy(size_factor=0.01))[1]) == {0: "risk affords no contract"}
@@ -88,6 +88,73 @@ def test_3_the_limit_must_be_traded_through(low, through, filled):
 
 def test_3_a_gap_through_the_limit_fills_at_the_open():
     assert one(frame((D1, [QUIET, (99, 99.5, 98.5, 99)])), buy())["entry"] == 99
+
+
+@pytest.mark.parametrize("slip, through, fill", [(1, 1, 99.75), (0, 1, 99.5), (2, 3, 100), (5, 0, 100)])
+def test_3_a_limit_marketable_when_placed_takes_liquidity(slip, through, fill):
+    t = one(frame((D1, [(99.5, 99.5, 99.5, 99.5), QUIET])), buy(), slippage_ticks=slip, limit_through=through, mirrored=False)
+    assert (t["entry"], t["entry_ts"], t["mfe"]) == (fill, pd.Timestamp("2024-01-02"), max(101.5 - fill, 0))
+    assert t["slippage"] == (fill - 99.5 + slip / 4) * t["contracts"] * 50
+    assert one(frame((D1, [(99.5, 99.5, 99.5, 99.5), QUIET])), buy(), slippage_ticks=slip, limit_through=through)["entry"] == fill
+
+
+def test_3_only_the_first_bar_of_its_session_makes_a_limit_marketable():
+    night = (99, 99, 99, 99, "ETH")
+    bars = frame((D1, [night, QUIET, (99, 99.5, 98.5, 99)]))
+    assert one(bars, buy())["entry"] == 99                     # at a later bar it rested: the open, without slippage
+    assert run(frame((D1, [(100, 100, 100, 100), QUIET])), buy())[0] == []     # the open at the limit is not beyond it
+    assert one(frame((D1, [(100, 100, 100, 100), QUIET])), buy(), limit_through=0)["entry"] == 100
+
+
+def test_3_a_marketable_limit_comes_first_and_the_next_one_waits():
+    bars = frame((D1, [(99.5, 99.5, 98, 99), (99, 99, 96.5, 97), (97, 98, 97, 97.5)]))
+    near, far, other = buy(entry=99., stop=97.), buy(entry=101., stop=97.), buy(entry=100., stop=97.)
+    trades, skipped, _ = run(bars, near, far, other)
+    assert [(t["signal"], t["entry"], t["exit"]) for t in trades] == [(1, 99.75, 96.75), (0, 97, 96.75)] or skipped
+    assert trades[0]["signal"] == 1 and trades[0]["entry"] == 99.75
+    held = frame((D1, [FILL]), (D2, [(99, 99, 97, 97), (97.5, 98, 97.5, 98)]))         # marketable, but another is open: waits
+    trades, skipped, _ = run(held, buy(D1), buy(D2, entry=99.5, stop=95.), hold="overnight", slippage_ticks=2)
+    assert [(t["signal"], t["entry"]) for t in trades] == [(0, 100), (1, 97.5)]
+
+
+def test_market_orders():
+    order = {k: v for k, v in buy().items()} | {"entry": float("nan")}
+    t = one(frame((D1, [(100.75, 101, 100.5, 101), QUIET])), order)
+    assert (t["entry"], t["contracts"], t["exit"]) == (101, 6, 100.75)         # (3 + .25) * 50 = 162.50 a contract: 990 / 162.50
+    assert t["r_multiple"] == pytest.approx((-.25 * 6 * 50 - 10) / (3 * 6 * 50))
+    assert t["slippage"] == .5 * 6 * 50
+    flat = lambda p: frame((D1, [(p, p, p, p)]))
+    assert [reasons(run(flat(p), order)[1])[0] for p in (98, 103.75, 104)] == ["stop behind the market", *["target behind the market"] * 2]
+    assert one(flat(103.5), order)["entry"] == 103.75
+    trades, skipped, _ = run(frame((D1, [FILL, QUIET])), order, order)
+    assert len(trades) == 1 and reasons(skipped) == {1: "another position open"}
+    held = frame((D1, [FILL]), (D2, [QUIET]))
+    trades, skipped, _ = run(held, buy(D1), {**order, "date": D2}, hold="overnight")
+    assert len(trades) == 1 and reasons(skipped) == {1: "another position open"}
+
+
+def test_orders_that_begin_to_work_late():
+    bars = frame((D1, [FILL, FILL, (99.5, 101, 99.5, 101), (101, 101, 100.5, 101)]))
+    late = lambda k, **kw: buy(**kw) | {"active_from": bars.index[k]}
+    t = one(bars, late(2))
+    assert (t["entry"], t["entry_ts"]) == (99.75, bars.index[2])               # marketable at the bar from which it works
+    assert reasons(run(bars, late(3))[1]) == {0: "not reached"}
+    assert reasons(run(bars, buy() | {"active_from": bars.index[3] + pd.Timedelta("1min")})[1]) == {0: "no bar left to work in"}
+    behind = frame((D1, [FILL, (98, 101, 98, 100), FILL]))
+    assert reasons(run(behind, buy() | {"active_from": behind.index[1]})[1]) == {0: "stop behind the market"}
+    trades, skipped, _ = run(bars, buy(), late(1, entry=100.5))                # reached while the first is open
+    assert len(trades) == 1 and reasons(skipped) == {1: "another position open"}
+
+
+def test_6_named_contracts():
+    bars = frame((D1, [FILL]))
+    named = lambda n, **kw: run(bars, buy() | {"contracts": n}, mirrored=False, **kw)
+    assert [named(n)[0][0]["contracts"] for n in (1, 10, float("nan"))] == [1, 10, 8]
+    assert reasons(named(11)[1]) == {0: "more contracts than max_contracts"}
+    assert reasons(named(5, day_margin=4.)[1]) == {0: "margin affords fewer contracts"}
+    assert named(4, day_margin=4.)[0][0]["contracts"] == 4
+    assert named(4, risk_per_trade=.00001)[0][0]["contracts"] == 4             # the risk was chosen by whoever named them
+    assert reasons(named(4, initial_capital=0.)[1]) == {0: "no equity left"}
 
 
 def test_3_nearest_limit_first_then_the_earlier_row():
@@ -268,7 +335,10 @@ def random_case(rng):
         for _ in range(rng.randint(0, 5)):
             side, entry = rng.choice([1, -1]), (rng.choice(bars)[0] if bars else price) + rng.randint(-6, 6) / 4
             dates.append(dict(date=date, side=side, entry=entry, stop=entry - side * rng.randint(1, 16) / 4,
-                              target=entry + side * rng.randint(1, 16) / 4, size_factor=rng.choice([.1, 1., 1.5])))
+                              target=entry + side * rng.randint(1, 16) / 4, size_factor=rng.choice([.1, 1., 1.5]),
+                              contracts=rng.choice([float("nan")] * 6 + [1, 3, 12]), late=rng.choice([None] * 4 + [*range(9)])))
+            if rng.random() < .15:
+                dates[-1]["entry"] = float("nan")
     settings = dict(hold=rng.choice(["session", "overnight"]), ambiguous=rng.choice(["stop", "target", "path"]),
                     limit_through=rng.randint(0, 2), slippage_ticks=rng.randint(0, 2),
                     fees_per_contract=rng.choice([0., 2.]),
@@ -277,12 +347,25 @@ def random_case(rng):
     return frame(*sessions), pd.DataFrame(dates), settings
 
 
+def with_times(bars, orders):
+    """The orders with `active_from` for `late`: so many bars after their session's first regular one, now and then half a bar earlier."""
+    if orders.empty or bars.empty:
+        return orders
+    rth = bars[bars.segment == "RTH"]
+    starts = {date: index[0] for date, index in rth.groupby("date").groups.items()}
+    step = bars.index[1] - bars.index[0] if len(bars) > 1 else pd.Timedelta("30min")
+    times = [pd.NaT if late is None or late != late or date not in starts else starts[date] + late * step - step * (late % 2) / 2
+             for date, late in zip(orders.date, orders.late)]
+    return orders.drop(columns="late").assign(active_from=pd.DatetimeIndex(times, tz=bars.index.tz))
+
+
 def test_random_conservation_laws():
     rng, seen = random.Random(7), {}
     for _ in range(3000):
         bars, orders, settings = random_case(rng)
         if bars.empty or orders.empty:
             continue
+        orders = with_times(bars, orders)
         trades, skipped, equity = plain_backtest(bars, orders, **settings)
         assert sorted([t["signal"] for t in trades] + [s["signal"] for s in skipped]) == list(range(len(orders)))
         rth = bars[bars.segment == "RTH"]
@@ -296,7 +379,17 @@ def test_random_conservation_laws():
             life, o = bars.iloc[at(t["entry_ts"]):at(t["exit_ts"]) + 1], orders.iloc[t["signal"]]
             assert life.iloc[0].segment == "RTH" and life.iloc[0].date == o.date == t["date"] and t["contracts"] >= 1
             assert t["bars"] == len(life) and t["mae"] >= 0 and t["mfe"] >= 0
-            assert t["side"] * (o.entry - t["entry"]) >= 0 and life.iloc[0].low <= t["entry"] <= life.iloc[0].high
+            opened = t["side"] * life.iloc[0].open                              # as a long sees it
+            slip = settings["slippage_ticks"] / 4
+            placed = bars[(bars.date == o.date) & (bars.segment == "RTH") & ~(bars.index < o.active_from)].index[0]
+            if pd.isna(o.entry):                                                # a market order
+                assert t["side"] * t["entry"] == opened + slip and t["entry_ts"] == placed
+            elif t["entry_ts"] == placed and opened < t["side"] * o.entry:      # marketable when placed
+                seen["marketable"] = seen.get("marketable", 0) + 1
+                assert t["side"] * t["entry"] == min(opened + slip, t["side"] * o.entry)
+            else:
+                assert t["side"] * (o.entry - t["entry"]) >= 0 and life.iloc[0].low <= t["entry"] <= life.iloc[0].high
+            assert t["entry_ts"] >= placed and (pd.isna(o.contracts) or t["contracts"] == o.contracts)
             assert settings["hold"] == "overnight" or (life.segment == "RTH").all() and life.date.nunique() == 1
             assert life[life.segment == "RTH"].contract.nunique() == 1
             assert -t["mae"] <= t["side"] * (t["exit"] - t["entry"]) <= t["mfe"]
@@ -304,4 +397,6 @@ def test_random_conservation_laws():
             seen[what] = seen.get(what, 0) + 1
     print(seen)
     assert {"stop", "target", "close", "roll", "end", True, "no such session", "no equity left", "stop behind the market",
-            "risk affords no contract", "margin affords no contract", "another position open", "not reached"} <= set(seen)
+            "risk affords no contract", "margin affords no contract", "another position open", "not reached", "marketable",
+            "target behind the market", "margin affords fewer contracts", "more contracts than max_contracts",
+            "no bar left to work in"} <= set(seen)

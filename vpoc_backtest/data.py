@@ -72,6 +72,7 @@ class ContractSpec:
     day_open: str = '18:00'  # the trade date starts here, New York time on the evening before
     rth_open: str = '09:30'  # first minute of regular trading hours, on the clock of `tz`
     rth_close: str = '16:00'  # first minute after them
+    fees: float = 0.  # exchange, clearing and NFA fees, US dollars a contract and side; 0: not known
     tz: str = 'America/New_York'  # zone of the regular hours
 
     def __post_init__(self): _check_spec(self)
@@ -89,10 +90,11 @@ class ContractSpec:
         return np.round(np.asarray(ticks) * self.tick_size, 9)
 
 # %% ../nbs/00_data.ipynb #3b48fd16
-ES = ContractSpec('ES', tick_size=0.25, point_value=50.)
-MES = ContractSpec('MES', tick_size=0.25, point_value=5.)
-NQ = ContractSpec('NQ', tick_size=0.25, point_value=20.)
-MNQ = ContractSpec('MNQ', tick_size=0.25, point_value=2.)
+# fees: CME Fee Finder, non-members on Globex, 2025 ($1.38 E-mini, $0.35 Micro), and $0.02 NFA assessment
+ES = ContractSpec('ES', tick_size=0.25, point_value=50., fees=1.40)
+MES = ContractSpec('MES', tick_size=0.25, point_value=5., fees=0.37)
+NQ = ContractSpec('NQ', tick_size=0.25, point_value=20., fees=1.40)
+MNQ = ContractSpec('MNQ', tick_size=0.25, point_value=2., fees=0.37)
 CONTRACTS = {c.symbol: c for c in (ES, MES, NQ, MNQ)}
 
 # %% ../nbs/00_data.ipynb #c0417a05
