@@ -586,7 +586,7 @@ def _session_times(dates: pd.DatetimeIndex, bars: np.ndarray, minutes: float) ->
 
 # %% ../nbs/00_data.ipynb #5f13a24a
 _PULLS = (0., .02, .04, .06, .08, .10, .12, .15, .20)  # of `plant_edge`
-_EDGES = (-.35, -.2, -.05, .1, .25, .4, .55, .8, 1.2)  # mean R of the default rule after costs at each
+_EDGES = (-.29, -.16, 0., .14, .30, .51, .71, .99, 1.31)  # mean R of the default rule after costs at each
 
 SHARES_PER_CONTRACT = 2500  # makes a usual day of 3.5 billion shares 1.4 million contracts, as ES has
 
