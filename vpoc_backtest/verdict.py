@@ -289,8 +289,9 @@ def _random_sentence(panel: DriftPanel) -> str:
 # %% ../nbs/04e_verdict.ipynb #0411fab3
 def _beta_sentence(panel: DriftPanel) -> str:
     if not np.isfinite(panel.beta): return 'There is no beta: too few sessions, or the contract did not move.'
-    beta = f"{'−' if panel.beta < 0 else ''}${abs(panel.beta):.3f}"
-    told = (f'For each dollar that one contract moved, the account moved {beta} (beta). '
+    beta = round(panel.beta, 3)
+    moved = f"{'−' if beta < 0 else ''}${abs(beta):.3f}"
+    told = (f'For each dollar that one contract moved, the account moved {moved} (beta). '
             f'Without that part it made {_dollars(panel.unexplained)}')
     if not np.isfinite(panel.alpha_t): return f'{told}.'
     far = 'not told apart from zero' if abs(panel.alpha_t) < 2 else 'more than two standard errors from zero'
