@@ -331,7 +331,8 @@ def _as_html(panel: DriftPanel) -> str:
     texts = {LABELS[key][0]: [format_metric(key, x) for x in panel.sides[key]] for key in panel.sides}
     sides = pd.DataFrame(texts, panel.sides.index)
     told = ''.join(f'<p>{escape(s)}</p>' for s in panel.sentences())
-    return told + panel.table().to_html() + sides.to_html()
+    ignored = 'tex2jax_ignore mathjax_ignore'  # or two dollar signs would make a formula
+    return f'<div class="{ignored}">{told}{panel.table().to_html()}{sides.to_html()}</div>'
 
 # %% ../nbs/04e_verdict.ipynb #19cf9d79
 def _draw_ends(ax, panel: DriftPanel):
