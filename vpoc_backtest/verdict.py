@@ -80,7 +80,11 @@ def _span(market: Market, result: BacktestResult) -> _Span:
     overnight = result.config.hold == 'overnight'
     first, end, limit = market.start[sessions], market.end[sessions], _limits(market, sessions, overnight)
     open_bars = limit[-1] - first[0] if overnight else (end - first).sum()
-    return _Span(market, first, end, limit, market.holding_profit.iloc[sessions], int(open_bars))
+    span = _Span(market, first, end, limit, market.holding_profit.iloc[sessions], int(open_bars))
+    longest = result.trades.bars.max()
+    if longest > 0 and not span.room(longest).any():
+        raise BadData(f'column bars: no session has room for a trade of {longest} bars: pass the bars it was made on')
+    return span
 
 # %% ../nbs/04e_verdict.ipynb #51547995
 def _draw_entries(
