@@ -80,7 +80,11 @@ def _span(market: Market, result: BacktestResult) -> _Span:
     overnight = result.config.hold == 'overnight'
     first, end, limit = market.start[sessions], market.end[sessions], _limits(market, sessions, overnight)
     open_bars = limit[-1] - first[0] if overnight else (end - first).sum()
-    return _Span(market, first, end, limit, market.holding_profit.iloc[sessions], int(open_bars))
+    span = _Span(market, first, end, limit, market.holding_profit.iloc[sessions], int(open_bars))
+    longest = result.trades.bars.max()
+    if longest > 0 and not span.room(longest).any():
+        raise BadData(f'column bars: no session has room for a trade of {longest} bars: pass the bars it was made on')
+    return span
 
 # %% ../nbs/04e_drift.ipynb #51547995
 def _draw_entries(
@@ -289,8 +293,9 @@ def _random_sentence(panel: DriftPanel) -> str:
 # %% ../nbs/04e_drift.ipynb #0411fab3
 def _beta_sentence(panel: DriftPanel) -> str:
     if not np.isfinite(panel.beta): return 'There is no beta: too few sessions, or the contract did not move.'
-    beta = f"{'−' if panel.beta < 0 else ''}${abs(panel.beta):.3f}"
-    told = (f'For each dollar that one contract moved, the account moved {beta} (beta). '
+    beta = round(panel.beta, 3)
+    moved = f"{'−' if beta < 0 else ''}${abs(beta):.3f}"
+    told = (f'For each dollar that one contract moved, the account moved {moved} (beta). '
             f'Without that part it made {_dollars(panel.unexplained)}')
     if not np.isfinite(panel.alpha_t): return f'{told}.'
     far = 'not told apart from zero' if abs(panel.alpha_t) < 2 else 'more than two standard errors from zero'
@@ -330,7 +335,8 @@ def _as_html(panel: DriftPanel) -> str:
     texts = {LABELS[key][0]: [format_metric(key, x) for x in panel.sides[key]] for key in panel.sides}
     sides = pd.DataFrame(texts, panel.sides.index)
     told = ''.join(f'<p>{escape(s)}</p>' for s in panel.sentences())
-    return told + panel.table().to_html() + sides.to_html()
+    ignored = 'tex2jax_ignore mathjax_ignore'  # or two dollar signs would make a formula
+    return f'<div class="{ignored}">{told}{panel.table().to_html()}{sides.to_html()}</div>'
 
 # %% ../nbs/04e_drift.ipynb #19cf9d79
 def _draw_ends(ax, panel: DriftPanel):
