@@ -2050,17 +2050,18 @@ def _files_below(folder: Path, seen: tuple = ()) -> list[Path]:
     below = [f for d in entries if d.is_dir() and not ours(d) and d.resolve() not in seen for f in _files_below(d, seen)]
     return sorted([f for f in entries if f.is_file()] + below)
 
-def _holds_both(path: Path) -> bool:
-    "Whether a file with VIX in its name holds bars with the VIX beside them."
+def _holds_bars(path: Path) -> bool:
+    "Whether a file with VIX in its name holds bars all the same: a column VIX beside the prices, or volumes by the time of day."
     try: source = _sources(path, _read_bytes(path))[0]
     except BadData: return False
-    return {'open', 'vix'} <= set(_names(_columns_in(source)))
+    names, within_days = set(_names(_columns_in(source))), source.kind != 'text' or ':' in source.look.spelling
+    return 'open' in names and ('vix' in names or 'volume' in names and within_days)
 
 def _vix_files(path: Path) -> list[Path]:
     "The files of daily VIX closes in a folder and its subfolders: text with VIX in the name, and no bars in it."
     named = [f for f in _files_below(path) if 'vix' in f.name.lower()]
     text = [f for f in named if (f.with_suffix('') if f.suffix.lower() in ('.gz', '.zst') else f).suffix.lower() in ('.txt', '.csv', '.tsv')]
-    return [f for f in text if not _holds_both(f)]
+    return [f for f in text if not _holds_bars(f)]
 
 def bar_files(
     path: str | Path  # a file or a folder
@@ -2070,7 +2071,7 @@ def bar_files(
     if path.is_file(): return [path], []
     if not path.is_dir(): raise BadData(f'{path}: there is no such file or folder')
     entries = _files_below(path)
-    files = [f for f in entries if _is_bar_file(f.name) and ('vix' not in f.name.lower() or _holds_both(f))]
+    files = [f for f in entries if _is_bar_file(f.name) and ('vix' not in f.name.lower() or _holds_bars(f))]
     if not files: raise BadData(f'{path}: the folder holds no .txt, .csv or .parquet file of bars')
     return files, [f for f in entries if f not in files and f.name != 'README.md' and f != path/'corrections.csv']
 
