@@ -509,7 +509,7 @@ def cost_table(
     columns = {}
     for name, r in results.items():
         t = r.trades
-        slipped = (r.config.slippage_ticks * r.contract.tick_size * r.contract.point_value * t.contracts[t.exit_reason != 'target']).sum()
+        slipped = t.slippage.sum()
         taken = {'At the prices asked for': t.gross.sum() + slipped, 'Slippage': 0. - slipped, 'Commission and fees': 0. - t.costs.sum(), 'Left': t.net.sum()}
         columns[name.replace('_', ' ')] = {k: format_metric('total_profit', v) for k, v in taken.items()} | {
             'Slippage and costs a trade': format_metric('average_profit', (slipped + t.costs.sum()) / len(t) if len(t) else float('nan'))}
