@@ -86,10 +86,10 @@ def config_toml(
     tables = []
     for group in fields(config):
         settings, told = getattr(config, group.name), docments(type(getattr(config, group.name))) if explain else {}
-        lines = [f'{k} = {_toml_value(v)}' for k, v in asdict(settings).items()]
+        lines = [f'{k} = {_toml_value(v)}' for k, v in asdict(settings).items() if v is not None]  # TOML has no word for None
         wide = max(map(len, lines))
         tables.append(f'[{group.name}]' + f'  # {docments(type(config))[group.name]}' * explain + '\n' + ''.join(
-            f'{line:{wide}}  # {told[k]}\n' if explain else f'{line}\n' for line, k in zip(lines, asdict(settings))))
+            f'{line:{wide}}  # {told[line.split(" ")[0]]}\n' if explain else f'{line}\n' for line in lines))
     return '\n'.join(tables)
 
 # %% ../nbs/08_ml_backtest.ipynb #c454f90a
@@ -99,12 +99,13 @@ def _sane(number) -> bool:
 
 def _setting(default, value, name: str, path: Path):
     "A value of a settings file in the type of its default."
-    kind = type(default)
+    kind = float if default is None else type(default)
     if kind is tuple and isinstance(value, list): value = tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool): value = float(value)
     numbers = [v for v in (value if isinstance(value, tuple) else [value]) if not isinstance(v, str)]
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or not all(map(_sane, numbers)):
-        raise BadData(f'{path}: {name} = {_toml_value(value)} should be of the kind of its default, {_toml_value(default)}')
+        like = 'be a number' if default is None else f'be of the kind of its default, {_toml_value(default)}'
+        raise BadData(f'{path}: {name} = {_toml_value(value)} should {like}')
     return value
 
 # %% ../nbs/08_ml_backtest.ipynb #f13713c5
