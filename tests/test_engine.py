@@ -10,7 +10,7 @@ from plain_engine import plain_backtest
 from test_plain_engine import random_case, with_times
 from vpoc_backtest import backtest, vpoc
 from vpoc_backtest.backtest import EXITS, SKIPS, BacktestConfig, run_backtest
-from vpoc_backtest.data import add_sessions, random_walk
+from vpoc_backtest.data import ES, add_sessions, front_month, random_walk
 from vpoc_backtest.signals import SignalRules, make_signals
 
 COLUMNS = ['date', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'exit_reason', 'gross', 'costs', 'net', 'r_multiple', 'mae', 'mfe', 'bars', 'ambiguous', 'slippage']
@@ -90,3 +90,17 @@ def test_loops_allocate_nothing_inside(allocated, spread, area, hold):
         found.append(dict(allocated))
     assert found[0] == found[1] == found[2] and set(found[0]) == {'_extremes', '_fill', '_levels', '_means', '_run'}
     assert trades[1] > 5 * trades[0] > 0 and max(found[0].values()) < 30
+
+
+def test_a_runs_own_signals_can_be_fed_back(tmp_path):
+    "signals.csv, as the command writes it, makes the trades of the run; so it does with what a filter said beside each order."
+    from vpoc_backtest.ml_backtest import NO_REJECTS, Market, RunConfig, _tables, run_all
+    made = front_month(random_walk(120, seed=2))
+    run = run_all(Market('a random walk', 'made here', made, len(made), NO_REJECTS, None, ES), RunConfig(rules=SignalRules(rule='migration')))
+    result, table = run.results['original'], _tables(run)['signals']
+    assert len(result.trades)
+    said = {'filter_confidence': 50., 'expectation': .1, 'spread': .2, 'trained_until': '2014-06-02', 'accepted': True}
+    for written in (table, table.assign(**said)):
+        written.to_csv(tmp_path/'signals.csv', index=False)
+        again = run_backtest(run.market.bars, pd.read_csv(tmp_path/'signals.csv'))
+        pd.testing.assert_frame_equal(again.trades, result.trades)

@@ -973,6 +973,17 @@ def run_backtest(
     equity, fall = (pd.Series(x, index=market.dates, name=name) for x, name in ((outcome.equity, 'equity'), (outcome.fall, 'drawdown')))
     return BacktestResult(_trade_table(outcome, signals, market, config), equity, skipped, metrics, config, market.contract, fall)
 
+# %% ../nbs/04_backtest.ipynb #9b5e6a03
+def _with_sizes(market: Market, signals: pd.DataFrame, config: BacktestConfig) -> pd.DataFrame:
+    "Orders that name the contracts they are traded with; without those that the account cannot afford."
+    signals, outcome = _try(market, signals, config)
+    done, reason = outcome.done, np.zeros(len(signals), int)
+    contracts = _named(signals)
+    contracts[outcome.rows[done]] = outcome.ledger[done, _SIZE]
+    reason[outcome.rows] = outcome.ledger[:, _SKIP]
+    unaffordable = np.isin(reason, [SKIPS.index(r) for r in SKIPS if 'affords' in r or 'max_contracts' in r or 'equity' in r])
+    return signals.assign(contracts=np.where(contracts > 0, contracts, np.nan))[~unaffordable]
+
 # %% ../nbs/04_backtest.ipynb #50fa987d
 def order_metrics(
     market: Market,  # of `open_market`

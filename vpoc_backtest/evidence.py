@@ -19,7 +19,8 @@ import pandas as pd
 from numba import njit
 
 # %% ../nbs/04a_evidence.ipynb #aafb1bde
-from .backtest import LABELS, BacktestConfig, BacktestResult, format_metric, open_market, run_backtest, trial_metrics
+from .backtest import (LABELS, BacktestConfig, BacktestResult, _with_sizes, format_metric, open_market,
+                                    run_backtest, trial_metrics)
 from .data import (COLOURS, CompactBars, ContractSpec, ES, PRICES, ZONE, _moves, _Moves, _with_prices,
                                 add_sessions, axes, compact_bars, fingerprint)
 from .drift import DriftPanel, drift_panel
@@ -726,13 +727,18 @@ def stress(
     config: BacktestConfig = BacktestConfig(),  # the assumptions as they stand
     contract: ContractSpec = ES  # what is traded
 ) -> pd.DataFrame:  # index (assumption, value); the figures of `metrics`
-    "The same orders under kinder and harsher assumptions: costs, limits, bars that touch both stop and target."
-    costly = lambda k: {f: k * getattr(config, f) for f in ('commission_per_trade', 'fees_per_contract', 'slippage_ticks')}
-    cases = {('costs', f'{k} ×'): costly(k) for k in (0, 1, 2, 3)}
+    """Run the same orders under kinder and harsher assumptions: costs, limits, bars that touch both stop and target.
+
+    Every case trades each order with the contracts that it has under `config`, so that a case differs from the result
+    by its prices and costs and not by the size of its positions. An order that is first filled in a case is sized there; one that the account could not afford stays out.
+    """
+    market = open_market(bars, contract)
+    sized = _with_sizes(market, signals, config)
+    costs = {'commission_per_trade': config.commission_per_trade, 'fees_per_contract': config.fees(contract), 'slippage_ticks': config.slippage_ticks}
+    cases = {('costs', f'{k} ×'): {name: k * cost for name, cost in costs.items()} for k in (0, 1, 2, 3)}
     cases |= {('limit traded through by', f'{k} ticks'): {'limit_through': k} for k in (0, 1, 2)}
     cases |= {('bar that touches both', a): {'ambiguous': a} for a in ('stop', 'path', 'target')}
-    market = open_market(bars, contract)
-    rows = {name: run_backtest(market, signals, replace(config, **case)).metrics for name, case in cases.items()}
+    rows = {name: run_backtest(market, sized, replace(config, **case)).metrics for name, case in cases.items()}
     return pd.DataFrame(rows).T.rename_axis(['assumption', 'value'])
 
 # %% ../nbs/04a_evidence.ipynb #e208bb96

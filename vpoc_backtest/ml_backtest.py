@@ -110,12 +110,13 @@ def _sane(number) -> bool:
 
 def _setting(default, value, name: str, path: Path):
     "A value of a settings file in the type of its default."
-    kind = type(default)
+    kind = float if default is None else type(default)
     if kind is tuple and isinstance(value, list): value = tuple(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool): value = float(value)
     numbers = [v for v in (value if isinstance(value, tuple) else [value]) if not isinstance(v, str)]
     if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool) or not all(map(_sane, numbers)):
-        raise BadData(f'{path}: {name} = {_toml_value(value)} should be of the kind of its default, {_toml_value(default)}')
+        like = 'be a number' if default is None else f'be of the kind of its default, {_toml_value(default)}'
+        raise BadData(f'{path}: {name} = {_toml_value(value)} should {like}')
     return value
 
 # %% ../nbs/08_ml_backtest.ipynb #c0417b02

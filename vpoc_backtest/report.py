@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 # %% ../nbs/04b_report.ipynb #a4d78c8d
-from .backtest import (BacktestConfig, BacktestResult, LABELS, compare, format_metric, plot_drawdown, plot_equity, plot_r_multiples,
+from .backtest import (BacktestConfig, BacktestResult, LABELS, MIN_TRADES, compare, format_metric, plot_drawdown, plot_equity, plot_r_multiples, too_few_trades,
                                     plot_trades)
 from .data import BadData, COLOURS, CONTRACTS, ContractSpec, STYLE, ZONE, _format_date, axes
 from .evidence import Evidence, plot_sweep
@@ -90,7 +90,7 @@ def plot_trade(
 # %% ../nbs/04b_report.ipynb #3582c600
 def verdict(
     result: BacktestResult  # of `run_backtest`
-) -> str:  # one sentence
+) -> str:  # a sentence; with fewer than 30 trades without a ratio, and with how many it would take
     "What a result is worth, in words."
     m, years = result.metrics, len(result.equity) / 252
     if not m['trades']: return 'There was no trade, so there is nothing to judge.'
@@ -99,17 +99,17 @@ def verdict(
     if m['total_profit'] <= 0:
         return (f"It lost money after costs: {format_metric('total_profit', m['total_profit'])} in {m['trades']} trades "
                 f"over {years:.1f} years.")
-    if m['sharpe'] <= 0:
-        return (f"It earned less than the risk-free rate of {result.config.risk_free_rate:.1%} a year: "
-                f"{format_metric('cagr', m['cagr'])} a year over {years:.1f} years.")
-    sure = f"the chance that its true Sharpe ratio is above zero is {m['dsr']:.0%}"
-    if m['trials'] > 1:
-        sure = f"as trial {m['trials']:,} on these data, among which a Sharpe ratio of {m['expected_max_sharpe']:.2f} is expected by luck, {sure}"
+    made = f"It made {format_metric('total_profit', m['total_profit'])} after costs over {years:.1f} years"
+    if m['trades'] < MIN_TRADES: return f'{made}. {too_few_trades(m)}'
+    if m['sharpe'] <= 0: return f'{made}, and its average return a session is not above zero.'
+    best = 'a worthless trial' if m['trials'] == 1 else f"the best of {m['trials']:,} worthless trials"
+    sure = (f"the deflated Sharpe ratio, the probability that the true one exceeds the {m['expected_max_sharpe']:.2f} that {best} "
+            f"would be expected to reach, is {m['dsr']:.0%}")
     if m['dsr'] >= .95:
         return f"A Sharpe ratio of {m['sharpe']:.2f} over {years:.1f} years is more than luck alone would give: {sure}."
     needed = minimum_track_record(m['sharpe'] / 252**.5, m['expected_max_sharpe'] / 252**.5, *moments(result.returns)) / 252
     length = f'a record of about {needed:,.0f} years' if np.isfinite(needed) else 'a higher one, however long the record,'
-    return (f"A Sharpe ratio of {m['sharpe']:.2f} (above {result.config.risk_free_rate:.1%} a year) over {years:.1f} years "
+    return (f"A Sharpe ratio of {m['sharpe']:.2f} over {years:.1f} years "
             f"cannot be told from luck: {sure}, and {length} would be needed to reach 95%.")
 
 # %% ../nbs/04b_report.ipynb #f3603235
@@ -122,7 +122,7 @@ def advice(
     if evidence is not None and len(evidence.leaks): return 'Believe nothing on this page: orders used the future.'
     if not m['trades']: return 'Nothing to judge.'
     if not (m['total_profit'] > 0 and m['sharpe'] > 0): return 'Do not trade this.'
-    if not m['dsr'] >= .95 or luck and not luck.p_values['sharpe'] <= .05: return 'Do not trade this yet.'
+    if m['trades'] < MIN_TRADES or not m['dsr'] >= .95 or luck and not luck.p_values['sharpe'] <= .05: return 'Do not trade this yet.'
     return 'Test it on data that no choice has seen, before any money.'
 
 # %% ../nbs/04b_report.ipynb #0f796aba
@@ -509,7 +509,7 @@ def cost_table(
     columns = {}
     for name, r in results.items():
         t = r.trades
-        slipped = (r.config.slippage_ticks * r.contract.tick_size * r.contract.point_value * t.contracts[t.exit_reason != 'target']).sum()
+        slipped = t.slippage.sum()
         taken = {'At the prices asked for': t.gross.sum() + slipped, 'Slippage': 0. - slipped, 'Commission and fees': 0. - t.costs.sum(), 'Left': t.net.sum()}
         columns[name.replace('_', ' ')] = {k: format_metric('total_profit', v) for k, v in taken.items()} | {
             'Slippage and costs a trade': format_metric('average_profit', (slipped + t.costs.sum()) / len(t) if len(t) else float('nan'))}
