@@ -83,7 +83,8 @@ def _span(market: Market, result: BacktestResult) -> _Span:
     span = _Span(market, first, end, limit, market.holding_profit.iloc[sessions], int(open_bars))
     longest = result.trades.bars.max()
     if longest > 0 and not span.room(longest).any():
-        raise BadData(f'column bars: no session has room for a trade of {longest} bars: pass the bars it was made on')
+        raise BadData(f'column bars: no session has room for a trade of {longest} bars: '
+                      'pass the bars it was made on')
     return span
 
 # %% ../nbs/04e_drift.ipynb #51547995
