@@ -1,11 +1,11 @@
 """The explorer in a real browser: JupyterLab is started, a notebook is run, and somebody clicks."""
+import importlib
 import json
 import os
 import secrets
 import socket
 import subprocess
 import sys
-import importlib
 import time
 from dataclasses import replace
 from pathlib import Path

@@ -652,12 +652,12 @@ def _is_earlier_run(folder: Path) -> bool:
 FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv', 'why.csv', 'equity.csv', 'rejects.csv',
          'quality.csv', 'levels.parquet', 'strategy_comparison.png', 'report.html', 'report.ipynb', 'log.txt'}
 
-def _check_writable(place: Path, option: str):
-    "Raise `BadData` where a folder cannot be made, before hours are spent on what should be written into it."
-    above = next(p for p in (place, *place.parents) if p.exists())
+def _check_writable(folder: Path, named: str | Path, option: str):
+    "Raise `BadData` where nothing can be written into a folder or the nearest one above it, before time is spent on what should be."
+    above = next(p for p in (folder, *folder.parents) if p.exists())
     try:
         with tempfile.TemporaryDirectory(prefix='.', dir=above): pass
-    except OSError: raise BadData(f'{place}: nothing can be written in {above}: name another folder with {option}') from None
+    except OSError: raise BadData(f'{named}: nothing can be written in {above}: name another place with {option}') from None
 
 def _free_place(out: str | Path) -> Path:
     "Where a run directory can be written; raises `BadData` if something else is in the way."
@@ -665,7 +665,7 @@ def _free_place(out: str | Path) -> Path:
     if place.exists() and not place.is_dir(): raise BadData(f'{out}: is a file: name a folder with --out')
     if place.exists() and any(place.iterdir()) and not _is_earlier_run(place):
         raise BadData(f'{out}: is not empty, and what it holds is not just an earlier run: name another folder with --out')
-    _check_writable(place.parent, '--out')
+    _check_writable(place.parent, out, '--out')
     return place
 
 def save_run(
