@@ -291,7 +291,7 @@ def _read_training(training: Path) -> dict:
 # %% ../nbs/08a_training_runs.ipynb #47d0e831
 def _why_apart(training: pd.Series, reference: pd.Series) -> str:
     "Why two trainings cannot be compared; empty where they can."
-    if training.fingerprint != reference.fingerprint: return f'other bars: {training.source}'
+    if training.fingerprint != reference.fingerprint: return f'other bars: {training.source}' + ', with another content' * (training.source == reference.source)
     odd = [k for k in sorted({*training.basis, *reference.basis}) if training.basis.get(k) != reference.basis.get(k)]
     if odd: return f'other settings: {odd[0]} = {training.basis.get(odd[0])!r}, not {reference.basis.get(odd[0])!r}'
     span = lambda t: (t.first_session, t.last_session, t.orders)
