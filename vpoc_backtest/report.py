@@ -10,7 +10,7 @@ __all__ = ['REGIMES', 'DAYS', 'CSS', 'SCRIPT', 'DOUBT', 'CELLS', 'AS_IN_A_KERNEL
            'cost_table', 'report_html', 'save_report', 'run_table', 'load_results', 'report_notebook']
 
 # %% ../nbs/04b_report.ipynb #cc88f9d4
-import ast, base64, contextlib, io, json, re, tomllib
+import ast, base64, contextlib, io, json, re, sys, tomllib
 from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
@@ -22,7 +22,6 @@ import pandas as pd
 # %% ../nbs/04b_report.ipynb #a4d78c8d
 from .backtest import (BacktestConfig, BacktestResult, LABELS, compare, format_metric, plot_drawdown, plot_equity, plot_r_multiples,
                                     plot_trades)
-from . import __version__ as version
 from .data import BadData, COLOURS, CONTRACTS, STYLE, ZONE, add_sessions, axes
 from .evidence import Evidence, plot_sweep
 from .keeping import whole_file
@@ -633,7 +632,8 @@ def save_report(
     span = {'first session': str(days[0].date()), 'last session': str(days[-1].date())} if len(days) else {}
     about = {'symbol': result.contract.symbol, 'sessions': f'{len(days):,}', **span}
     settings = '\n'.join(f'{k} = {v!r}' for k, v in asdict(result.config).items())
-    page = report_html(title, about, bars, signals, None, {'result': result}, settings, {'vpoc_backtest': version})
+    versions = {'vpoc_backtest': sys.modules['vpoc_backtest'].__version__}
+    page = report_html(title, about, bars, signals, None, {'result': result}, settings, versions)
     with whole_file(path) as new: new.write_text(page, encoding='utf-8')
     return path
 
