@@ -1,4 +1,5 @@
 """The explorer in a real browser: JupyterLab is started, a notebook is run, and somebody clicks."""
+import importlib
 import json
 import os
 import secrets
@@ -13,13 +14,15 @@ from urllib.request import urlopen
 import pandas as pd
 import pytest
 
-from vpoc_backtest import explore as room
 from vpoc_backtest.backtest import run_backtest
 from vpoc_backtest.data import COLOURS, random_walk
 from vpoc_backtest.signals import SignalRules, make_signals
 from vpoc_backtest.vpoc import session_levels
 
-CODE = '''from vpoc_backtest import explore as room
+room = importlib.import_module('vpoc_backtest.explore')  # `explore` of the package is the function
+
+CODE = '''import importlib
+room = importlib.import_module('vpoc_backtest.explore')
 from vpoc_backtest.backtest import run_backtest
 from vpoc_backtest.data import random_walk
 from vpoc_backtest.signals import SignalRules, make_signals

@@ -1,4 +1,5 @@
 """The explorer's wiring, without a browser: every control makes its view, and no error gets lost."""
+import importlib
 import json
 from dataclasses import replace
 from datetime import date
@@ -7,11 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from vpoc_backtest import explore as room
 from vpoc_backtest.backtest import run_backtest
 from vpoc_backtest.data import random_walk
 from vpoc_backtest.signals import SignalRules, make_signals
 from vpoc_backtest.vpoc import session_levels
+
+room = importlib.import_module('vpoc_backtest.explore')  # `explore` of the package is the function
 
 notebooks = sorted((Path(__file__).parents[1]/'nbs').rglob('*.ipynb'))
 

@@ -729,6 +729,16 @@ class BacktestResult:
         "Equity, drawdown, and the trades one by one."
         return plot_result(self, axes)
 
+    def report(self,
+        path: str = 'report.html',  # file to write; a folder gets a report.html
+        bars: pd.DataFrame | None = None,  # that it was run on, to draw its best and worst trades
+        signals: pd.DataFrame | None = None,  # the orders, to draw stops and targets
+        title: str = 'Backtest'  # of the page
+    ):  # the file
+        "Write the result as one HTML page that opens offline."
+        import vpoc_backtest as vb  # reports come after results: the package finds `save_report` when it is called
+        return vb.save_report(self, path, bars, signals, title)
+
 # %% ../nbs/04_backtest.ipynb #8825f067
 def plot_equity(
     ax: object = None,  # matplotlib axes to draw on; None for new ones

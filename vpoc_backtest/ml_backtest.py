@@ -9,7 +9,7 @@ __all__ = ['NO_REJECTS', 'NO_VIX', 'ORDER_SETTINGS', 'TRAINING', 'PACKAGES', 'FO
            'filter_metrics', 'describe_filter', 'describe_market', 'run_metrics', 'save_run', 'SavedRun', 'load_run']
 
 # %% ../nbs/08_ml_backtest.ipynb #2ebef5b2
-import json, os, platform, re, subprocess, sys, tomllib
+import json, os, platform, re, subprocess, sys, tempfile, tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from html import escape
@@ -31,7 +31,7 @@ from .features import FilterConfig, ShortHistory
 from .keeping import whole_folder
 from .luck import record_trials
 from .quality import LEAST, mark_complete, plot_completeness
-from .report import evidence_sections, html_figure, html_table, plot_comparison, report_html, report_notebook, run_table
+from .report import drawn_profits, evidence_sections, html_figure, html_table, plot_comparison, report_html, report_notebook, run_table
 from .signals import SignalRules, explain_signals, make_signals
 from .sweeps import _combinations, _grid_trials
 from .vpoc import AREAS, POCS, SEGMENTS, SPREADS, plot_migration, session_levels
@@ -327,13 +327,20 @@ def _created(manifest: Path) -> str:
 # %% ../nbs/08_ml_backtest.ipynb #157abb4a
 TRAINING = Path('TRAINING')
 
-def _model_folder(model: str) -> Path:
-    "The folder of a saved filter: 'latest', a training run, or the model in it."
-    if model != 'latest': return Path(model)/'model' if (Path(model)/'model').is_dir() else Path(model)
-    created = {f.parent: _created(f) for f in TRAINING.glob('*/manifest.json') if (f.parent/'model/model.json').exists()}
+def _newest_training(folder: Path) -> Path | None:
+    "The training in a folder that was finished last; None where there is none."
+    created = {f.parent: _created(f) for f in folder.glob('*/manifest.json') if (f.parent/'model/model.json').exists()}
     finished = [run for run, when in created.items() if when]
-    if not finished: raise BadData(f'{TRAINING}/ holds no finished training: run vpoc_train first, or use --model train')
-    return max(finished, key=lambda run: (created[run], run.name))/'model'
+    return max(finished, key=lambda run: (created[run], run.name)) if finished else None
+
+def _model_folder(model: str) -> Path:
+    "The folder of a saved filter: 'latest', a training, the model in it, or a folder of trainings, whose newest is meant."
+    folder = TRAINING if model == 'latest' else Path(model)
+    if (folder/'model').is_dir() or (folder/'model.json').exists(): return folder/'model' if (folder/'model').is_dir() else folder
+    newest = _newest_training(folder)
+    if newest is None and model == 'latest':
+        raise BadData(f'{TRAINING}/ holds no finished training: run vpoc_train first, or use --model train')
+    return folder if newest is None else newest/'model'
 
 # %% ../nbs/08_ml_backtest.ipynb #ebc6c68b
 def _saved_predictions(market: Market, levels: pd.DataFrame, config: RunConfig, model: str, device: str
@@ -554,7 +561,7 @@ def describe_market(
             'bars_read': market.read, 'bars': len(bars), 'rejected_rows': len(market.rejects),
             'sessions': len(levels), 'first_session': str(levels.index[0].date()),
             'last_session': str(levels.index[-1].date()),
-            **count_sessions(quality), 'contracts': sorted({*levels.contract}), 'rolls': len(rolls),
+            **count_sessions(quality), 'outlier_bars': int(quality.outliers.sum()), 'contracts': sorted({*levels.contract}), 'rolls': len(rolls),
             'rolls_without_measured_gap': int(rolls.measured.isna().sum()),
             'vix_closes': 0 if market.vix is None else len(market.vix), 'vix_from': market.vix_from}
 
@@ -565,13 +572,21 @@ def _count_bars(market: Market) -> str:
     return f'{len(market.bars):,} bars{front}, {refused:,} row{"" if refused == 1 else "s"} refused{" (see rejects.csv)" if refused else ""}'
 
 # %% ../nbs/08_ml_backtest.ipynb #10ee9ecc
+def _profit_interval(result: BacktestResult) -> dict | None:
+    "Between which final profits nine in ten records of the same sessions end, drawn in blocks; None where no session made or lost anything."
+    drawn = drawn_profits(result)
+    if drawn is None: return None
+    low, high = drawn.interval()
+    return {'method': drawn.method, 'paths': len(drawn.final_profits), 'confidence': 0.9, 'profit_low': low, 'profit_high': high}
+
 def run_metrics(
     run: Run  # of `run_all`
-) -> dict:  # original, ml and filter (None without one), data, evidence (None if not gathered)
+) -> dict:  # original, ml and filter (None without one), data, evidence (None if not gathered), monte_carlo (None without trades)
     "The content of metrics.json."
     return {name: run.results[name].metrics if name in run.results else None for name in ('original', 'ml')} | {
         'data': describe_market(run.market, run.levels, run.quality), 'filter': run.filtered and filter_metrics(run.filtered),
-        'evidence': run.evidence and evidence_metrics(run.evidence)}
+        'evidence': run.evidence and evidence_metrics(run.evidence),
+        'monte_carlo': {name: _profit_interval(result) for name, result in run.results.items()}}
 
 # %% ../nbs/08_ml_backtest.ipynb #12bb38e1
 PACKAGES = ('vpoc_backtest', 'numpy', 'pandas', 'scipy', 'numba', 'pyarrow', 'matplotlib', 'torch', 'arch')
@@ -673,8 +688,8 @@ def _report(run: Run) -> str:
                        config_toml(_saved_config(run)), _versions(), migration, tuple(notes), more, run.levels, run.evidence)
 
 # %% ../nbs/08_ml_backtest.ipynb #51c4cc8b
-def _write_files(run: Run, folder: Path):
-    "Write every file of a run into a folder."
+def _write_files(run: Run, folder: Path, log: Callable[[], str] | None = None):
+    "Write every file of a run into a folder; the log last, so that it can tell of all others."
     (folder/'metrics.json').write_text(_json(run_metrics(run)), encoding='utf-8')
     (folder/'manifest.json').write_text(_json(_manifest(run)), encoding='utf-8')
     (folder/'config.toml').write_text(config_toml(_saved_config(run)), encoding='utf-8')
@@ -684,6 +699,7 @@ def _write_files(run: Run, folder: Path):
     figure.savefig(folder/'strategy_comparison.png', dpi=130, metadata={'Software': None})
     (folder/'report.html').write_text(_report(run), encoding='utf-8')
     (folder/'report.ipynb').write_text(report_notebook(folder, _title(run)), encoding='utf-8')
+    if log: (folder/'log.txt').write_text(log(), encoding='utf-8')
     import matplotlib.pyplot as plt
     plt.close('all')
 
@@ -696,7 +712,14 @@ def _is_earlier_run(folder: Path) -> bool:
 
 # %% ../nbs/08_ml_backtest.ipynb #bf6284f4
 FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv', 'why.csv', 'equity.csv', 'rejects.csv',
-         'quality.csv', 'levels.parquet', 'strategy_comparison.png', 'report.html', 'report.ipynb'}
+         'quality.csv', 'levels.parquet', 'strategy_comparison.png', 'report.html', 'report.ipynb', 'log.txt'}
+
+def _check_writable(folder: Path, named: str | Path, option: str):
+    "Raise `BadData` where nothing can be written into a folder or the nearest one above it, before time is spent on what should be."
+    above = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix='.', dir=above): pass
+    except OSError: raise BadData(f'{named}: nothing can be written in {above}: name another place with {option}') from None
 
 def _free_place(out: str | Path) -> Path:
     "Where a run directory can be written; raises `BadData` if something else is in the way."
@@ -704,16 +727,16 @@ def _free_place(out: str | Path) -> Path:
     if place.exists() and not place.is_dir(): raise BadData(f'{out}: is a file: name a folder with --out')
     if place.exists() and any(place.iterdir()) and not _is_earlier_run(place):
         raise BadData(f'{out}: is not empty, and what it holds is not just an earlier run: name another folder with --out')
-    above = next(p for p in place.parents if p.exists())
-    if not os.access(above, os.W_OK): raise BadData(f'{out}: nothing can be written in {above}: name another folder with --out')
+    _check_writable(place.parent, out, '--out')
     return place
 
 def save_run(
     run: Run,  # of `run_all`
-    out: str | Path  # the run directory; an earlier run there is replaced
+    out: str | Path,  # the run directory; an earlier run there is replaced
+    log: Callable[[], str] | None = None  # called when all else is written; its text becomes log.txt
 ) -> Path:  # the directory, as given
     "Write a run directory, whole or not at all; raises `BadData` if something else is in the way."
-    with whole_folder(_free_place(out)) as new: _write_files(run, new)
+    with whole_folder(_free_place(out)) as new: _write_files(run, new, log)
     return Path(out)
 
 # %% ../nbs/08_ml_backtest.ipynb #f19db100

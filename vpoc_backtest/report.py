@@ -6,12 +6,12 @@
 __all__ = ['REGIMES', 'DAYS', 'CSS', 'SCRIPT', 'DOUBT', 'CELLS', 'AS_IN_A_KERNEL', 'plot_comparison', 'plot_trade', 'verdict',
            'advice', 'monthly_returns', 'plot_months', 'breakdown', 'by_year', 'by_weekday', 'volatility_regime',
            'by_volatility', 'by_hour', 'plot_groups', 'plot_when', 'html_table', 'html_figure', 'html_page',
-           'html_equity', 'html_months', 'evidence_sections', 'stress_table', 'fan_section', 'cost_table',
-           'report_html', 'run_table', 'load_results', 'report_notebook']
+           'html_equity', 'html_months', 'evidence_sections', 'stress_table', 'drawn_profits', 'fan_section',
+           'cost_table', 'report_html', 'save_report', 'run_table', 'load_results', 'report_notebook']
 
 # %% ../nbs/04b_report.ipynb #cc88f9d4
-import ast, base64, contextlib, io, json, re, tomllib
-from dataclasses import replace
+import ast, base64, contextlib, io, json, re, sys, tomllib
+from dataclasses import asdict, replace
 from html import escape
 from pathlib import Path
 
@@ -22,10 +22,11 @@ import pandas as pd
 # %% ../nbs/04b_report.ipynb #a4d78c8d
 from .backtest import (BacktestConfig, BacktestResult, LABELS, MIN_TRADES, compare, format_metric, plot_drawdown, plot_equity, plot_r_multiples, too_few_trades,
                                     plot_trades)
-from .data import BadData, COLOURS, CONTRACTS, ContractSpec, STYLE, ZONE, _format_date, axes
+from .data import BadData, COLOURS, CONTRACTS, ContractSpec, STYLE, ZONE, _format_date, add_sessions, axes
 from .evidence import Evidence, plot_sweep
+from .keeping import whole_file
 from .luck import plot_fan
-from .stats import minimum_track_record, moments, monte_carlo
+from .stats import MonteCarlo, minimum_track_record, moments, monte_carlo
 from .vpoc import candles, plot_candles
 
 # %% ../nbs/04b_report.ipynb #b2a4a69a
@@ -48,8 +49,9 @@ def _apart(values: np.ndarray, least: float) -> np.ndarray:
 
 # %% ../nbs/04b_report.ipynb #5100acd6
 def _draw_order(ax, order: pd.Series, first: int, end: float):
-    "Entry, stop and target as lines from the entry on, their prices beside them."
-    lines = sorted((('target', 'green'), ('entry', 'blue'), ('stop', 'vermilion')), key=lambda line: order[line[0]])
+    "Entry, stop and target as lines from the entry on, their prices beside them; a price that is not known is left out."
+    known = [line for line in (('target', 'green'), ('entry', 'blue'), ('stop', 'vermilion')) if pd.notna(order.get(line[0]))]
+    lines = sorted(known, key=lambda line: order[line[0]])
     places = _apart([order[name] for name, _ in lines], .055 * np.ptp(ax.get_ylim()))
     for (name, colour), place in zip(lines, places):
         ax.hlines(order[name], first, end, color=COLOURS[colour], lw=1, ls='--')
@@ -76,7 +78,7 @@ def plot_trade(
     shown, up = candles(day), trade.side > 0
     first, last = np.maximum(shown.index.searchsorted([trade.entry_ts, trade.exit_ts], side='right') - 1, 0)
     plot_candles(day, ax)
-    ax.update_datalim([(0, order[name]) for name in ('entry', 'stop', 'target')])
+    ax.update_datalim([(0, order[name]) for name in ('entry', 'stop', 'target') if pd.notna(order.get(name))])
     ax.autoscale(axis='y')
     _draw_order(ax, order, first, len(shown))
     _draw_excursions(ax, trade, first, last)
@@ -466,15 +468,24 @@ def stress_table(
     return table.set_axis([f'{assumption}: {value}' for assumption, value in stressed.index])
 
 # %% ../nbs/04b_report.ipynb #ff6fc0e6
+def drawn_profits(
+    result: BacktestResult,  # of `run_backtest`
+    paths: int = 10_000,  # drawn
+    seed: int = 0  # of the drawing
+) -> MonteCarlo | None:  # of the profit of each session; None where no session made or lost anything
+    "Draw the sessions of a result again in blocks."
+    profits = result.equity.diff().fillna(result.equity.iloc[:1] - result.config.initial_capital).to_numpy()
+    return monte_carlo(profits, paths, 'block', seed) if len(profits) and np.ptp(profits) else None
+
 def fan_section(
     result: BacktestResult,  # of `run_backtest`
     paths: int = 10_000,  # drawn
     seed: int = 0  # of the drawing
 ) -> str:  # HTML
     "What the same sessions could as well have made, drawn in blocks."
+    drawn = drawn_profits(result, paths, seed)
+    if drawn is None: return ''
     profits = result.equity.diff().fillna(result.equity.iloc[:1] - result.config.initial_capital).to_numpy()
-    if not np.ptp(profits): return ''
-    drawn = monte_carlo(profits, paths, 'block', seed)
     low, high = (format_metric('total_profit', x) for x in drawn.interval())
     text = (f'Drawn again in blocks of sessions, nine in ten of {paths:,} such records end between {low} and {high}; one in twenty falls by '
             f"{format_metric('total_profit', -drawn.drawdown())} or more from its peak; {drawn.ruin_probability(result.config.initial_capital / 2):.1%} lose half the account on the way. "
@@ -492,14 +503,19 @@ def _trade_rows(trades: pd.DataFrame) -> pd.DataFrame:
                          'Net': [format_metric('total_profit', n) for n in trades.net], 'R': [format_metric('expectancy_r', r) for r in trades.r_multiple]})
 
 # %% ../nbs/04b_report.ipynb #2ffad17a
-def _trades_section(bars: pd.DataFrame, signals: pd.DataFrame, result: BacktestResult, most: int = 5, drawn: int = 2) -> str:
+def _trades_section(bars: pd.DataFrame | None, signals: pd.DataFrame | None, result: BacktestResult, most: int = 5, drawn: int = 2) -> str:
+    "The best and the worst trades; drawn where there are bars, with stop and target where there are orders."
     trades = result.trades
     if not len(trades): return _p('There was none.')
-    ranked, orders, parts = trades.sort_values('net', kind='stable'), signals.drop_duplicates(['date', 'side']).set_index(['date', 'side']), []
+    ranked, parts = trades.sort_values('net', kind='stable'), []
+    orders = trades.assign(stop=np.nan, target=np.nan) if signals is None else signals
+    orders = orders.drop_duplicates(['date', 'side']).set_index(['date', 'side'])
     for name, some in (('best', ranked[::-1]), ('worst', ranked)):
         parts += [f'<h3>The {name}</h3>', html_table(_trade_rows(some[:most]), index=False)]
-        parts += [html_figure(plot_trade(bars, trade, orders.loc[(trade.date, trade.side)])) for _, trade in some[:min(drawn, len(trades) // 2 or 1)].iterrows()]
-    return ''.join(parts) + _p('Hollow candles rose, filled ones fell. Triangles are the fills; tinted: how far the trade went for (MFE) and against (MAE) before it ended.', 'quiet')
+        shown = some[:0 if bars is None else min(drawn, len(trades) // 2 or 1)]
+        parts += [html_figure(plot_trade(bars, trade, orders.loc[(trade.date, trade.side)])) for _, trade in shown.iterrows()]
+    legend = 'Hollow candles rose, filled ones fell. Triangles are the fills; tinted: how far the trade went for (MFE) and against (MAE) before it ended.'
+    return ''.join(parts) + ('' if bars is None else _p(legend, 'quiet'))
 
 # %% ../nbs/04b_report.ipynb #890f4d85
 def cost_table(
@@ -556,13 +572,19 @@ def _top(results: dict[str, BacktestResult], evidence: Evidence | None) -> str:
         parts.append(f'<p class="verdict"><b>{escape(_called(name))}: {escape(advice(r, seen))}</b> {escape(verdict(r))} {escape(_counted(r, seen) if i == 0 else "")}</p>')
     return ''.join(parts)
 
+# %% ../nbs/04b_report.ipynb #c05e5ec7
+def _causes_section(why: pd.DataFrame) -> str:
+    causes = why.failed[~why.order].astype(str).str.split('; ').explode().value_counts()
+    return _p(f'{int((~why.order).sum()):,} of {len(why):,} sessions. A session counts once for every condition it failed.') + html_table(
+        causes.map('{:,}'.format).rename('Sessions').to_frame())
+
 # %% ../nbs/04b_report.ipynb #bd8d96c2
 def report_html(
     title: str,  # of the page
     about: dict[str, str],  # what was run on what, name → text
-    bars: pd.DataFrame,  # bars with `date` and `segment`
-    signals: pd.DataFrame,  # the orders
-    why: pd.DataFrame,  # of `explain_signals`
+    bars: pd.DataFrame | None,  # bars with `date` and `segment`; None: no trade is drawn
+    signals: pd.DataFrame | None,  # the orders; None: trades are drawn without stop and target
+    why: pd.DataFrame | None,  # of `explain_signals`; None: nothing is said of sessions without an order
     results: dict[str, BacktestResult],  # name → result, the first is the one judged
     settings: str,  # as text, e.g. TOML
     versions: dict[str, str],  # package → version
@@ -574,7 +596,6 @@ def report_html(
 ) -> str:  # a whole HTML document
     "The report of a run as one self-contained page."
     result, more = next(iter(results.values())), more or {}
-    causes = why.failed[~why.order].astype(str).str.split('; ').explode().value_counts()
     sections = {
         '': ''.join(_p(n, 'quiet') for n in notes) + _top(results, evidence),
         'Figures': html_table(compare(**results)) + _p('After costs and slippage. Ratios from the returns of all sessions, those without a trade included.', 'quiet'),
@@ -588,14 +609,33 @@ def report_html(
         'Best and worst trades': _trades_section(bars, signals, result),
         'Bars that touched both': _ambiguous_section(results),
         'Orders that made no trade': _skipped_section(results),
-        'Sessions without an order': _p(f'{int((~why.order).sum()):,} of {len(why):,} sessions. A session counts once for '
-                                        'every condition it failed.') + html_table(causes.map('{:,}'.format).rename('Sessions').to_frame()),
+        'Sessions without an order': '' if why is None else _causes_section(why),
         'Where value was': '' if migration is None else html_figure(migration, 'VPOC and value area of the last sessions'),
         'Data quality': more.get('Data quality', ''),
-        'Data': html_table(pd.DataFrame({'': about}).rename_axis(None), text=True),
+        'Data': about and html_table(pd.DataFrame({'': about}).rename_axis(None), text=True),
         'Settings': f'<pre>{escape(settings)}</pre>',
         'Versions': html_table(pd.DataFrame({'': versions}), text=True)}
     return html_page(title, {h: s for h, s in sections.items() if s or not h})
+
+# %% ../nbs/04b_report.ipynb #0e9a6e03
+def save_report(
+    result: BacktestResult,  # of `run_backtest`
+    path: str | Path = 'report.html',  # file to write; a folder gets a report.html
+    bars: pd.DataFrame | None = None,  # that it was run on, to draw its best and worst trades
+    signals: pd.DataFrame | None = None,  # the orders, to draw stops and targets
+    title: str = 'Backtest'  # of the page
+) -> Path:  # the file
+    "Write a result as one HTML page that opens offline."
+    path = Path(path)/'report.html' if Path(path).is_dir() else Path(path)
+    if bars is not None and 'date' not in bars: bars = add_sessions(bars, result.contract)
+    days = result.equity.index
+    span = {'first session': str(days[0].date()), 'last session': str(days[-1].date())} if len(days) else {}
+    about = {'symbol': result.contract.symbol, 'sessions': f'{len(days):,}', **span}
+    settings = '\n'.join(f'{k} = {v!r}' for k, v in asdict(result.config).items())
+    versions = {'vpoc_backtest': sys.modules['vpoc_backtest'].__version__}
+    page = report_html(title, about, bars, signals, None, {'result': result}, settings, versions)
+    with whole_file(path) as new: new.write_text(page, encoding='utf-8')
+    return path
 
 # %% ../nbs/04b_report.ipynb #69806980
 def run_table(
