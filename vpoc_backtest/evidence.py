@@ -70,6 +70,11 @@ class _Blocks:
     gap: np.ndarray  # (sessions,): ticks from the close before, without the step of a roll
     noon: np.ndarray  # (sessions,): noon in New York, in units of the bars' index
 
+    @property
+    def dates(self) -> pd.DatetimeIndex:
+        "The dates of the sessions."
+        return pd.DatetimeIndex(self.bars.date[self.stretch[:-1]])
+
     def draw(self, seed: int) -> tuple[CompactBars, np.ndarray]:
         "The market of drawn sessions, joined at their gaps, and the number of the session that each one was."
         rows = _drawn_sessions(len(self.gap), np.random.default_rng(seed))
@@ -250,8 +255,12 @@ class _NullMarkets:
     def __call__(self, seed: int) -> tuple[CompactBars, dict]:
         if isinstance(self.source, _Moves): return self.source.toss(seed, drift=self.drift), self.along
         made, rows = self.source.draw(seed)
-        whole = {'complete': self.along['complete'].to_numpy()[rows]} if 'complete' in self.along else {}
-        return made, whole
+        return made, _drawn_completeness(self, rows) if 'complete' in self.along else {}
+
+def _drawn_completeness(markets: _NullMarkets, rows: np.ndarray) -> dict:
+    "Which of the drawn sessions are complete; a session that has no levels has no row."
+    by_session = markets.along['complete'].astype(float).reindex(markets.source.dates).to_numpy()[rows]
+    return {'complete': by_session[np.isfinite(by_session)] > 0}
 
 def _null_markets(bars: pd.DataFrame, null: str, contract: ContractSpec, levels: dict) -> _NullMarkets:
     "How null markets of these bars are made; `levels`: settings of `session_levels`."
