@@ -109,7 +109,7 @@ def errors_in_one_line(
 
 # %% ../nbs/08b_commands.ipynb #0b7a0002
 EXAMPLES = {'data': 'exports/', 'vix': 'VIX_History.csv', 'out': 'BACKTEST/first', 'config': 'my.toml', 'symbol': 'MES', 'model': 'latest', 'seed': '1',
-            'layout': 'ninjatrader', 'tz': 'America/Chicago', 'stamp': 'end', 'segment': 'RTH', 'device': 'cpu', 'placebo': '200', 'jobs': '2',
+            'layout': 'ninjatrader', 'tz': 'America/Chicago', 'stamp': 'end', 'segment': 'RTH', 'device': 'cpu', 'placebo': '200', 'sample': 'edge=0.4', 'jobs': '2',
             'ledger': 'BACKTEST', 'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40', 'batch_size': '64', 'learning_rate': '0.001',
             'hidden_layers': '192,128,64', 'arch': 'mlp', 'members': '20', 'device_ids': '0,1', 'until': '2016-06-30'}
 
@@ -286,6 +286,16 @@ def _check_options(model: str | None, device: str, seed: int, placebo: int, jobs
     for name, value in (('seed', seed), ('placebo', placebo)): _check_number(name, value, 0)
     if jobs == 0: raise _wrong('jobs', 0, 'must be a number of processes, or -1 for one a core')
 
+# %% ../nbs/08b_commands.ipynb #7bcb9877
+def _planted_edge(sample: str | None, data: str | None) -> float | None:
+    "The edge, in R a trade, that is planted into the sample market; None: it was not asked for."
+    if sample is None: return None
+    if data is not None: raise _wrong('sample', sample, 'is not read together with --data')
+    if sample in ('plain', 'edge'): return 0. if sample == 'plain' else .4
+    size = re.fullmatch(r'edge=(\d*\.?\d+)', sample)
+    if not size or not 0 < float(size[1]) <= 1: raise _wrong('sample', sample, 'use plain, edge, or a size above 0 and up to 1 R a trade')
+    return float(size[1])
+
 # %% ../nbs/08b_commands.ipynb #46a6ace9
 def _settings(config: str | None, segment: str | None) -> object:
     "The settings of a run: those of a file, and the segment if one is named."
@@ -307,15 +317,26 @@ def _table_text(run: object, metrics: dict) -> str:
     table.loc['Outlier bars in the data'] = f"{metrics['data']['outlier_bars']:,}"
     return table.to_string()
 
+def _told(run: object) -> list[str]:
+    "The findings that a terminal shows; the report has all of them."
+    from vpoc_backtest.evidence import NULLS, _ground_sentence, _stress_sentence
+    e = run.evidence
+    if e is None: return []
+    nulls = [e.nulls['drift'].summary()] if e.nulls else []
+    others = [f'p = {test.p:.3f} against copies with {NULLS[null]}' for null, test in e.nulls.items() if null != 'drift' and test.p == test.p]
+    if others: nulls.append(f'{"; ".join(others)}.')
+    ground = [_ground_sentence(e)] if len(e.swept) else []
+    return [*nulls, e.causality.summary(), *e.panel.sentences(), *ground, _stress_sentence(e), *(run.rates.sentences() if run.rates else [])]
+
 def _result_text(run: object, page: Path) -> str:
     "What a run prints: table, findings, verdict, and the path of the report in the last line."
     from vpoc_backtest.ml_backtest import describe_filter, run_metrics
-    from vpoc_backtest.report import _called, advice, verdict
+    from vpoc_backtest.report import _called
     width = _width()
     told = [f'From {run.filtered.first.date()} on, {describe_filter(run.filtered)}'] if run.filtered else []
-    told += run.evidence.sentences() if run.evidence else []
-    for i, (name, result) in enumerate(run.results.items()):
-        told.append(f'{_called(name)}: {advice(result, run.evidence if i == 0 else None)} {verdict(result)}')
+    told += _told(run)
+    if run.filtered and run.filtered.evidence: told += [f'The filter: {s}' for s in run.filtered.evidence.sentences()]
+    told += [f"{_called(name)}: {said['recommendation']} {said['reasons']}" for name, said in run.verdicts.items()]
     return '\n\n'.join([_table_text(run, run_metrics(run)), *(_wrapped(t, width) for t in told), str(page)])
 
 # %% ../nbs/08b_commands.ipynb #784c8d21
@@ -337,6 +358,7 @@ def _save_and_print(run: object, place: Path, say: Callable, show: bool):
 # %% ../nbs/08b_commands.ipynb #784c8d22
 def backtest_command(
     data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
+    sample: str = None,  # the sample market, whatever lies in DATA/: plain, or edge (0.4 R a trade planted into it), or edge=0.2
     vix: str = None,  # CSV of daily VIX closes (default: one with VIX in its name in the folder of the bars, else their column VIX)
     out: str = None,  # run directory to write (default: a new one in BACKTEST/)
     config: str = None,  # TOML file of settings; every run writes its own as config.toml
@@ -348,7 +370,7 @@ def backtest_command(
     stamp: str = None,  # the moment of a bar its stamp means: open or end (default: the layout's)
     segment: str = None,  # part of the day levels are counted in: RTH, ETH or all (default: RTH)
     device: str = 'auto',  # where the filter is trained: auto, cpu, cuda, cuda:1
-    placebo: int = 200,  # markets without a direction that the rule is compared with, 0 for none
+    placebo: int = 200,  # null markets of each kind that the rule is compared with, 0 for none; under 40 the error rates of the verdict are not measured
     jobs: int = 1,  # processes for the placebos, -1 for one a core
     ledger: str = None,  # folder whose trials.parquet counts the results (default: BACKTEST)
     write_config: str = None,  # write all settings with their defaults and a comment on each to this file, and do nothing else
@@ -361,12 +383,13 @@ def backtest_command(
     from vpoc_backtest.ml_backtest import _count_bars, _default_out, _free_place, _ledger, load_market, run_all
     _check_options(model, device, seed, placebo, jobs)
     _check_reading(data, vix, layout, tz, stamp)
+    planted = _planted_edge(sample, data)
     settings = _settings(config, segment)
     contract = _traded(symbol, settings.contract)
     if out is not None: _free_place(out)
     with telling(verbose) as say:
         say(f'reading    {"DATA/, or the sample market" if data is None else data}')
-        market = load_market(data, vix, contract=contract, layout=layout, tz=tz, stamp=stamp, seed=seed)
+        market = load_market(data, vix, contract=contract, layout=layout, tz=tz, stamp=stamp, seed=seed, sample=planted)
         say(f'           {market.source} ({market.how})')
         say(f'bars       {_count_bars(market)}')
         say(f'VIX        {market.vix_from}')

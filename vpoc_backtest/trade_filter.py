@@ -290,6 +290,16 @@ class FilterEvidence:
         "Whether the rule, the features or the predictions use the future."
         return not all(c.passed for c in self.checks)
 
+    @property
+    def p(self) -> float:
+        "The p of accepted against refused orders; NaN where there are too few to compare."
+        return self.acceptance.p_value
+
+    def reasons(self) -> list[str]:
+        "Return what belongs into the verdict, a sentence each."
+        leaks = [_filter_check_sentence(c) for c in self.checks if not c.passed]
+        return [*leaks, self.acceptance.summary()]
+
     def sentences(self) -> list[str]:
         "The findings, a sentence each."
         causality = [_filter_check_sentence(c) for c in self.checks]

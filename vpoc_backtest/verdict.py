@@ -18,7 +18,7 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/04f_verdict.ipynb #0ed070c6
+# %% ../nbs/04f_verdict.ipynb #bc419389
 from .backtest import MIN_TRADES, BacktestConfig, BacktestResult, format_metric, too_few_trades, trial_metrics
 from .data import COLOURS, CompactBars, ContractSpec, ES, _moves, _Moves, axes, fingerprint
 from .evidence import Evidence, _p_value, _null_markets
@@ -26,6 +26,7 @@ from .keeping import whole_file
 from .luck import _plain, effective_trials
 from .machines import Shared, meeting_place, once, share, spread_out, workers
 from .signals import SignalRules
+from .stats import minimum_track_record, moments
 from .sweeps import Bench, _combinations, _library, _put, neighbours
 from .vpoc import session_levels
 
@@ -49,7 +50,7 @@ def _conclude(metrics: dict, p: float, looks_ahead: bool = False) -> str:
     if not (p <= _MAX_P and metrics['dsr'] >= _MIN_DSR): return 'luck'
     return 'worth testing'
 
-# %% ../nbs/04f_verdict.ipynb #1ea84ca3
+# %% ../nbs/04f_verdict.ipynb #44ce3057
 def _money_sentence(result: BacktestResult) -> str:
     "What the trades made."
     m, years = result.metrics, len(result.equity) / 252
@@ -58,13 +59,23 @@ def _money_sentence(result: BacktestResult) -> str:
     return (f"{m['trades']:,} trade{'s' if m['trades'] != 1 else ''} in {years:.1f} years {made} {money} after costs, "
             f"{format_metric('expectancy_r', m['expectancy_r'])} R a trade.")
 
-def _trial_sentence(metrics: dict) -> str:
-    "What the deflated Sharpe ratio says, and of how many settings."
+def _trial_sentence(result: BacktestResult) -> str:
+    "What the deflated Sharpe ratio says, of how many settings, and how long a record it would take."
+    metrics = result.metrics
     trials, effective = metrics['trials'], metrics.get('effective_trials', metrics['trials'])
     best = 'a worthless setting' if trials == 1 else f'the best of {trials:,} worthless settings'
     like = f', which count as {effective:.1f} independent ones,' if trials > 1 else ''
-    return (f"The deflated Sharpe ratio is {metrics['dsr']:.0%}, where {_MIN_DSR:.0%} is asked for: the probability that the true "
+    said = (f"The deflated Sharpe ratio is {metrics['dsr']:.0%}, where {_MIN_DSR:.0%} is asked for: the probability that the true "
             f"Sharpe ratio exceeds {metrics['expected_max_sharpe']:.2f}, which {best}{like} would be expected to reach.")
+    return f'{said} {_record_sentence(result)}'.rstrip()
+
+def _record_sentence(result: BacktestResult) -> str:
+    "How long a record would have to be; empty where the ratio is high enough, or not above zero."
+    m = result.metrics
+    if m['dsr'] >= _MIN_DSR or not m['sharpe'] > 0: return ''
+    needed = minimum_track_record(m['sharpe'] / 252**.5, m['expected_max_sharpe'] / 252**.5, *moments(result.returns)) / 252
+    if np.isfinite(needed): return f'At a Sharpe ratio of {m["sharpe"]:.2f} it would take a record of about {needed:,.0f} years.'
+    return f'A Sharpe ratio of {m["sharpe"]:.2f} would not reach it, however long the record.'
 
 def recommendation(
     result: BacktestResult,  # of `run_backtest`
@@ -90,7 +101,7 @@ def verdict(
     if not m['trades']: return ''
     told = [_money_sentence(result)]
     if m['trades'] < MIN_TRADES: told.append(too_few_trades(m))
-    elif np.isfinite(m['dsr']): told.append(_trial_sentence(m))
+    elif np.isfinite(m['dsr']): told.append(_trial_sentence(result))
     return ' '.join(told if evidence is None else [*told, *evidence.reasons()])
 
 # %% ../nbs/04f_verdict.ipynb #d2a5647a
@@ -184,7 +195,7 @@ def _rates(some: pd.DataFrame, edge: pd.Series) -> pd.DataFrame:
     table = pd.DataFrame({'edge': edge, 'markets': counts['size'], 'trades': counts['mean']}).join(said)
     return table.drop(columns='look-ahead').rename_axis('pull')
 
-# %% ../nbs/04f_verdict.ipynb #c36d9bd8
+# %% ../nbs/04f_verdict.ipynb #f0a726c4
 @dataclass(frozen=True)
 class VerdictErrorRates:
     "How often each conclusion is reached on markets with a known edge, made of the data at hand."
@@ -213,7 +224,9 @@ class VerdictErrorRates:
         return plot_error_rates(self, ax)
 
     def __repr__(self): return 'VerdictErrorRates: ' + ' '.join(self.sentences())
-    def _repr_html_(self): return ''.join(f'<p>{escape(s)}</p>' for s in self.sentences()) + self.table().to_html()
+    def _repr_html_(self):
+        told = ''.join(f'<p>{escape(s)}</p>' for s in self.sentences())
+        return f'<div class="mathjax_ignore">{told}{self.table().to_html()}</div>'
 
 # %% ../nbs/04f_verdict.ipynb #a8b80223
 def _edge_found(rates: pd.DataFrame, share: float) -> float:
