@@ -640,7 +640,7 @@ LABELS = {'trades': ('Trades', '{:,.0f}'), 'long_trades': ('Long trades', '{:,.0
           'sharpe': ('Sharpe ratio', '{:.2f}'), 'sortino': ('Sortino ratio', '{:.2f}'),
           'cagr': ('Growth a year', '{:.1%}'), 'max_drawdown': ('Max drawdown', '{:.1%}'),
           'max_drawdown_sessions': ('Longest drawdown, sessions', '{:,.0f}'), 'exposure': ('Exposure', '{:.1%}'),
-          'beta': ('Beta to holding one contract', '{:+.2f}'),
+          'beta': ('Beta to holding one contract', '{:+.3f}'),
           'costs': ('Costs', '${:,.0f}'), 'ambiguous_share': ('Ambiguous trades', '{:.1%}'),
           'skipped': ('Orders skipped', '{:,.0f}'), 'psr': ('Probabilistic Sharpe ratio', '{:.1%}'), 'trials': ('Trials', '{:,.0f}'),
           'expected_max_sharpe': ('Sharpe ratio expected from the best worthless trial', '{:.2f}'),
@@ -671,7 +671,7 @@ def trades_needed(
     metrics: dict  # of a result
 ) -> int:  # at least 30
     "Return the number of trades at which t is 2, if the mean and the spread of R stay what they are."
-    n, t = metrics['trades'], metrics['t_stat']
+    n, t = metrics['trades'], metrics['t_stat'] or 0.  # None, where it was read from metrics.json and there is none
     return max(MIN_TRADES, int(np.ceil(n * (2 / t)**2))) if np.isfinite(t) and t else MIN_TRADES
 
 def too_few_trades(
