@@ -272,7 +272,7 @@ def _pass_over(ledger, first, last):
         elif ledger[k, _SKIP] == _AT_MARKET: ledger[k, _SKIP] = 2
 
 # %% ../nbs/04_backtest.ipynb #4d080cd2
-@njit(cache=True)
+@njit(cache=True, error_model='numpy')
 def _place(ledger, first, last, orders, bars, bar, position, account, terms):
     "Decide for each order that begins to work at this bar whether it can be placed."
     for k in range(first, last):
@@ -288,14 +288,17 @@ def _place(ledger, first, last, orders, bars, bar, position, account, terms):
     if position >= 0: _pass_over(ledger, first, last)
 
 # %% ../nbs/04_backtest.ipynb #6e2b3d05
-@njit(cache=True)
+@njit(cache=True, inline='always')
 def _to_come(ledger, first, last, orders, start, end):
-    "How many orders wait, and the bar at which the next begins to work; `end` if none does before."
-    waiting, bar = 0, end
+    "How many orders wait, whether one of them is filled at this open, and the bar at which the next begins to work; `end` if none does before."
+    waiting, at_once, bar = 0, False, end
     for k in range(first, last):
-        if ledger[k, _SKIP] == _LATER: bar = min(bar, max(start, int(orders[k, _FROM])))
-        elif ledger[k, _SKIP] < 0: waiting += 1
-    return waiting, bar
+        state = ledger[k, _SKIP]
+        if state == _LATER: bar = min(bar, max(start, int(orders[k, _FROM])))
+        elif state < 0:
+            waiting += 1
+            at_once |= state <= _AT_ONCE
+    return waiting, at_once, bar
 
 # %% ../nbs/04_backtest.ipynb #bb4b1a3d
 @njit(cache=True)
@@ -304,7 +307,6 @@ def _limits(ledger, first, last, orders, terms):
     floor, ceiling = -np.inf, np.inf
     for k in range(first, last):
         side, entry, state = orders[k, _SIDE], orders[k, _LIMIT], ledger[k, _SKIP]
-        if state <= _AT_ONCE: return float(MOST_TICKS), -float(MOST_TICKS)
         if state >= 0 or state == _LATER: continue
         if side > 0: floor = max(floor, entry - terms.through)
         else: ceiling = min(ceiling, entry + terms.through)
@@ -353,13 +355,14 @@ def _note_busy(ledger, first, last, orders, bars, since, until, terms):
 def _session(ledger, first, last, orders, bars, start, end, position, account, terms):
     "Trade the orders first … last − 1 from bar start to end − 1, `position` being the order open at its start; the one open at its end."
     for k in range(first, last): ledger[k, _SKIP] = _LATER
-    waiting, placing = _to_come(ledger, first, last, orders, start, end)
+    waiting, at_once, placing = _to_come(ledger, first, last, orders, start, end)
     bar = since = start
     while bar < end and (position >= 0 or waiting or placing < end):
         if bar == placing:
             _place(ledger, first, last, orders, bars, bar, position, account, terms)
-            waiting, placing = _to_come(ledger, first, last, orders, start, end)
+            waiting, at_once, placing = _to_come(ledger, first, last, orders, start, end)
         if position >= 0: bar = _hold(ledger, position, orders, bar, placing, bars, account, terms)
+        elif at_once: since = bar
         elif waiting:
             floor, ceiling = _limits(ledger, first, last, orders, terms)
             bar = since = _first_touch(bars, bar, placing, floor, ceiling)
@@ -367,7 +370,7 @@ def _session(ledger, first, last, orders, bars, start, end, position, account, t
         if bar == placing: continue
         if position < 0:
             position = _fill_nearest(ledger, first, last, orders, bars, bar, account, terms)
-            waiting, placing = _to_come(ledger, first, last, orders, start, end)
+            waiting, at_once, placing = _to_come(ledger, first, last, orders, start, end)
         if position >= 0 and _ride(ledger, position, orders, bar, bars, account, terms):
             if waiting: _note_busy(ledger, first, last, orders, bars, since, bar + 1, terms)
             position = -1
@@ -639,7 +642,7 @@ LABELS = {'trades': ('Trades', '{:,.0f}'), 'long_trades': ('Long trades', '{:,.0
           'sharpe': ('Sharpe ratio', '{:.2f}'), 'sortino': ('Sortino ratio', '{:.2f}'),
           'cagr': ('Growth a year', '{:.1%}'), 'max_drawdown': ('Max drawdown', '{:.1%}'),
           'max_drawdown_sessions': ('Longest drawdown, sessions', '{:,.0f}'), 'exposure': ('Exposure', '{:.1%}'),
-          'beta': ('Beta to holding one contract', '{:+.2f}'),
+          'beta': ('Beta to holding one contract', '{:+.3f}'),
           'costs': ('Costs', '${:,.0f}'), 'ambiguous_share': ('Ambiguous trades', '{:.1%}'),
           'skipped': ('Orders skipped', '{:,.0f}'), 'psr': ('Probabilistic Sharpe ratio', '{:.1%}'), 'trials': ('Trials', '{:,.0f}'),
           'expected_max_sharpe': ('Sharpe ratio expected from the best worthless trial', '{:.2f}'),
@@ -670,7 +673,7 @@ def trades_needed(
     metrics: dict  # of a result
 ) -> int:  # at least 30
     "Return the number of trades at which t is 2, if the mean and the spread of R stay what they are."
-    n, t = metrics['trades'], metrics['t_stat']
+    n, t = metrics['trades'], metrics['t_stat'] or 0.  # None, where it was read from metrics.json and there is none
     return max(MIN_TRADES, int(np.ceil(n * (2 / t)**2))) if np.isfinite(t) and t else MIN_TRADES
 
 def too_few_trades(
@@ -882,9 +885,13 @@ def _play(market: Market, session: np.ndarray, side: np.ndarray, entry: np.ndarr
     "Trade orders, given as arrays; `session`: number of theirs in the market, −1 for none; `named`: contracts; `first`: bars from which they work."
     rows = np.argsort(session, kind='stable')
     rows = rows[session[rows] >= 0]
-    limit, stop, target = (market.contract.to_ticks(x).astype(float) for x in (np.where(np.isnan(entry), stop, entry), stop, target))
-    columns = side, np.where(np.isnan(entry), np.nan, limit), stop, target, factor, named, first
-    orders, ledger = np.column_stack(np.broadcast_arrays(*columns))[rows].astype(float), np.zeros((len(rows), len(_LEDGER)))
+    at_market = np.isnan(entry)
+    if at_market.any(): entry = np.where(at_market, stop, entry)
+    orders = np.empty((len(session), len(_ORDER)))
+    for column, values in ((_SIDE, side), (_FACTOR, factor), (_NAMED, named), (_FROM, first)): orders[:, column] = values
+    for column, prices in ((_LIMIT, entry), (_STOP, stop), (_TARGET, target)): orders[:, column] = market.contract.to_ticks(prices)
+    orders[at_market, _LIMIT] = np.nan
+    orders, ledger = orders[rows], np.zeros((len(rows), len(_LEDGER)))
     begin = np.searchsorted(session[rows], np.arange(len(market.dates) + 1))
     equity, fall = _run(market.bars.prices, market.start, market.end, market.until, market.close, begin, orders, ledger,
                         float(config.initial_capital), _terms(config, market.contract))
