@@ -272,7 +272,7 @@ def _acceptance_sentence(test: AcceptanceTest) -> str:
     told = (f'The {test.accepted:,} accepted orders that filled made {test.accepted_r:+.2f} R on average, '
             f'the {test.refused:,} refused ones {test.refused_r:+.2f} R: a difference of '
             f'{test.difference:+.2f} R (95% interval {test.low:+.2f} to {test.high:+.2f}). '
-            f'Accepting as many at random does as well or better with p = {test.p_value:.{3 if test.p_value >= .001 else 4}f}')
+            f'Accepting as many at random does as well or better with p = {test.p_value:.4f}')
     by_chance = 'the filter is not told apart from one that accepts at random'
     meaning = by_chance if test.p_value > .05 else 'the filter accepted the better orders'
     return f'{told}: {meaning}.'.replace('-', '−')
