@@ -255,7 +255,7 @@ def _extent(numbers: dict[str, np.ndarray]) -> tuple[float, float, float]:
 
 # %% ../nbs/04a_evidence.ipynb #dd00397e
 def _other_rows(scratch: _Scratch, start: int, end: int, rng: np.random.Generator, way: int) -> np.ndarray:
-    "For each row before `end` from `start` on another one, drawn with replacement; closes rise (`way` 1) or fall."
+    "Another row for each from `start` to `end` − 1, with replacement; `way` 1: closes rise, −1: they fall."
     rows, n, close = np.arange(start, end), scratch.n, scratch.numbers.get('close')
     if not way or close is None: return (rows + rng.integers(1, n, len(rows))) % n
     move = way * (close - scratch.numbers['open']) if 'open' in scratch.numbers else np.ones(n)

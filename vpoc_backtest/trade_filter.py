@@ -294,7 +294,7 @@ class FilterEvidence:
         "The findings, a sentence each."
         causality = [_filter_check_sentence(c) for c in self.checks]
         none = 'The filter accepted no order, so there are no costs to vary.'
-        costs = none if self.stressed is None else f'The filtered orders: {_stress_sentence(self)}'
+        costs = none if self.stressed is None else f'Of the filtered orders: {_stress_sentence(self)}'
         return [s for s in causality if s] + [self.acceptance.summary(), costs]
 
     def __repr__(self): return '\n'.join(self.sentences())
