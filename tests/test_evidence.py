@@ -1,4 +1,4 @@
-"""What needs several processes: placebos on two of them, and a ledger that two of them write."""
+"""What needs several processes, and leaks that a check of every order must find: on bars, by night, and in one order only."""
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 from joblib import Parallel, delayed
 from vpoc_backtest.data import add_sessions, random_walk
-from vpoc_backtest.evidence import placebo_test
+from vpoc_backtest.evidence import check_causality, check_orders, placebo_test
 from vpoc_backtest.luck import record_trial, trials_of
-from vpoc_backtest.signals import SignalRules
+from vpoc_backtest.signals import SignalRules, make_signals
+from vpoc_backtest.vpoc import session_levels
 
 
 def test_placebos_do_not_depend_on_processes():
@@ -33,3 +34,77 @@ def test_two_processes_write_one_ledger(tmp_path):
     assert seen == sorted(seen) and min(told) <= 2 and max(told) == 55 == final.number
     assert final.effective == pytest.approx(5, abs=.5) and final.variance == 0
     assert not list(Path(tmp_path).glob('trials.parquet/.*'))
+
+
+def orders_of(bars):
+    return make_signals(session_levels(bars), SignalRules(rule='migration'))
+
+
+def peek(bars, date, what):
+    "The orders of the rule; that of `date` uses a figure of its own session."
+    orders, day = orders_of(bars), bars[(bars.date == date) & (bars.segment == 'RTH')]
+    own = (orders.date == date).to_numpy()
+    if not own.any(): return orders
+    if what == 'close': return orders.assign(target=orders.target + own * (day.close.iloc[-1] - day.open.iloc[0]))
+    if what == 'won': return orders[~own | (orders.side * (day.close.iloc[-1] - day.open.iloc[0]) > 0)]
+    limit = orders.entry[own].iloc[0]
+    if what == 'reached': return orders.assign(size_factor=orders.size_factor - own * .1 * ((day.low <= limit) & (day.high >= limit)).any())
+    return orders.assign(confidence=orders.confidence + own * (bars.date.iloc[-1] - date).days * 1e-9)  # how long the file is
+
+
+@pytest.fixture(scope='module')
+def market():
+    "Bars of 100 sessions with an evening bar each, and the orders."
+    bars = random_walk(100, bars_per_session=13, seed=2)
+    night = bars.tz_convert(None).iloc[::13].tz_localize('UTC').tz_convert(bars.index.tz)
+    night.index -= pd.Timedelta(hours=3)
+    bars = add_sessions(pd.concat([bars, night]).sort_index())
+    return bars, orders_of(bars)
+
+
+@pytest.mark.parametrize('what', ['close', 'won', 'reached', 'length'])
+def test_one_leaking_order_is_found_on_bars(market, what):
+    bars, orders = market
+    won = [d for d in orders.date if len(peek(bars, d, 'won')) == len(orders)]
+    for date in np.random.default_rng(0).choice(won, 1):
+        found = check_orders(lambda b: peek(b, pd.Timestamp(date), what), bars)
+        assert found.tested == len(orders) and not found.passed and found.changed >= 1
+        assert pd.Timestamp(date) == found.leaks['first'].max()
+
+
+def test_orders_do_not_depend_on_processes(market):
+    bars, orders = market
+    on_two, on_one = (check_orders(orders_of, bars, jobs=jobs) for jobs in (2, 1))
+    assert on_one.passed and on_two.passed and on_one.tested == on_two.tested == len(orders)
+    date = orders.date.iloc[30]
+    leak = [check_orders(lambda b: peek(b, date, 'close'), bars, jobs=jobs).leaks for jobs in (2, 1)]
+    assert len(leak[0]) and leak[0].equals(leak[1])
+
+
+def test_known_at_is_put_to_the_test(market):
+    "An order that rests on the evening before passes if it says so, and does not if it says that it was known at the close."
+    bars, orders = market
+    evening = bars[bars.segment == 'ETH'].groupby('date')
+
+    def with_evening(bars, say):
+        orders, night = orders_of(bars), bars[bars.segment == 'ETH']
+        last = night.reset_index(names='ts').groupby('date').agg(close=('close', 'last'), ts=('ts', 'last')).reindex(orders.date)
+        known = last.ts.array if say else orders.known_at.array
+        return orders.assign(confidence=last.close.to_numpy(), known_at=pd.DatetimeIndex(known))
+
+    assert len(evening) > 90
+    assert check_orders(lambda b: with_evening(b, True), bars).passed
+    assert 'confidence' in check_orders(lambda b: with_evening(b, False), bars).leaks.index
+
+
+def test_a_rule_that_fails_without_its_future_does_not_pass():
+    levels = session_levels(add_sessions(random_walk(60, bars_per_session=5)))
+
+    def last_day_needed(l):
+        if l.index[-1] < levels.index[-1]: raise KeyError('no such day')
+        return l[['close']].shift()
+
+    leaks = check_causality(last_day_needed, levels, samples=5)
+    assert leaks.index.tolist() == ['(error)'] and 'KeyError' in leaks.by.iloc[0]
+    found = check_orders(lambda l: last_day_needed(l).reset_index(), levels)
+    assert not found.passed and 'an error instead of an answer' in found.summary()

@@ -315,7 +315,8 @@ from html import escape
 
 # %% ../nbs/04a_evidence.ipynb #dd00397c
 _CHOICE = 64  # rows from which those of a rising or falling future are chosen, at least
-_PRICED = {*PRICES, 'vwap', 'vpoc', 'val', 'vah'}  # columns that such a future moves away from all other prices
+_PRICED = {*PRICES, 'vwap', 'vpoc', 'val', 'vah'}  # columns that such a future takes far away
+_KINDS = ('any', 'rise', 'fall', 'wide')  # of another future, see `_other_numbers`
 
 class _Scratch:
     "A copy of dated data whose numbers can be exchanged for those of other rows, and are put back."
@@ -326,17 +327,17 @@ class _Scratch:
         self.numbers = {c: _writable(table[c]) for c in table.select_dtypes('number') if c != 'offset'}
         columns = {c: self.numbers[c] if c in self.numbers else table[c].array for c in table}
         self.table = pd.DataFrame(columns, index=table.index, copy=False)
+        self.low, self.high, self.away = _extent(self.numbers)
 
     def until(self, end: int) -> pd.DataFrame | pd.Series:
         "The rows before `end` as they stand; what is done to them does not come back."
         return self.table['value'][:end].rename(self.name) if self.is_series else self.table[:end]
 
     @contextlib.contextmanager
-    def exchanged(self, start: int, end: int, rng: np.random.Generator, way: int = 0):
-        "The rows before `end`, from `start` on with other numbers, which rise (`way` 1), fall (−1) or neither (0)."
-        rows = _other_rows(self, start, end, rng, way)
+    def exchanged(self, start: int, end: int, rng: np.random.Generator, kind: str = 'any'):
+        "The rows before `end`, those from `start` on with other numbers; `kind` is one of `_KINDS`."
         own = {c: x[start:end].copy() for c, x in self.numbers.items()}
-        for c, x in self.numbers.items(): x[start:end] = x[rows] - way * _away(self) * (c in _PRICED)
+        for c, x in _other_numbers(self, start, end, rng, kind).items(): self.numbers[c][start:end] = x
         try: yield self.until(end)
         finally:
             for c, x in self.numbers.items(): x[start:end] = own[c]
@@ -347,16 +348,17 @@ def _writable(column: pd.Series) -> np.ndarray:
     if isinstance(column.dtype, np.dtype): return column.to_numpy(copy=True)
     return column.to_numpy(float, copy=True, na_value=np.nan)
 
-def _away(scratch: _Scratch) -> float:
-    "A fifth of the lowest price, rounded down to its first digit, so that prices stay on their grid."
-    lows = scratch.numbers.get('low', scratch.numbers.get('close', np.zeros(1)))
-    fifth = np.nanmin(lows, initial=np.inf) / 5
-    if not 0 < fifth < np.inf: return 0.
-    digit = 10.**np.floor(np.log10(fifth))
-    return float(fifth // digit * digit)
+def _extent(numbers: dict[str, np.ndarray]) -> tuple[float, float, float]:
+    "Lowest and highest price; a fifth of the lowest, rounded down to its first digit, which is on the grid."
+    lows, highs = (numbers.get(c, numbers.get('close', np.zeros(1))) for c in ('low', 'high'))
+    low, high = np.nanmin(lows, initial=np.inf), np.nanmax(highs, initial=-np.inf)
+    if not 0 < low <= high < np.inf: return low, high, 0.
+    digit = 10.**np.floor(np.log10(low / 5))
+    return low, high, float(low / 5 // digit * digit)
 
+# %% ../nbs/04a_evidence.ipynb #dd00397e
 def _other_rows(scratch: _Scratch, start: int, end: int, rng: np.random.Generator, way: int) -> np.ndarray:
-    "For each row from `start` to `end` − 1 another one, drawn with replacement."
+    "Another row for each from `start` to `end` − 1, with replacement; `way` 1: closes rise, −1: they fall."
     rows, n, close = np.arange(start, end), scratch.n, scratch.numbers.get('close')
     if not way or close is None: return (rows + rng.integers(1, n, len(rows))) % n
     move = way * (close - scratch.numbers['open']) if 'open' in scratch.numbers else np.ones(n)
@@ -364,6 +366,16 @@ def _other_rows(scratch: _Scratch, start: int, end: int, rng: np.random.Generato
     drawn = rng.choice(pool, max(len(rows), _CHOICE))
     drawn = drawn[np.argsort(way * close[drawn], kind='stable')][:len(rows)]
     return np.where(drawn == rows, (drawn + 1) % n, drawn)
+
+def _other_numbers(scratch: _Scratch, start: int, end: int, rng: np.random.Generator, kind: str
+                   ) -> dict[str, np.ndarray]:
+    "Numbers of other rows; they rise below all prices, fall above all, or reach all, where there are prices."
+    way, numbers = {'rise': 1, 'fall': -1}.get(kind, 0), scratch.numbers
+    rows = _other_rows(scratch, start, end, rng, way)
+    other = {c: x[rows] - (way * scratch.away if c in _PRICED else 0) for c, x in numbers.items()}
+    if kind == 'wide' and {'low', 'high'} <= set(numbers):
+        other['low'][:], other['high'][:] = scratch.low - scratch.away, scratch.high + scratch.away
+    return other
 
 # %% ../nbs/04a_evidence.ipynb #ca11aa25
 def _dates_of(table: pd.DataFrame | pd.Series, dated: str | None = None) -> pd.DatetimeIndex:
@@ -515,7 +527,7 @@ def check_causality(
     question = _Question(fn, dated, own_date, rtol, full, clock)
     for k in _cuts(clock, dates, samples, full.index.tz is not None, rng):
         _note(found, question.ask(scratch.until(k), k, 'cut'), clock.times[k])
-        with scratch.exchanged(k, clock.later(k, _FUTURE), rng, int(rng.choice([1, 0, -1]))) as other:
+        with scratch.exchanged(k, clock.later(k, _FUTURE), rng, str(rng.choice(_KINDS))) as other:
             _note(found, question.ask(other, k, 'scramble'), clock.times[k])
     leaks = _leak_table(found)
     if strict and len(leaks):
@@ -619,13 +631,14 @@ class _OrderTest:
         return {c: (dates, by) for c, dates in _changes(known, again, 0.).items()}
 
     def at(self, cut: tuple[int, int]) -> list[dict]:
-        "The changes without the future and with another; `cut`: its first row, and that which opens the session."
+        "The changes without the future and with others; `cut`: its first row, and where the session opens."
         (k, opening), clock = cut, self.clock
         rng = np.random.default_rng([self.seed, k])
-        ends = {'cut': (opening + 1, 1), 'scramble': (clock.later(opening, _FUTURE), -1)}
+        month = clock.later(opening, _FUTURE)
         found = []
-        for by, (end, way) in ends.items():
-            with self.scratch.exchanged(k, end, rng, way) as data: found.append(self.changes(data, k, by))
+        ways = [('cut', opening + 1, 'wide'), ('scramble', month, 'rise'), ('scramble', month, 'fall')]
+        for by, end, kind in ways:
+            with self.scratch.exchanged(k, end, rng, kind) as data: found.append(self.changes(data, k, by))
         return found
 
 # %% ../nbs/04a_evidence.ipynb #c0ffee07

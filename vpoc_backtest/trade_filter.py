@@ -272,7 +272,7 @@ def _acceptance_sentence(test: AcceptanceTest) -> str:
     told = (f'The {test.accepted:,} accepted orders that filled made {test.accepted_r:+.2f} R on average, '
             f'the {test.refused:,} refused ones {test.refused_r:+.2f} R: a difference of '
             f'{test.difference:+.2f} R (95% interval {test.low:+.2f} to {test.high:+.2f}). '
-            f'Accepting as many at random does as well or better with p = {test.p_value:.{3 if test.p_value >= .001 else 4}f}')
+            f'Accepting as many at random does as well or better with p = {test.p_value:.4f}')
     by_chance = 'the filter is not told apart from one that accepts at random'
     meaning = by_chance if test.p_value > .05 else 'the filter accepted the better orders'
     return f'{told}: {meaning}.'.replace('-', '−')
@@ -304,7 +304,7 @@ class FilterEvidence:
         "The findings, a sentence each."
         causality = [_filter_check_sentence(c) for c in self.checks]
         none = 'The filter accepted no order, so there are no costs to vary.'
-        costs = none if self.stressed is None else f'The filtered orders: {_stress_sentence(self)}'
+        costs = none if self.stressed is None else f'Of the filtered orders: {_stress_sentence(self)}'
         return [s for s in causality if s] + [self.acceptance.summary(), costs]
 
     def __repr__(self): return '\n'.join(self.sentences())
