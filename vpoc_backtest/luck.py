@@ -14,7 +14,6 @@ from pathlib import Path
 # %% ../nbs/02a_luck.ipynb #a59b34f9
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from .data import COLOURS, axes
 from .keeping import whole_file
 from .stats import MonteCarlo, expected_max_sharpe, figures_html, sharpe_ratio
@@ -137,10 +136,13 @@ class Trials:
             "Variance of a worthless one's Sharpe ratio, a session": spread})
 
 # %% ../nbs/02a_luck.ipynb #e1f0b001
-_ROWS = pa.schema({
-    'fingerprint': pa.string(), 'settings': pa.string(), 'sharpe': pa.float64(), 'trades': pa.int64(),
-    'sessions': pa.list_(pa.int32()),  # days since 1970, of the sessions with a return; null: not recorded
-    'returns': pa.list_(pa.float32())})  # in these sessions
+def _columns():
+    "Return the columns of the ledger as pyarrow knows them."
+    import pyarrow as pa
+    return pa.schema({
+        'fingerprint': pa.string(), 'settings': pa.string(), 'sharpe': pa.float64(), 'trades': pa.int64(),
+        'sessions': pa.list_(pa.int32()),  # days since 1970, of the sessions with a return; null: not recorded
+        'returns': pa.list_(pa.float32())})  # in these sessions
 
 def _row(
     fingerprint: str,  # of the bars
@@ -148,7 +150,7 @@ def _row(
     sharpe: float,  # annual
     trades: int = 0,
     returns: pd.Series | None = None  # one a session, by date
-) -> dict:  # by the names of `_ROWS`
+) -> dict:  # by the names of `_columns`
     "Return a trial as the ledger keeps it."
     name = json.dumps(settings, default=_plain, sort_keys=True)
     row = {'fingerprint': fingerprint, 'settings': name, 'sharpe': float(sharpe), 'trades': int(trades)}
@@ -164,8 +166,8 @@ def _read_trials(
 ) -> pd.DataFrame:  # a row for each different setting, in order of settings
     "Read the trials of these data; of the same trial twice, the one with returns."
     files = [str(f) for f in sorted(folder.glob('trials.parquet/[!.]*.parquet'))]
-    if not files: return _ROWS.empty_table().to_pandas()
-    found = pd.read_parquet(files, schema=_ROWS, filters=[('fingerprint', '==', fingerprint)])
+    if not files: return _columns().empty_table().to_pandas()
+    found = pd.read_parquet(files, schema=_columns(), filters=[('fingerprint', '==', fingerprint)])
     found['recorded'] = found.returns.notna()
     found = found.sort_values(['settings', 'recorded'], ascending=[True, False], kind='stable')
     return found.drop_duplicates('settings').reset_index(drop=True)
@@ -218,7 +220,7 @@ def record_trials(
         named = '\n'.join(f'{fingerprint} {settings}' for settings in rows).encode()
         name, table = hashlib.blake2b(named, digest_size=8).hexdigest(), pd.DataFrame(list(rows.values()))
         with whole_file(Path(folder)/'trials.parquet'/f'{name}.parquet') as beside:
-            table.to_parquet(beside, index=False, schema=_ROWS, compression='zstd')
+            table.to_parquet(beside, index=False, schema=_columns(), compression='zstd')
     return trials_of(folder, fingerprint)
 
 # %% ../nbs/02a_luck.ipynb #e1f0b005
