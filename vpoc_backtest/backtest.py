@@ -595,7 +595,7 @@ def trial_metrics(
     returns: np.ndarray,  # one a session
     sharpe: float,  # their annual Sharpe ratio
     trials: int = 1,  # strategies tried on these data, this one included
-    variance: float | None = None,  # of a worthless one's Sharpe ratio per session, see `Trials`; at least 1/sessions is taken
+    variance: float | None = None,  # of a worthless one's Sharpe ratio per session; at least 1/sessions
     effective: float | None = None  # as how many independent strategies they count; None: all are independent
 ) -> dict:  # psr, trials, effective_trials, expected_max_sharpe (annual), dsr
     """Return the probabilistic and the deflated Sharpe ratio; NaN where there is no Sharpe ratio.
@@ -606,9 +606,10 @@ def trial_metrics(
     """
     n = len(returns)
     counted = {'trials': trials, 'effective_trials': float(trials if effective is None else effective)}
-    if not np.isfinite(sharpe): return {'psr': float('nan'), **counted, 'expected_max_sharpe': float('nan'), 'dsr': float('nan')}
-    shape, highest = moments(returns), expected_max_sharpe(counted['effective_trials'], max(variance or 0., 1 / n))
-    psr, dsr = (probabilistic_sharpe_ratio(sharpe / 252**.5, n, benchmark, *shape) for benchmark in (0., highest))
+    nothing = float('nan')
+    if not np.isfinite(sharpe): return {'psr': nothing, **counted, 'expected_max_sharpe': nothing, 'dsr': nothing}
+    highest = expected_max_sharpe(counted['effective_trials'], max(variance or 0., 1 / n))
+    psr, dsr = (probabilistic_sharpe_ratio(sharpe / 252**.5, n, bar, *moments(returns)) for bar in (0., highest))
     return {'psr': psr, **counted, 'expected_max_sharpe': highest * 252**.5, 'dsr': dsr}
 
 # %% ../nbs/04_backtest.ipynb #b2261a47
@@ -1018,7 +1019,8 @@ def order_metrics(
     outcome = _play(market, market.dates.get_indexer(dates), side, entry, stop, target, size_factor, config)
     figures = _all_metrics(outcome, side, market, config)
     if not returns: return figures
-    return figures | {'returns': _returns(np.concatenate([[config.initial_capital], outcome.equity])).astype(np.float32)}
+    equity = np.concatenate([[config.initial_capital], outcome.equity])
+    return figures | {'returns': _returns(equity).astype(np.float32)}
 
 # %% ../nbs/04_backtest.ipynb #5f46101b
 def plot_r_multiples(

@@ -769,7 +769,8 @@ def after_trials(
     trials: Trials  # of `record_trial`: all on the same data, this one included
 ) -> BacktestResult:  # the same with other `trials`, `effective_trials`, `expected_max_sharpe` and `dsr`
     "Return a result judged as one of many."
-    judged = trial_metrics(result.returns.to_numpy(), result.metrics['sharpe'], max(trials.number, 1), trials.variance, max(trials.independent, 1))
+    number, effective = max(trials.number, 1), max(trials.independent, 1.)
+    judged = trial_metrics(result.returns.to_numpy(), result.metrics['sharpe'], number, trials.variance, effective)
     return replace(result, metrics=result.metrics | judged)
 
 # %% ../nbs/04a_evidence.ipynb #5e9e4f23

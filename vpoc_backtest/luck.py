@@ -14,7 +14,6 @@ from pathlib import Path
 # %% ../nbs/02a_luck.ipynb #a59b34f9
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from .data import COLOURS, axes
 from .keeping import whole_file
 from .stats import MonteCarlo, expected_max_sharpe, figures_html, sharpe_ratio
@@ -68,14 +67,16 @@ def _expected_best(
     draws: int = 4096,
     seed: int = 0
 ) -> float:  # in standard errors of a Sharpe ratio
-    "Return the mean of the highest Sharpe ratio of worthless strategies whose returns are correlated like these."
+    "Return the mean of the highest Sharpe ratio of worthless strategies that are correlated like these."
     from scipy.special import ndtri
     rng = np.random.default_rng(seed)
     weights, high, low = rng.normal(size=(draws, len(units))), np.full(draws, -np.inf), np.full(draws, np.inf)
     for k in range(0, units.shape[1], 256):
         drawn = weights @ units[:, k:k + 256]
         high, low = np.maximum(high, drawn.max(1)), np.minimum(low, drawn.min(1))
-    if free: high, low = np.maximum(high, ndtri(rng.random(draws)**(1 / free))), np.minimum(low, -ndtri(rng.random(draws)**(1 / free)))
+    if free:  # the highest and the lowest of the others
+        high = np.maximum(high, ndtri(rng.random(draws)**(1 / free)))
+        low = np.minimum(low, -ndtri(rng.random(draws)**(1 / free)))
     return float((high - low).mean() / 2)
 
 # %% ../nbs/02a_luck.ipynb #e1f0a004
@@ -94,17 +95,18 @@ def _independent(
 
 # %% ../nbs/02a_luck.ipynb #e1f0a005
 def effective_trials(
-    returns: np.ndarray,  # (T, N) one a session, a column for every strategy tried; a session without a trade returns 0
+    returns: np.ndarray,  # (T, N) one a session, 0 without a trade; a column for every strategy tried
     draws: int = 4096,  # more draws, less scatter
     seed: int = 0  # the same seed gives the same number
 ) -> float:  # 1 to N; 0 where none ever traded
-    """Return how many independent strategies would be expected to have a best Sharpe ratio as high as these, were all worthless.
+    """Return how many independent worthless strategies would have a best Sharpe ratio as high as worthless ones like these.
 
-    The multiplier bootstrap of Chernozhukov, Chetverikov and Kato (2013). Strategies without a return are left out:
-    none of them can be the best. Raises ValueError for a table with gaps."""
+    The multiplier bootstrap of Chernozhukov, Chetverikov and Kato (2013). Strategies without a return are
+    left out: none of them can be the best. Raises ValueError for a table with gaps."""
     x = np.asarray(returns, dtype=float)
     if x.ndim != 2 or not np.isfinite(x).all():
-        raise ValueError(f'returns must be sessions × strategies without gaps, not of shape {x.shape}: a session without a trade returns 0')
+        raise ValueError(f'returns must be sessions × strategies without gaps, not of shape {x.shape}: '
+                         'a session without a trade returns 0')
     x = x[np.ix_(x.any(1), x.any(0))]
     return _independent(x / np.sqrt((x * x).sum(0)), draws=draws, seed=seed)
 
@@ -119,8 +121,8 @@ def _plain(value: object) -> object:
 class Trials:
     "What has been tried on the same data."
     number: int  # different settings
-    variance: float = 0.0  # of the Sharpe ratio per session of one worthless trial, by the spread of all; 0: too few, take 1 / sessions
-    effective: float | None = None  # independent strategies whose best would be as high, see `effective_trials`; None: all are independent
+    variance: float = 0.0  # of a worthless trial's Sharpe ratio per session, by their spread; 0: take 1 / sessions
+    effective: float | None = None  # how many independent ones they count as, see `effective_trials`; None: all
 
     @property
     def independent(self) -> float:
@@ -128,13 +130,19 @@ class Trials:
         return float(self.number if self.effective is None else self.effective)
 
     def _repr_html_(self):
-        spread = self.variance or '1 / sessions: too few independent trials of 30 trades and more to measure it'
-        return figures_html('Tried on these data', {'Different settings': self.number, 'Count as so many independent ones': f'{self.independent:.1f}',
-                            "Variance of a worthless one's Sharpe ratio, a session": spread})
+        spread = self.variance or f'1 / sessions: too few independent trials of {_MIN_TRADES} trades or more'
+        return figures_html('Tried on these data', {
+            'Different settings': self.number, 'Count as so many independent ones': f'{self.independent:.1f}',
+            "Variance of a worthless one's Sharpe ratio, a session": spread})
 
 # %% ../nbs/02a_luck.ipynb #e1f0b001
-_ROWS = pa.schema({'fingerprint': pa.string(), 'settings': pa.string(), 'sharpe': pa.float64(), 'trades': pa.int64(),
-                   'sessions': pa.list_(pa.int32()), 'returns': pa.list_(pa.float32())})  # days since 1970 that had a return, and these; null: not recorded
+def _columns():
+    "Return the columns of the ledger as pyarrow knows them."
+    import pyarrow as pa
+    return pa.schema({
+        'fingerprint': pa.string(), 'settings': pa.string(), 'sharpe': pa.float64(), 'trades': pa.int64(),
+        'sessions': pa.list_(pa.int32()),  # days since 1970, of the sessions with a return; null: not recorded
+        'returns': pa.list_(pa.float32())})  # in these sessions
 
 def _row(
     fingerprint: str,  # of the bars
@@ -142,12 +150,14 @@ def _row(
     sharpe: float,  # annual
     trades: int = 0,
     returns: pd.Series | None = None  # one a session, by date
-) -> dict:  # by the names of `_ROWS`
+) -> dict:  # by the names of `_columns`
     "Return a trial as the ledger keeps it."
-    row = {'fingerprint': fingerprint, 'settings': json.dumps(settings, default=_plain, sort_keys=True), 'sharpe': float(sharpe), 'trades': int(trades)}
+    name = json.dumps(settings, default=_plain, sort_keys=True)
+    row = {'fingerprint': fingerprint, 'settings': name, 'sharpe': float(sharpe), 'trades': int(trades)}
     if returns is None or not np.isfinite(returns).all(): return row | {'sessions': None, 'returns': None}
     some = returns[returns.to_numpy() != 0]
-    return row | {'sessions': some.index.to_numpy('datetime64[D]').astype(np.int32), 'returns': some.to_numpy(np.float32)}
+    days = some.index.to_numpy('datetime64[D]').astype(np.int32)
+    return row | {'sessions': days, 'returns': some.to_numpy(np.float32)}
 
 # %% ../nbs/02a_luck.ipynb #e1f0b002
 def _read_trials(
@@ -156,18 +166,20 @@ def _read_trials(
 ) -> pd.DataFrame:  # a row for each different setting, in order of settings
     "Read the trials of these data; of the same trial twice, the one with returns."
     files = [str(f) for f in sorted(folder.glob('trials.parquet/[!.]*.parquet'))]
-    if not files: return _ROWS.empty_table().to_pandas()
-    found = pd.read_parquet(files, schema=_ROWS, filters=[('fingerprint', '==', fingerprint)])
+    if not files: return _columns().empty_table().to_pandas()
+    found = pd.read_parquet(files, schema=_columns(), filters=[('fingerprint', '==', fingerprint)])
     found['recorded'] = found.returns.notna()
-    return found.sort_values(['settings', 'recorded'], ascending=[True, False], kind='stable').drop_duplicates('settings').reset_index(drop=True)
+    found = found.sort_values(['settings', 'recorded'], ascending=[True, False], kind='stable')
+    return found.drop_duplicates('settings').reset_index(drop=True)
 
 # %% ../nbs/02a_luck.ipynb #e1f0b003
 def _units(found: pd.DataFrame) -> np.ndarray:
-    "(sessions, trials) returns of trials that traded over the root of the sum of their squares, aligned by date."
+    "(sessions, trials) returns of trials that traded, by date, over the root of the sum of their squares."
     if not len(found): return np.zeros((0, 0))
     days, at = np.unique(np.concatenate(found.sessions.tolist()), return_inverse=True)
     table = np.zeros((len(days), len(found)))
-    table[at, np.repeat(np.arange(len(found)), found.sessions.map(len))] = np.concatenate(found.returns.tolist())
+    of = np.repeat(np.arange(len(found)), found.sessions.map(len))
+    table[at, of] = np.concatenate(found.returns.tolist())
     return table / np.sqrt((table * table).sum(0))
 
 # %% ../nbs/02a_luck.ipynb #e1f0b004
@@ -178,7 +190,7 @@ def _split(found: pd.DataFrame) -> tuple[np.ndarray, int]:
     return _units(found[found.recorded & (found.returns.map(np.size) > 0)]), int((~found.recorded).sum())
 
 def _spread(found: pd.DataFrame) -> float:
-    "Variance per session of the Sharpe ratio of one worthless trial, by the spread of all with enough trades; 0 where that says too little."
+    "Variance of a worthless trial's Sharpe ratio per session, by the spread of all; 0 where too few say it."
     enough = found[(found.trades >= _MIN_TRADES) & np.isfinite(found.sharpe)]
     units, free = _split(enough)
     n = units.shape[1] + free
@@ -191,7 +203,7 @@ def trials_of(
     folder: str | Path,  # that holds trials.parquet
     fingerprint: str  # of the bars
 ) -> Trials:  # 0 of them where nothing was recorded
-    "Return what the ledger holds for these data: how many trials, as how many independent ones they count, and their spread."
+    "Return how many trials the ledger holds for these data, as how many independent ones, and their spread."
     found = _read_trials(Path(folder), fingerprint)
     if not len(found): return Trials(0)
     return Trials(len(found), _spread(found), max(_independent(*_split(found)), 1.))
@@ -200,14 +212,15 @@ def trials_of(
 def record_trials(
     folder: str | Path,  # that holds trials.parquet; made if need be
     fingerprint: str,  # of the bars
-    trials: list[tuple]  # settings, annual Sharpe ratio, number of trades and returns by session of each, as for `record_trial`
+    trials: list[tuple]  # of each what `record_trial` takes: settings, annual Sharpe ratio, trades, returns
 ) -> Trials:  # all on these data, these included
-    "Add trials to the ledger in one file, safely beside other processes; the same settings on the same data count once."
+    "Add trials to the ledger in one file, safely beside other processes; the same settings count once."
     rows = {row['settings']: row for row in (_row(fingerprint, *trial) for trial in trials)}
     if rows:
-        name = hashlib.blake2b('\n'.join(f'{fingerprint} {settings}' for settings in rows).encode(), digest_size=8).hexdigest()
+        named = '\n'.join(f'{fingerprint} {settings}' for settings in rows).encode()
+        name, table = hashlib.blake2b(named, digest_size=8).hexdigest(), pd.DataFrame(list(rows.values()))
         with whole_file(Path(folder)/'trials.parquet'/f'{name}.parquet') as beside:
-            pd.DataFrame(list(rows.values())).to_parquet(beside, index=False, schema=_ROWS, compression='zstd')
+            table.to_parquet(beside, index=False, schema=_columns(), compression='zstd')
     return trials_of(folder, fingerprint)
 
 # %% ../nbs/02a_luck.ipynb #e1f0b005
@@ -217,7 +230,7 @@ def record_trial(
     rules: object,  # every setting the result depends on: a dataclass, or a tuple or dict of them
     sharpe: float,  # annual, as in `metrics`; NaN where there is none
     trades: int = 0,  # how many; with fewer than 30 the Sharpe ratio has no part in the variance
-    returns: pd.Series | None = None  # one a session, index of dates; None: counted as independent of all other trials
+    returns: pd.Series | None = None  # one a session, by date; None: independent of all other trials
 ) -> Trials:  # all on these data, this one included
     "Add a trial to the ledger; the same settings on the same data replace themselves."
     return record_trials(folder, fingerprint, [(rules, sharpe, trades, returns)])

@@ -432,27 +432,30 @@ def _filter_evidence(market: Market, levels: pd.DataFrame, filtered: Filtered, s
     return examine_filter(bars, filtered.judged, config.backtest, market.contract, checks=(orders, features, predictions), seed=seed)
 
 # %% ../nbs/08_ml_backtest.ipynb #394874a9
-def _run_trials(results: dict[str, BacktestResult], evidence: Evidence | None, config: RunConfig, filtered: Filtered | None, seed: int,
+def _run_trials(results: dict[str, BacktestResult], evidence: Evidence | None, config: RunConfig, behind: dict,
                 settings: Callable) -> list[tuple]:
     "The results and the neighbours that the report shows, as trials for `record_trials`."
     rule, dates = settings(config.rules, config.backtest), results['original'].equity.index
-    behind = filtered and {'filter': filtered.config, 'trained': filtered.source, 'seed': seed}
-    trials = [(rule if name == 'original' else rule | behind, r.metrics['sharpe'], r.metrics['trades'], r.returns) for name, r in results.items()]
+    trials = [(rule if name == 'original' else rule | behind, r.metrics['sharpe'], r.metrics['trades'], r.returns)
+              for name, r in results.items()]
     if evidence is None: return trials
-    return trials + _grid_trials(evidence.swept, _combinations(evidence.grid, config.rules)[0], dates, settings, config.rules, config.backtest)
+    combinations, _ = _combinations(evidence.grid, config.rules)
+    return trials + _grid_trials(evidence.swept, combinations, dates, settings, config.rules, config.backtest)
 
 def _counted(results: dict[str, BacktestResult], market: Market, config: RunConfig, seed: int, filtered: Filtered | None,
              evidence: Evidence | None, ledger: Path, say: Callable) -> dict[str, BacktestResult]:
     "The results, entered in the ledger with their neighbours and judged among all trials on the same bars."
-    extra = {} if market.bars.complete.all() else {'completeness': config.data.completeness}  # elsewhere it changes nothing
-    first, levels = filtered and filtered.first, asdict(config.levels)
-    settings = lambda rules, backtest: trial_settings(rules, backtest, contract=market.contract, first=first, **levels) | extra
-    try: trials = record_trials(ledger, fingerprint(market.bars), _run_trials(results, evidence, config, filtered, seed, settings))
+    extra = {} if market.bars.complete.all() else {'completeness': config.data.completeness}  # else it changes nothing
+    given = dict(contract=market.contract, first=filtered and filtered.first) | asdict(config.levels)
+    settings = lambda rules, backtest: trial_settings(rules, backtest, **given) | extra
+    behind = {'filter': filtered.config, 'trained': filtered.source, 'seed': seed} if filtered else {}
+    trials = _run_trials(results, evidence, config, behind, settings)
+    try: counted = record_trials(ledger, fingerprint(market.bars), trials)
     except OSError as e:
         say(f'trials     not counted: {ledger} cannot be written ({e.strerror})')
         return results
-    say(f'trials     {trials.number:,} on these bars so far, which count as {trials.independent:.1f} independent ones, see {ledger}')
-    return {name: after_trials(r, trials) for name, r in results.items()}
+    say(f'trials     {counted.number:,} on these bars so far, which count as {counted.independent:.1f} independent ones, see {ledger}')
+    return {name: after_trials(r, counted) for name, r in results.items()}
 
 # %% ../nbs/08_ml_backtest.ipynb #bcb9337e
 def _no_orders(why: pd.DataFrame) -> str:

@@ -368,7 +368,7 @@ def probabilistic_sharpe_ratio(
 ) -> float:  # 0 to 1; one minus the one-sided p-value of "no higher than the benchmark"
     """Return the probability that the true Sharpe ratio exceeds the benchmark, taking the error for normal.
 
-    Bailey and López de Prado (2012). Of worthless strategies one in twenty is above 0.95 against a benchmark of 0:
+    Bailey and López de Prado (2012). Against a benchmark of 0 one in twenty worthless strategies is above 0.95:
     it is not the probability that a strategy works."""
     from scipy.special import ndtr
     return float(ndtr((sharpe - benchmark) * np.sqrt((n - 1) / _sharpe_variance(sharpe, skew, kurtosis))))
@@ -386,10 +386,12 @@ def moments(
 
 # %% ../nbs/02_stats.ipynb #3197ee5e
 def expected_max_sharpe(
-    trials: float,  # independent strategies tried, at least 1; their effective number where they resemble each other
+    trials: float,  # independent strategies tried, or the effective number of those that are not
     variance: float  # of the Sharpe ratio of a worthless one, per period squared
 ) -> float:  # per period; 0 for a single trial
-    "Return the highest Sharpe ratio that so many worthless strategies are expected to reach (Bailey and López de Prado, 2014)."
+    """Return the highest Sharpe ratio that so many worthless strategies are expected to reach.
+
+    Bailey and López de Prado (2014); between 1 trial, with 0, and 2 a straight line."""
     from scipy.special import ndtri
     if trials < 2: return max(trials - 1, 0.) * expected_max_sharpe(2, variance)
     first, second = ndtri(1 - 1 / trials), ndtri(1 - 1 / (trials * np.e))
@@ -404,9 +406,10 @@ def deflated_sharpe_ratio(
     skew: float = 0.0,  # of the returns
     kurtosis: float = 3.0  # of the returns, 3 for a normal distribution
 ) -> float:  # 0 to 1
-    """Return the probability that the true Sharpe ratio exceeds the highest one that so many worthless trials would be expected to reach.
+    """Return the deflated Sharpe ratio (Bailey and López de Prado, 2014).
 
-    Bailey and López de Prado (2014): the probabilistic Sharpe ratio against `expected_max_sharpe`."""
+    The probability that the true Sharpe ratio exceeds the highest one that so many worthless trials would be
+    expected to reach: the probabilistic Sharpe ratio against `expected_max_sharpe`."""
     return probabilistic_sharpe_ratio(sharpe, n, expected_max_sharpe(trials, variance), skew, kurtosis)
 
 # %% ../nbs/02_stats.ipynb #15a39d32
@@ -417,7 +420,7 @@ def minimum_track_record(
     kurtosis: float = 3.0,  # of the returns, 3 for a normal distribution
     confidence: float = 0.95  # the probabilistic Sharpe ratio to be reached
 ) -> float:  # observations; infinite where the ratio does not exceed the benchmark
-    "Return how many observations a probabilistic Sharpe ratio of `confidence` takes (Bailey and López de Prado, 2012)."
+    "Return how many observations it takes for this probabilistic Sharpe ratio (Bailey and López de Prado, 2012)."
     from scipy.special import ndtri
     if sharpe <= benchmark: return float('inf')
     return float(1 + _sharpe_variance(sharpe, skew, kurtosis) * (ndtri(confidence) / (sharpe - benchmark))**2)

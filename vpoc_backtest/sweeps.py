@@ -112,7 +112,8 @@ def _combinations(grid: dict, rules: object) -> tuple[list[dict], np.ndarray]:
     return combinations, np.array(sorted(range(len(numbers)), key=numbers.__getitem__), dtype=int)
 
 # %% ../nbs/04d_sweeps.ipynb #60b89d5d
-def _try_part(bench: Callable, rules: object, config: BacktestConfig, part: list[dict], returns: bool = False) -> pd.DataFrame:
+def _try_part(bench: Callable, rules: object, config: BacktestConfig, part: list[dict],
+             returns: bool = False) -> pd.DataFrame:
     "The figures of some variants, a row each."
     own, rows, before = bench(), [], object()
     for values in part:
@@ -156,16 +157,17 @@ def _grid_trials(
 ) -> list[tuple]:  # for `record_trials`
     "Return the combinations of a sweep as trials."
     named = [settings(_put(rules, values), _put(config, values)) for values in combinations]
-    return [(name, row.sharpe, row.trades, pd.Series(row.returns, dates)) for name, row in zip(named, swept.itertuples())]
+    rows = zip(named, swept.itertuples())
+    return [(name, row.sharpe, row.trades, pd.Series(row.returns, dates)) for name, row in rows]
 
 # %% ../nbs/04d_sweeps.ipynb #5f0a0001
-def _record_sweep(ledger: str | Path, bars: pd.DataFrame, tried: pd.DataFrame, combinations: list[dict], rules: object, config: BacktestConfig,
-                  make: Callable, contract: ContractSpec, first: object, levels: dict):
+def _record_sweep(ledger: str | Path, bars: pd.DataFrame, tried: pd.DataFrame, combinations: list[dict], rules: object,
+                  config: BacktestConfig, named: tuple, levels: dict):
     "Enter the combinations that were tried in the ledger."
+    (_, contract, first), settings = named, lambda rules, config: trial_settings(rules, config, *named, **levels)
     packed = compact_bars(bars, contract)
     dates = pd.DatetimeIndex(np.unique(packed.date[packed.segment == 'RTH']))
-    settings = lambda rules, config: trial_settings(rules, config, make, contract, first, **levels)
-    dates = dates if first is None else dates[dates >= pd.Timestamp(first)]
+    if first is not None: dates = dates[dates >= pd.Timestamp(first)]
     record_trials(ledger, fingerprint(bars), _grid_trials(tried, combinations, dates, settings, rules, config))
 
 # %% ../nbs/04d_sweeps.ipynb #0c5f64f7
@@ -182,7 +184,7 @@ def sweep(
     out: str | Path | None = None,  # folder for the bars and the finished parts, from which an interrupted sweep goes on; seen by all workers
     jobs: int | None = None,  # processes; None: as `joblib.parallel_config` says, see `workers`
     part: int = 100,  # combinations a worker is given at a time
-    returns: bool = False,  # also a column `returns`: of each combination an array, float32, of one return a session
+    returns: bool = False,  # also a column `returns`: arrays, float32, of one return a session
     **levels  # settings of `session_levels`
 ) -> pd.DataFrame:  # one row a combination: its values, then the figures of `metrics`
     "Run every combination of a grid; raises `ValueError` for a name that is no setting."
@@ -198,7 +200,8 @@ def sweep(
         try: found.extend(spread_out(run_part, parts, jobs=jobs, files=names, title='variants'))
         finally:
             tried = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-            if ledger: _record_sweep(ledger, bars, tried, [combinations[i] for i in order[:len(tried)]], rules, config, make, contract, first, levels)
+            done = [combinations[i] for i in order[:len(tried)]]
+            if ledger and done: _record_sweep(ledger, bars, tried, done, rules, config, (make, contract, first), levels)
     if keep and not returns: tried = tried.drop(columns='returns')
     return pd.DataFrame(combinations).join(tried.set_axis(order))
 
@@ -232,9 +235,9 @@ def neighbours(
     "Return the settings around those of a rule."
     if rules.rule == 'migration':
         stop, share = rules.stop_volatility, rules.max_stop_share
-        return {'stop_volatility': (*(round(stop * f, 4) for f in (.5, .75)), stop, *(round(stop * f, 4) for f in (1.5, 2))),
-                'max_stop_share': (*(round(share * f, 4) for f in (.5, .625, .75, .875)), share)}
+        return {'stop_volatility': tuple(stop if f == 1 else round(stop * f, 4) for f in (.5, .75, 1, 1.5, 2)),
+                'max_stop_share': tuple(share if f == 1 else round(share * f, 4) for f in (.5, .625, .75, .875, 1))}
     window, r2 = rules.window, rules.min_r2
-    near = lambda d: round(float(np.clip(r2 + d, 0, .99)), 4)
-    return {'window': (*(max(3, round(window * f)) for f in (.5, .75)), window, *(max(3, round(window * f)) for f in (1.25, 1.5))),
-            'min_r2': (near(-.2), near(-.1), r2, near(.1), near(.2))}
+    near = lambda d: r2 if d == 0 else round(float(np.clip(r2 + d, 0, .99)), 4)
+    return {'window': tuple(max(3, round(window * f)) for f in (.5, .75, 1, 1.25, 1.5)),
+            'min_r2': tuple(near(d) for d in (-.2, -.1, 0, .1, .2))}
