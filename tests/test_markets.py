@@ -117,7 +117,7 @@ def traded(bars, contract):
 def test_a_contract_of_ones_own_is_traded_as_any(symbol, tick):
     "The same walk in ticks of another size, each worth as many dollars as a tick of ES, makes the same trades to the cent."
     walk, own = random_walk(120, bars_per_session=78, seed=5), ContractSpec(symbol, tick, 12.5 / tick)
-    theirs, ours = traded(walk, ES), traded(in_ticks_of(own, walk), own)
+    theirs, ours = traded(walk, ContractSpec('ES', .25, 50.)), traded(in_ticks_of(own, walk), own)
     assert len(ours) == len(theirs) >= 20 and (ours.contracts == theirs.contracts).all()
     assert ours.net.to_numpy() == pytest.approx(theirs.net.to_numpy(), abs=.005)
     assert (ours.entry / tick).to_numpy() == pytest.approx((theirs.entry / .25).to_numpy())
