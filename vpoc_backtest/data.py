@@ -1849,8 +1849,10 @@ def _run_of_days(ts: np.ndarray, length: pd.Timedelta, tz: str) -> str:
 def _check_hours(ts: np.ndarray, found: Layout, tz: str | None, stamp: str | None, where: str, contract: ContractSpec):
     "Whether bars that stop at night stop at the hours of the market; two days prove little."
     some, read = _two_months(ts), (tz or found.tz, stamp or found.stamp)
+    days, night = len(np.unique(some // _DAY)), 86400 - _seconds(contract.rth_close) + _seconds(contract.rth_open) - 3600
+    if days < 3 or 2 * (np.diff(some) >= night * 10**6).sum() < days - 1: return  # too few, or they trade at night too
     length = bar_length(pd.DatetimeIndex(some.astype('M8[us]')))
-    if length is None or length > pd.Timedelta('1h') or len(np.unique(some // _DAY)) < 3: return
+    if length is None or length > pd.Timedelta('1h'): return
     fits = _better_hours(some, length // pd.Timedelta('1us'), read, (tz is not None, stamp is not None), contract)
     if not fits: return
     zone, way = fits[0]
