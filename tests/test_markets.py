@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from vpoc_backtest.backtest import run_backtest
 from vpoc_backtest.commands import main, train_main
-from vpoc_backtest.data import ES, NQ, PRICES, ZONE, BadData, ContractSpec, random_walk, read_bars
+from vpoc_backtest.data import ES, NQ, PRICES, ZONE, BadData, ContractSpec, front_month, random_walk, read_bars
 from vpoc_backtest.ml_backtest import load_market, load_run
 from vpoc_backtest.report import load_results
+from vpoc_backtest.signals import SignalRules, make_signals
+from vpoc_backtest.vpoc import session_levels
 
 command = Path(sys.executable).parent/'vpoc_backtest'
 shared = Path(__file__).parents[2]/'shared/data'
@@ -56,7 +59,7 @@ def export(bars, path, zone=ZONE, header='timestamp', late=0, **columns):
     "Bars as a CSV with a header line and a clock in some zone."
     stamps = bars.index.tz_convert(zone).tz_localize(None) + pd.Timedelta(late, 'min')
     path.parent.mkdir(parents=True, exist_ok=True)
-    bars[[*PRICES, 'volume']].assign(**columns).set_axis(stamps.rename(header)).to_csv(path, date_format='%Y-%m-%d %H:%M')
+    bars[[*PRICES, 'volume']].assign(**columns).set_axis(stamps.rename(header)).to_csv(path, date_format='%Y-%m-%d %H:%M:%S')
     return path
 
 
@@ -99,26 +102,40 @@ def test_another_market_in_one_of_many_files(here, tmp_path):
 TABLE = '[contract]\nsymbol = "{}"\ntick_size = {}\npoint_value = {}\n[rules]\nrule = "migration"\n'
 
 
-@pytest.mark.parametrize('symbol, tick', [('CL', .01), ('GC', .1), ('6E', .00005), ('SPX', .01)])
-def test_a_contract_of_ones_own_is_traded_as_any(tmp_path, symbol, tick):
+def in_ticks_of(contract, walk):
+    "A walk on the grid of ES as one on another grid, tick for tick."
+    return walk.assign(**{c: contract.to_prices(ES.to_ticks(walk[c])) for c in PRICES})
+
+
+def traded(bars, contract):
+    bars = front_month(bars, contract)
+    signals = make_signals(session_levels(bars, contract=contract), SignalRules(rule='migration', tick_size=contract.tick_size))
+    return run_backtest(bars, signals, contract=contract).trades
+
+
+@pytest.mark.parametrize('symbol, tick', [('CL', .01), ('GC', .1), ('6E', .00005), ('6J', .0000005), ('SPX', .01), ('YM', 1.)])
+def test_a_contract_of_ones_own_is_traded_as_any(symbol, tick):
     "The same walk in ticks of another size, each worth as many dollars as a tick of ES, makes the same trades to the cent."
-    walk = random_walk(120, bars_per_session=78, seed=5)
-    export(walk, tmp_path/'ES.csv')
-    scaled = walk.assign(**{c: np.round(ES.to_ticks(walk[c]) * tick, 9) for c in PRICES})
-    export(scaled, tmp_path/f'{symbol}_5min.csv')
-    (tmp_path/'es.toml').write_text('[rules]\nrule = "migration"\n')
-    (tmp_path/'own.toml').write_text(TABLE.format(symbol, tick, 12.5 / tick))
-    first = run('--data', 'ES.csv', '--config', 'es.toml', '--out', 'es', cwd=tmp_path)
-    second = run('--data', f'{symbol}_5min.csv', '--config', 'own.toml', '--symbol', symbol.lower(), '--out', 'own', cwd=tmp_path)
-    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
-    theirs, ours = load_run(tmp_path/'es'), load_run(tmp_path/'own')
-    assert len(ours.trades) == len(theirs.trades) > 20
-    assert ours.trades.net.to_numpy() == pytest.approx(theirs.trades.net.to_numpy(), abs=.005) and (ours.trades.contracts == theirs.trades.contracts).all()
-    assert (ours.trades.entry / tick).to_numpy() == pytest.approx((theirs.trades.entry / .25).to_numpy())
-    assert ours.config.contract == ContractSpec(symbol, tick, 12.5 / tick) and theirs.config.contract is None
-    assert ours.manifest['contract']['symbol'] == symbol and ours.metrics['data']['symbol'] == symbol
-    assert load_results(tmp_path/'own')['original'].contract == ours.config.contract
-    again = run('--data', f'{symbol}_5min.csv', '--config', 'own/config.toml', '--out', 'again', cwd=tmp_path)
+    walk, own = random_walk(120, bars_per_session=78, seed=5), ContractSpec(symbol, tick, 12.5 / tick)
+    theirs, ours = traded(walk, ContractSpec('ES', .25, 50.)), traded(in_ticks_of(own, walk), own)
+    assert len(ours) == len(theirs) >= 20 and (ours.contracts == theirs.contracts).all()
+    assert ours.net.to_numpy() == pytest.approx(theirs.net.to_numpy(), abs=.005)
+    assert (ours.entry / tick).to_numpy() == pytest.approx((theirs.entry / .25).to_numpy())
+
+
+def test_a_contract_of_ones_own_by_the_command(here, tmp_path):
+    "What the table says is traded, kept and read back, and the settings of the run make the run again."
+    own = ContractSpec('6E', .00005, 250_000.)
+    export(in_ticks_of(own, random_walk(60, bars_per_session=13, seed=5)), tmp_path/'6E_30min.csv')
+    (tmp_path/'own.toml').write_text(TABLE.format('6e', .00005, 250_000))
+    done = here(data='6E_30min.csv', config='own.toml', symbol='6e', out='own')
+    assert done.returncode == 0, done.stderr
+    ours = load_run(tmp_path/'own')
+    assert ours.config.contract == own and ours.manifest['contract']['point_value'] == 250_000 and ours.metrics['data']['symbol'] == '6E' and len(ours.trades)
+    assert load_results(tmp_path/'own')['original'].contract == own
+    t = ours.trades
+    assert t.gross.to_numpy() == pytest.approx((t.side * (t.exit - t.entry) * t.contracts * 250_000).to_numpy(), abs=.005)
+    again = here(data='6E_30min.csv', config='own/config.toml', out='again')
     assert again.returncode == 0 and (tmp_path/'again/trades.csv').read_bytes() == (tmp_path/'own/trades.csv').read_bytes(), again.stderr
 
 
@@ -221,10 +238,9 @@ def test_a_data_folder_with_folders_in_it(tmp_path):
     assert run('--data', '.', '--out', 'more', cwd=tmp_path).returncode == 0  # what the first run wrote is no bars
 
 
-@pytest.mark.parametrize('header, layout', [('timestamp', 'firstrate'), ('Local Time', 'generic')])
+@pytest.mark.parametrize('header, layout', [('timestamp', 'firstrate'), ('time', 'generic')])
 def test_what_is_assumed_is_said(here, tmp_path, header, layout):
     export(WALK, tmp_path/'bars.csv', header=header)
-    if layout == 'generic': (tmp_path/'bars.csv').write_text((tmp_path/'bars.csv').read_text().replace('Local Time', 'time'))
     words = 'zone and stamp assumed, the file does not say: if wrong, use --tz America/Chicago or --stamp end'
     done = here(data='bars.csv')
     assert done.returncode == 0 and f'{layout}, times in America/New_York, stamped at their open ({words})' in done.stderr, done.stderr

@@ -50,9 +50,10 @@ def _format_date(
 # %% ../nbs/00_data.ipynb #c0417a02
 def _check_spec(spec: 'ContractSpec'):
     "Raise `ValueError` for a contract that cannot be."
-    if not str(spec.symbol).strip(): raise ValueError("symbol='' is empty: write it as traders do, such as ES")
+    if not str(spec.symbol).strip(): raise ValueError("symbol='' is empty: write it as traders do, as ES")
     for name in ('tick_size', 'point_value'):
-        if not 0 < getattr(spec, name) < np.inf: raise ValueError(f'{name}={getattr(spec, name)} must be above 0')
+        value = getattr(spec, name)
+        if not 0 < value < np.inf: raise ValueError(f'{name}={value} must be above 0')
     for name in ('day_open', 'rth_open', 'rth_close'):
         if not re.fullmatch(r'([01]\d|2[0-3]):[0-5]\d|24:00', str(getattr(spec, name))):
             raise ValueError(f'{name}={getattr(spec, name)!r} is no time of day: write it like 09:30')
@@ -100,8 +101,9 @@ CONTRACTS = {c.symbol: c for c in (ES, MES, NQ, MNQ)}
 # %% ../nbs/00_data.ipynb #c0417a05
 def _how_to_describe(symbol: str) -> str:
     "What to write into a settings file so that a contract can be run."
-    return (f'describe it in a settings file (--config) below a line [contract], a line each: symbol = "{symbol}"; tick_size = … (points); '
-            'point_value = … (US dollars a point); rth_open = "09:30"; rth_close = "16:00"; tz = "America/New_York" (--write_config shows an example)')
+    return (f'describe it in a settings file (--config) below a line [contract], a line each: symbol = "{symbol}"; '
+            'tick_size = … (points); point_value = … (US dollars a point); rth_open = "09:30"; rth_close = "16:00"; '
+            'tz = "America/New_York" (--write_config shows an example)')
 
 # %% ../nbs/00_data.ipynb #ab5a5ee9
 FAULTS = ('', 'a price is missing or no number', 'a price is zero or negative', 'the high is below the low',
@@ -155,7 +157,8 @@ ZONE = 'America/New_York'
 def _how_to_set_zone(index: pd.Index) -> str:
     "What to do with an index of bars that is not in New York time."
     must = f'the index of bars must be times in {ZONE} at which each bar opens'
-    if not isinstance(index, pd.DatetimeIndex): return f"{must}, and it holds {index.dtype}: use bars.set_index(pd.to_datetime(...)) with the column of the times"
+    if not isinstance(index, pd.DatetimeIndex):
+        return f"{must}, and it holds {index.dtype}: use bars.set_index(pd.to_datetime(...)) with the column of the times"
     if index.tz is not None: return f"{must}, and it is in {index.tz}: use bars.tz_convert('{ZONE}')"
     return (f"{must}, and it has no zone: use bars.tz_localize('{ZONE}') if its clock is New York's, "
             f"else name its own zone, as in bars.tz_localize('UTC').tz_convert('{ZONE}')")
@@ -166,7 +169,7 @@ def _check_times(bars: pd.DataFrame):
     if missing:
         raise BadData(f"bars have no column {missing[0]!r} (they have {', '.join(map(str, bars.columns))}): rename it")
     index = bars.index
-    if not isinstance(index, pd.DatetimeIndex) or str(index.tz) != ZONE: raise BadData(_how_to_set_zone(index))
+    if str(getattr(index, 'tz', None)) != ZONE: raise BadData(_how_to_set_zone(index))
     if not index.is_monotonic_increasing:
         late = index[1:][index[1:] < index[:-1]][0]
         raise BadData(f"bars are not in order of time, first at {late}: use bars.sort_index()")
@@ -197,7 +200,8 @@ def _parts_of_days(index: pd.DatetimeIndex, contract: ContractSpec) -> tuple[np.
     date = days[np.maximum(np.searchsorted(starts, begins, side='right') - 1, 0)] + 1
     within = np.searchsorted(opens, begins, side='right') - 1
     regular = (within >= 0) & (begins < closes[within])
-    return begins.astype('M8[s]').astype(f'M8[{index.unit}]').astype(np.int64), date.astype('M8[D]').astype('M8[us]'), regular
+    in_unit = begins.astype('M8[s]').astype(f'M8[{index.unit}]').astype(np.int64)
+    return in_unit, date.astype('M8[D]').astype('M8[us]'), regular
 
 # %% ../nbs/00_data.ipynb #b7a1c3d2
 def add_sessions(
@@ -464,7 +468,7 @@ def check_one_contract(
 
 # %% ../nbs/00_data.ipynb #7952749d
 def read_vix(
-    path: str | Path  # a CSV with a date column and a column named close or vix, in any case and any of its spellings
+    path: str | Path  # a CSV with a date column and a column close, vix or a spelling of it
 ) -> pd.Series:  # `vix`: closes in index points, index `date` (midnight, no zone), ascending
     "Daily closes of the VIX; raises `BadData` for a row that is none (1 to 200) or a day with two values."
     path = Path(path)
@@ -865,7 +869,7 @@ ALIASES = {'timestamp': 'ts', 'datetime': 'ts', 'tsevent': 'ts', 'dtyyyymmdd': '
 def _squeezed(name: str) -> str: return re.sub(r'[\s_"<>\ufeff]', '', str(name)).lower()
 
 _VIX_NAME = re.compile(r'[\^$.]?(cboe)?vix(\.x)?([.-]?(close|closing|cls|last|index|spot|level|price|value|settle))?')
-_PRODUCT_NAMES = ('root', 'product', 'underlying')  # a column that says the product only: of use where no other names the contract
+_PRODUCT_NAMES = ('root', 'product', 'underlying')  # of use where no other column names the contract
 
 def _names(fields: Iterable[str]) -> list[str]:
     "The names of a header line as this library calls them."
@@ -959,7 +963,7 @@ _ENDINGS = ('.txt', '.csv', '.tsv', '.parquet', '.dbn')
 _PACKED = ('.gz', '.zst', '.zip')
 
 def _is_bar_file(name: str) -> bool:
-    "Whether a file of this name is read, when it lies in a folder or a zip; a VIX in the name is another matter."
+    "Whether a file of this name is read, when it lies in a folder or a zip; a VIX in it is another matter."
     path = Path(name.lower())
     inner = path.with_suffix('') if path.suffix in _PACKED else path
     if path.name.startswith(('.', 'corrections.')) or '__macosx' in path.parts: return False
@@ -1982,16 +1986,19 @@ def _check_clock(ts: np.ndarray, tz: str, where: str, contract: ContractSpec):
                       f'they are not in {tz}: name their zone with tz= (--tz), perhaps {zone}')
 
 # %% ../nbs/00a_reading.ipynb #a16c0001
-_HOURS_ZONES = ('America/Chicago', ZONE, 'America/Denver', 'America/Los_Angeles', 'UTC', 'Europe/London', 'Europe/Berlin', 'Asia/Tokyo')
+_HOURS_ZONES = ('America/Chicago', ZONE, 'America/Denver', 'America/Los_Angeles', 'UTC', 'Europe/London', 'Europe/Berlin',
+                'Asia/Tokyo')
 
 def _days_in_hours(ts: np.ndarray, length: int, contract: ContractSpec) -> float:
-    "Share of the days whose bars (ascending opens, microseconds since 1970; length of a bar in microseconds) fill the regular hours and no more."
+    "Share of the days whose bars (ascending opens, length of one; microseconds) fill the regular hours and no more."
     if not len(ts): return 0.
     wall = pd.DatetimeIndex(ts.astype('M8[us]'), tz='UTC').tz_convert(contract.tz).tz_localize(None).asi8
     begin = np.flatnonzero(np.r_[True, np.diff(wall // _DAY) > 0])
-    first, last = wall[begin] % _DAY, wall[np.r_[begin[1:], len(wall)] - 1] % _DAY
-    opens, closes = ((pd.Timedelta(c + ':00') // pd.Timedelta('1us')) for c in (contract.rth_open, contract.rth_close))
-    ends = [(last < c) & (c <= last + length) for c in (closes, closes + 15 * 60 * 10**6)]  # some platforms count to 16:15
+    first = wall[begin] % _DAY
+    last = wall[np.r_[begin[1:], len(wall)] - 1] % _DAY
+    opens, closes = (_seconds(c) * 10**6 for c in (contract.rth_open, contract.rth_close))
+    later = closes + 15 * 60 * 10**6  # some platforms count to 16:15
+    ends = [(last < c) & (c <= last + length) for c in (closes, later)]
     return float(((first <= opens) & (opens < first + length) & (ends[0] | ends[1])).mean())
 
 def _two_months(ts: np.ndarray) -> np.ndarray:
@@ -1999,37 +2006,46 @@ def _two_months(ts: np.ndarray) -> np.ndarray:
     return np.unique(ts[(ts < ts.min() + 28 * _DAY) | (ts > ts.max() - 28 * _DAY)])
 
 # %% ../nbs/00a_reading.ipynb #a16c0002
-def _better_hours(ts: np.ndarray, length: int, tz: str, stamp: str, given: tuple, contract: ContractSpec) -> list[tuple[str, str]]:
-    "Zones and stamps with which bars fill the regular hours, the best and simplest first; none where they do so as they were read."
+def _better_hours(
+    ts: np.ndarray, length: int, read: tuple, given: tuple, contract: ContractSpec
+) -> list[tuple[str, str]]:
+    """Zones and stamps with which bars fill the regular hours, the simplest first; none where they do as they were read.
+    `read`: the zone and the stamp so far; `given`: which of them the user has named."""
     if _days_in_hours(ts, length, contract) > .2: return []
+    (tz, stamp), found = read, {}
     wall = pd.DatetimeIndex(ts.astype('M8[us]'), tz='UTC').tz_convert(tz).tz_localize(None)
-    other = {'open': 'end', 'end': 'open'}[stamp]
-    found = {}
+    shifts = {stamp: 0} if given[1] else {stamp: 0, 'end': -length} if stamp == 'open' else {stamp: 0, 'open': length}
     for zone in [tz] if given[0] else dict.fromkeys([tz, *_HOURS_ZONES]):
-        utc = wall.tz_localize(zone, ambiguous='NaT', nonexistent='NaT').dropna().asi8
-        for way in [stamp] if given[1] else [stamp, other]:
-            shift = 0 if way == stamp else -length if way == 'end' else length
-            found[zone, way] = _days_in_hours(np.sort(utc) + shift, length, contract)
+        utc = np.sort(wall.tz_localize(zone, ambiguous='NaT', nonexistent='NaT').dropna().asi8)
+        for way, shift in shifts.items(): found[zone, way] = _days_in_hours(utc + shift, length, contract)
     best = max(found.values())
     fitting = [k for k, share in found.items() if share == best]
     return sorted(fitting, key=lambda k: k[1] != stamp) if best >= .8 else []
 
+def _run_of_days(ts: np.ndarray, length: pd.Timedelta, tz: str) -> str:
+    "From when to when the bars of most days run, on the clock of a zone."
+    wall = pd.DatetimeIndex(ts.astype('M8[us]'), tz='UTC').tz_convert(tz).to_series()
+    by_day = wall.groupby(wall.index.date)
+    usual = lambda moments: moments.dt.strftime('%H:%M').mode()[0]
+    return f'{usual(by_day.first())} to {usual(by_day.last() + length)} in {tz}'
+
+# %% ../nbs/00a_reading.ipynb #a16c0014
 def _check_hours(ts: np.ndarray, found: Layout, tz: str | None, stamp: str | None, where: str, contract: ContractSpec):
-    "Whether bars that stop at night stop at the hours of the market."
-    some, assumed = _two_months(ts), (tz or found.tz, stamp or found.stamp)
+    "Whether bars that stop at night stop at the hours of the market; two days prove little."
+    some, read = _two_months(ts), (tz or found.tz, stamp or found.stamp)
+    days, night = len(np.unique(some // _DAY)), 86400 - _seconds(contract.rth_close) + _seconds(contract.rth_open) - 3600
+    if days < 3 or 2 * (np.diff(some) >= night * 10**6).sum() < days - 1: return  # too few, or they trade at night too
     length = bar_length(pd.DatetimeIndex(some.astype('M8[us]')))
-    if length is None or length > pd.Timedelta('1h') or len(np.unique(some // _DAY)) < 3: return  # two days prove little
-    fits = _better_hours(some, length // pd.Timedelta('1us'), *assumed, (tz is not None, stamp is not None), contract)
+    if length is None or length > pd.Timedelta('1h'): return
+    fits = _better_hours(some, length // pd.Timedelta('1us'), read, (tz is not None, stamp is not None), contract)
     if not fits: return
     zone, way = fits[0]
-    wall = pd.DatetimeIndex(some.astype('M8[us]'), tz='UTC').tz_convert(assumed[0])
-    clock = lambda some: f'{pd.Series(some.strftime("%H:%M")).mode()[0]}'
-    by_day = wall.to_series().groupby(wall.date)
-    run = f'{clock(pd.DatetimeIndex(by_day.first()))} to {clock(pd.DatetimeIndex(by_day.last()) + length)} in {assumed[0]}'
-    wrong = [f'their zone is {" or ".join(z for z, w in fits if w == way)}, use --tz {zone} (tz=)'] * (zone != assumed[0])
-    wrong += [f'their stamps mean the {way} of a bar, use --stamp {way} (stamp=)'] * (way != assumed[1])
-    raise BadData(f'{where}: read with these settings the bars of a day run from {run}, and the regular hours of {contract.symbol} are '
-                  f'{contract.rth_open} to {contract.rth_close} in {contract.tz}: {" and ".join(wrong)}')
+    zones = ' or '.join(z for z, w in fits if w == way)
+    mends = [f'their zone is {zones}, use --tz {zone} (tz=)'] * (zone != read[0])
+    mends += [f'their stamps mean the {way} of a bar, use --stamp {way} (stamp=)'] * (way != read[1])
+    raise BadData(f'{where}: read with these settings the bars of a day run from {_run_of_days(some, length, read[0])}, '
+                  f'and the regular hours of {contract.symbol} are {contract.rth_open} to {contract.rth_close} '
+                  f'in {contract.tz}: {" and ".join(mends)}')
 
 # %% ../nbs/00a_reading.ipynb #a16c0013
 def _columns_in(source: _Source) -> list[str]:
@@ -2037,52 +2053,56 @@ def _columns_in(source: _Source) -> list[str]:
     if source.kind == 'text': return [f.strip('"') for f in source.look.header]
     if source.kind == 'dbn': return []
     from pyarrow import ArrowException, BufferReader, parquet
-    try: return [n for n in parquet.read_schema(BufferReader(source.data)).names if not n.startswith('__index')]
+    try: names = parquet.read_schema(BufferReader(source.data)).names
     except (ArrowException, OSError): return []
+    return [n for n in names if not n.startswith('__index')]
 
 # %% ../nbs/00a_reading.ipynb #e6d08529
 def _files_below(folder: Path, seen: tuple = ()) -> list[Path]:
-    "Files in a folder and its subfolders, sorted; what is hidden and what this library wrote itself is left alone."
+    "Files in a folder and its subfolders, sorted; what is hidden, or written by a run, is left alone."
     try: entries = sorted(f for f in folder.iterdir() if not f.name.startswith(('.', '__')))
     except OSError as e: raise BadData(f'{folder}: cannot be opened ({e.strerror})') from None
     ours = lambda f: f.name in ('BACKTEST', 'TRAINING') or (f/'manifest.json').is_file()
     seen = (*seen, folder.resolve())  # a link may lead back to where we are
-    below = [f for d in entries if d.is_dir() and not ours(d) and d.resolve() not in seen for f in _files_below(d, seen)]
-    return sorted([f for f in entries if f.is_file()] + below)
+    folders = [d for d in entries if d.is_dir() and not ours(d) and d.resolve() not in seen]
+    return sorted([f for f in entries if f.is_file()] + [f for d in folders for f in _files_below(d, seen)])
 
 def _holds_bars(path: Path) -> bool:
-    "Whether a file with VIX in its name holds bars all the same: a column VIX beside the prices, or volumes by the time of day."
+    "Whether a file with VIX in its name holds bars: a column VIX beside the prices, or volumes within the day."
     try: source = _sources(path, _read_bytes(path))[0]
     except BadData: return False
-    names, within_days = set(_names(_columns_in(source))), source.kind != 'text' or ':' in source.look.spelling
+    names = set(_names(_columns_in(source)))
+    within_days = source.kind != 'text' or ':' in source.look.spelling
     return 'open' in names and ('vix' in names or 'volume' in names and within_days)
 
 def _vix_files(path: Path) -> list[Path]:
-    "The files of daily VIX closes in a folder and its subfolders: text with VIX in the name, and no bars in it."
-    named = [f for f in _files_below(path) if 'vix' in f.name.lower()]
-    text = [f for f in named if (f.with_suffix('') if f.suffix.lower() in ('.gz', '.zst') else f).suffix.lower() in ('.txt', '.csv', '.tsv')]
-    return [f for f in text if not _holds_bars(f)]
+    "The files of daily VIX closes in a folder and its subfolders: text, VIX in the name, no bars in it."
+    text = re.compile(r'.*vix.*\.(txt|csv|tsv)(\.gz|\.zst)?', re.IGNORECASE)
+    return [f for f in _files_below(path) if text.fullmatch(f.name) and not _holds_bars(f)]
 
 def bar_files(
     path: str | Path  # a file or a folder
 ) -> tuple[list[Path], list[Path]]:  # files that `read_bars` reads, and what else lies in the folder
-    "The files of bars in a folder and its subfolders, sorted: .txt, .csv, .tsv, .parquet, .dbn, packed or not, and .zip; a name with VIX is that of a VIX file."
+    """The files of bars in a folder and its subfolders, sorted: .txt, .csv, .tsv, .parquet, .dbn, packed or not, and .zip;
+    not those with VIX in their name, unless their header line says that they hold bars."""
     path = Path(path)
     if path.is_file(): return [path], []
     if not path.is_dir(): raise BadData(f'{path}: there is no such file or folder')
     entries = _files_below(path)
     files = [f for f in entries if _is_bar_file(f.name) and ('vix' not in f.name.lower() or _holds_bars(f))]
     if not files: raise BadData(f'{path}: the folder holds no .txt, .csv or .parquet file of bars')
-    return files, [f for f in entries if f not in files and f.name != 'README.md' and f != path/'corrections.csv']
+    known = {*files, path/'corrections.csv'}
+    return files, [f for f in entries if f not in known and f.name != 'README.md']
 
 # %% ../nbs/00a_reading.ipynb #d8412aa1
-_OTHER_SYMBOLS = ('YM', 'MYM', 'RTY', 'M2K', 'EMD', 'NKD', 'NIY', 'CL', 'MCL', 'NG', 'GC', 'MGC', 'ZN', 'ZB', 'ZF', 'ZT', 'UB', 'ZC', 'ZS', 'ZW', 'ZM', 'ZL',
-                  '6A', '6B', '6C', '6E', '6J', '6N', '6S', 'M6E', 'BTC', 'MBT', 'ETH', 'FDAX', 'FDXM', 'FESX', 'FGBL')  # known by name only
+_OTHER_SYMBOLS = tuple('YM MYM RTY M2K EMD NKD NIY CL MCL NG GC MGC ZN ZB ZF ZT UB ZC ZS ZW ZM ZL '
+                       '6A 6B 6C 6E 6J 6N 6S M6E BTC MBT ETH FDAX FDXM FESX FGBL'.split())  # known by name only
 
-_DECORATED = re.compile(r'(?:[A-Za-z_]+:)?[@/#$^]?([A-Za-z0-9]{1,6}?)(?:[12]!|[12]? (?:Index|Comdty|Curncy)|=F|c[12]|\.[cvn]\.\d|#\w*|-\w+)?')
+_DECORATED = re.compile(r'(?:[A-Za-z_]+:)?[@/#$^]?([A-Za-z0-9]{1,6}?)'
+                        r'(?:[12]!|[12]? (?:Index|Comdty|Curncy)|=F|c[12]|\.[cvn]\.\d|#\w*|-\w+)?')
 
 def _product_of(text: str) -> str:
-    "The product that a name in a column of symbols stands for, without what a vendor puts around it; '' for none."
+    "The product that a name in a column stands for, without what a vendor puts around it; '' for none."
     found = _DECORATED.fullmatch(text.strip())
     name = contract_name(text.strip()) or found and contract_name(found[1])
     if name: return name.split()[0]
@@ -2090,7 +2110,7 @@ def _product_of(text: str) -> str:
     return found[1].upper() if known or found and re.fullmatch('[A-Z]{2,6}', found[1]) else ''
 
 def _products_in_name(name: str, symbol: str) -> list[str]:
-    "The products that the name of a file says, or else that of the folder or the zip it lies in; a word counts if it is a symbol as a whole."
+    "The products that a file's name says, or else that of its folder or zip; only whole words count."
     known = (symbol.upper(), *CONTRACTS, *_OTHER_SYMBOLS)
     for part in reversed(name.split('/')):
         words = re.split('[^A-Z0-9]+', re.sub(r'(?<=[A-Z])[12]!', '', part.upper()))
@@ -2101,21 +2121,31 @@ def _products_in_name(name: str, symbol: str) -> list[str]:
 # %% ../nbs/00a_reading.ipynb #a16c0006
 def _mend_symbol(product: str, contract: ContractSpec) -> str:
     "What to do where a file names another product than the one it is run as."
-    micro = f', or, to trade {contract.symbol} at the prices of {product}, a table [contract] with symbol = "{product}" and point_value = {contract.point_value:g} (--config)'
-    return (f'use --symbol {product}' if product in CONTRACTS else _how_to_describe(product)) + micro * (contract.symbol == 'M' + product)
+    mend = f'use --symbol {product}' if product in CONTRACTS else _how_to_describe(product)
+    if contract.symbol != 'M' + product: return mend
+    return (f'{mend}, or, to trade {contract.symbol} at the prices of {product}, a table [contract] '
+            f'with symbol = "{product}" and point_value = {contract.point_value:g} (--config)')
+
+def _products_held(part: _Rows, symbol: str) -> dict[str, str]:
+    "Names in the rows of a table → their products; words that may be torn are left out where others are of this symbol."
+    names = [] if part.contract is None else map(str, part.contract.categories)
+    held = {name: product for name in names if (product := _product_of(name))}
+    if symbol not in held.values(): return held
+    return {n: p for n, p in held.items() if contract_name(n) or p in (symbol, *CONTRACTS, *_OTHER_SYMBOLS)}
 
 def _check_symbols(part: _Rows, path: Path, contract: ContractSpec):
     "Raise `BadData` for a table that names another product; what its rows say counts before its name."
     where = path if path.is_file() and '/' not in part.file else f'{path}: {part.file}'
-    held = {name: product for name in ([] if part.contract is None else map(str, part.contract.categories)) if (product := _product_of(name))}
-    sure = lambda name, product: contract_name(name) or product in (*CONTRACTS, *_OTHER_SYMBOLS) or contract.symbol.upper() not in held.values()  # else it may be torn
-    for name, product in held.items():
-        if product != contract.symbol.upper() and sure(name, product):
-            raise BadData(f'{where} holds {name}, not {contract.symbol}: {_mend_symbol(product, contract)}, or remove it')
-    named = [] if held else _products_in_name(part.file, contract.symbol)
-    if named and contract.symbol.upper() not in named:
-        raise BadData(f'{where} names {named[0]}, and is run as {contract.symbol}: {_mend_symbol(named[0], contract)}, or rename it if it holds {contract.symbol}')
+    symbol = contract.symbol.upper()
+    held = _products_held(part, symbol)
+    other = next((name for name, product in held.items() if product != symbol), None)
+    if other: raise BadData(f'{where} holds {other}, not {symbol}: {_mend_symbol(held[other], contract)}, or remove it')
+    named = [] if held else _products_in_name(part.file, symbol)
+    if named and symbol not in named:
+        raise BadData(f'{where} names {named[0]}, and is run as {symbol}: {_mend_symbol(named[0], contract)}, '
+                      f'or rename it if it holds {symbol}')
 
+# %% ../nbs/00a_reading.ipynb #a16c0015
 def _check_contracts(parts: list[_Rows], path: Path, contract: ContractSpec):
     "Bars of one product, and either all or none with the name of their contract."
     for part in parts: _check_symbols(part, path, contract)
@@ -2197,12 +2227,14 @@ def read_bars(
     if tz is not None: _zone_of(tz)
     path, (files, _) = Path(path), bar_files(path)
     mended = Path(corrections) if corrections else next((f for f in [path/'corrections.csv'] if f.is_file()), None)
-    every, folders = files + [mended] * (mended is not None), [f'{f.parent.relative_to(path).as_posix()}/'.removeprefix('./') if path.is_dir() else '' for f in files]
+    every = files + [mended] * (mended is not None)
+    folders = [f'{f.parent.relative_to(path).as_posix()}/'.removeprefix('./') if path.is_dir() else '' for f in files]
     options = (layout, tz, stamp, contract, folders)
     keep = _is_worth_keeping(every)
     if keep and (kept := _kept(every, options)): return kept
     given = [_read_bytes(f) for f in every]
-    tables = [_Source(folder + t.name, t.file, t.data) for f, folder, data in zip(files, folders, given) for t in _sources(f, data)]
+    tables = [_Source(folder + t.name, t.file, t.data)
+              for f, folder, data in zip(files, folders, given) for t in _sources(f, data)]
     result = _read_tables(path, tables, given[-1] if mended else None, layout, tz, stamp, contract)
     if keep: _keep(every, given, options, *(frame.copy(deep=False) for frame in result), contract.tick_size)
     return result
@@ -2237,15 +2269,18 @@ def _read_table(source: _Source, layout: str, tz: str | None, stamp: str | None,
         _check_volume({'volume': rows.values['volume'][good]}, source.name)
         _check_daily(rows.ts[good], source.name)
         if not rows.zoned and tz is None: _check_clock(rows.ts[good], found.tz, source.name, contract)
-        if not rows.zoned and not rows.trades: _check_hours(rows.ts[good], found, tz, stamp, source.name, contract)
+        if not rows.zoned: _check_hours(rows.ts[good], found, tz, stamp, source.name, contract)
     return rows
 
 # %% ../nbs/00a_reading.ipynb #a16c0008
-_NO_HABIT = ('generic', 'firstrate', 'month-first', 'day-first', 'parquet', 'trades')  # layouts whose zone and stamp no platform vouches for
+_NO_HABIT = ('generic', 'firstrate', 'month-first', 'day-first', 'parquet', 'trades')  # of no one platform
 
 def _has_zone(source: _Source) -> bool:
     "Whether the times of a table say their zone themselves."
-    if source.kind != 'parquet': return source.kind == 'dbn' or 'since 1970' in source.look.spelling or bool((m := _SPELLING.fullmatch(source.look.spelling)) and m['away'])
+    if source.kind == 'dbn': return True
+    if source.kind == 'text':
+        found = _SPELLING.fullmatch(source.look.spelling)
+        return 'since 1970' in source.look.spelling or bool(found and found['away'])
     from pyarrow import BufferReader, parquet
     return any(getattr(t, 'tz', None) for t in parquet.read_schema(BufferReader(source.data)).types)
 
@@ -2254,21 +2289,26 @@ def _unused_columns(source: _Source, layout: Layout) -> list[str]:
     written = _columns_in(source)
     names = _names(written)
     used = {'ts', 'date', 'time', 'contract', 'instrumentid', 'publisherid', 'rtype', 'vix', *layout.header}
-    used |= {'price', 'size'} if _are_trades(names) else {*_ROW} | ({'up', 'down'} if 'volume' not in names else set())
-    return list(dict.fromkeys(w for w, n in zip(written, names) if n not in used and _squeezed(w) not in used))
+    used |= {'price', 'size'} if _are_trades(names) else {*_ROW}
+    if 'volume' not in names: used |= {'up', 'down'}
+    return list(dict.fromkeys(w for w, n in zip(written, names) if not {n, _squeezed(w)} & used))
 
 # %% ../nbs/00a_reading.ipynb #a16c0009
 def _assumed(layout: Layout, zoned: bool, tz: str | None, stamp: str | None) -> str:
     "How a table was read: its layout, zone and stamp, and which of them nothing but a habit says."
-    trades, open_to_doubt = layout.name == 'trades', layout.name in _NO_HABIT
-    said = f'{layout.name}, times {"with their zone" if zoned else "in " + (tz or layout.tz)}' + f', stamped at their {stamp or layout.stamp}' * (not trades)
-    guesses = [('zone', '--tz America/Chicago')] * (not zoned and tz is None) + [('stamp', '--stamp end')] * (not trades and stamp is None)
-    if not guesses or not open_to_doubt: return said
-    what, mends = zip(*guesses)
-    return f'{said} ({" and ".join(what)} assumed, the file does not say: if wrong, use {" or ".join(mends)})'
+    zone = 'with their zone' if zoned else f'in {tz or layout.tz}'
+    said, guesses = f'{layout.name}, times {zone}', {}
+    if not zoned and tz is None: guesses['zone'] = '--tz America/Chicago'
+    if layout.name != 'trades':
+        said += f', stamped at their {stamp or layout.stamp}'
+        if stamp is None: guesses['stamp'] = '--stamp end'
+    if not guesses or layout.name not in _NO_HABIT: return said
+    return f'{said} ({" and ".join(guesses)} assumed, the file does not say: if wrong, use {" or ".join(guesses.values())})'
 
-def _how_files_were_read(path: Path, layout: str, tz: str | None, stamp: str | None, but: Path | None = None) -> str:
-    "What was assumed about files, which of their columns and which other files (without one) were not used."
+def _how_files_were_read(
+    path: Path, layout: str, tz: str | None, stamp: str | None, but: Path | None = None
+) -> str:
+    "What was assumed about files, which of their columns and which other files (without `but`) were not used."
     files, others = bar_files(path)
     ways, unused = {}, {}
     for source in (_sources(f, _read_bytes(f))[0] for f in files):
@@ -2276,9 +2316,11 @@ def _how_files_were_read(path: Path, layout: str, tz: str | None, stamp: str | N
         ways |= {_assumed(found, _has_zone(source), tz, stamp): None}
         unused |= dict.fromkeys(_unused_columns(source, found))
     listed = lambda names: ', '.join(list(names)[:8]) + ', …' * (len(names) > 8)
+    said = [f'{len(files)} file{"s" * (len(files) != 1)}: {"; ".join(ways)}']
+    if unused: said.append(f'column{"s" * (len(unused) != 1)} not used: {listed(unused)}')
     left = [f.relative_to(path).as_posix() for f in others if f != but]
-    return (f'{len(files)} file{"s" * (len(files) != 1)}: {"; ".join(ways)}' + f'; column{"s" * (len(unused) != 1)} not used: {listed(unused)}' * bool(unused)
-            + f'; left out: {listed(left)}' * bool(left))
+    if left: said.append(f'left out: {listed(left)}')
+    return '; '.join(said)
 
 # %% ../nbs/00a_reading.ipynb #42fb29bd
 def _cache_folder() -> Path | None:

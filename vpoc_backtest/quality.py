@@ -30,8 +30,10 @@ CLOSES = {  # New York time at which a date closed, '' for not open: what the ca
 # %% ../nbs/00b_quality.ipynb #27e5d066
 def _regular_minutes(dates: pd.DatetimeIndex, contract: ContractSpec) -> list[np.ndarray]:
     "Minutes after midnight in New York at which the regular hours of each date begin and end."
-    at = lambda clock: (dates + pd.Timedelta(clock + ':00')).tz_localize(contract.tz).tz_convert(ZONE).tz_localize(None)
-    return [((at(clock) - dates) // pd.Timedelta('1min')).to_numpy(np.int64) for clock in (contract.rth_open, contract.rth_close)]
+    def minutes(clock):
+        there = (dates + pd.Timedelta(clock + ':00')).tz_localize(contract.tz)
+        return ((there.tz_convert(ZONE).tz_localize(None) - dates) // pd.Timedelta('1min')).to_numpy(np.int64)
+    return [minutes(clock) for clock in (contract.rth_open, contract.rth_close)]
 
 def _minutes(clock: str) -> int:
     hours, minutes = clock.split(':')
