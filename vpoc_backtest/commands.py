@@ -14,7 +14,7 @@ from typing import Callable, Iterator
 
 # %% ../nbs/08b_commands.ipynb #22e4933d
 from fastcore.script import Param, call_parse
-import vpoc_backtest
+from . import __version__
 
 # %% ../nbs/08b_commands.ipynb #2d46c6b2
 @contextlib.contextmanager
@@ -115,7 +115,7 @@ def backtest_command(
     jobs: int = 1,  # processes for the placebos, -1 for one a core
     ledger: str = None,  # folder whose trials.parquet counts the results (default: BACKTEST)
     write_config: str = None,  # write all settings with their defaults and a comment on each to this file, and do nothing else
-    version: Param('print the version, and do nothing else', action='version') = f'vpoc_backtest {vpoc_backtest.__version__}',
+    version: Param('print the version, and do nothing else', action='version') = f'vpoc_backtest {__version__}',
     verbose: bool = False  # tell the seconds, and what the libraries have to say
 ):
     "Backtest the VPOC strategy on ES bars and write a run directory: figures, trades, report."
@@ -160,7 +160,7 @@ def train_command(
     tz: str = None,  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
     stamp: str = None,  # the moment of a bar its stamp means: open or end (default: the layout's)
     seed: int = 0,  # of everything random
-    version: Param('print the version, and do nothing else', action='version') = f'vpoc_backtest {vpoc_backtest.__version__}',
+    version: Param('print the version, and do nothing else', action='version') = f'vpoc_backtest {__version__}',
     verbose: bool = False  # tell the seconds, and what the libraries have to say
 ):
     "Train a filter over the VPOC strategy, walk-forward and then on all sessions but the last quarter, and keep it in TRAINING/."
@@ -181,7 +181,7 @@ def train_command(
 # %% ../nbs/08b_commands.ipynb #2ca7cf70
 def evaluate_command(
     folder: Param('whose subfolders are trainings', str, opt=False, nargs='?') = 'TRAINING',
-    version: Param('print the version, and do nothing else', action='version') = f'vpoc_backtest {vpoc_backtest.__version__}'
+    version: Param('print the version, and do nothing else', action='version') = f'vpoc_backtest {__version__}'
 ):
     "Rank the filters that vpoc_train has kept by their figures out of sample, and draw their calibration into the folder."
     from vpoc_backtest.training_runs import compare_runs
