@@ -1,4 +1,6 @@
-"""A real browser for the tests of everything that is looked at: Debian's Chromium, without a window, that may talk to this machine only."""
+"""What tests share: which of them need the real data, and a real browser for everything that is looked at (Debian's Chromium, without a
+window, that may talk to this machine only)."""
+import inspect
 import json
 import shutil
 from urllib.parse import urlsplit
@@ -7,6 +9,16 @@ import pytest
 
 FLAGS = ('--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
          '--disable-component-update', '--disable-sync', '--window-size=1400,1100', '--hide-scrollbars')
+
+
+def pytest_configure(config): config.addinivalue_line('markers', 'real_data: reads ../shared; added here to every test that names it')
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "`pytest -m real_data` runs the tests that are skipped, or less thorough, where there is no `../shared`."
+    for item in items:
+        if 'shared' in inspect.getsource(item.function): item.add_marker('real_data')
 
 
 class Browser:

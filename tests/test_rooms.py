@@ -20,7 +20,7 @@ notebooks = sorted((root/'nbs').rglob('*.ipynb'))
 def imported_rooms(path):
     for node in ast.walk(ast.parse(path.read_text())):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ''] if isinstance(node, ast.ImportFrom) else []
-        if isinstance(node, ast.ImportFrom) and node.level: names = [f'vpoc_backtest.{n}' for n in names]
+        if isinstance(node, ast.ImportFrom) and node.level: names = [f'vpoc_backtest.{n}' for n in names if n]
         yield from (n.split('.')[1] for n in names if n.startswith('vpoc_backtest.'))
 
 
@@ -33,7 +33,7 @@ def test_imports_run_one_way(path):
 @pytest.mark.parametrize('path', modules, ids=lambda p: p.stem)
 def test_heavy_packages_wait(path):
     top = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
-    names = {a.name.split('.')[0] for n in top if isinstance(n, ast.Import) for a in n.names} | {n.module.split('.')[0] for n in top if isinstance(n, ast.ImportFrom)}
+    names = {a.name.split('.')[0] for n in top if isinstance(n, ast.Import) for a in n.names} | {(n.module or '').split('.')[0] for n in top if isinstance(n, ast.ImportFrom)}
     if path.stem in ('model', 'train', 'trade_filter'): names -= {'torch'}  # nothing imports these three before it needs them
     assert not names & {'torch', 'arch', 'matplotlib', 'pyarrow', 'scipy', 'pandas_market_calendars'}
 

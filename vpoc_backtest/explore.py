@@ -518,7 +518,7 @@ def _png(day: Day) -> bytes:
     "The picture without a browser, as a file."
     from matplotlib import pyplot
     picture, figure = BytesIO(), plot_day(day).figure
-    figure.savefig(picture, format='png')
+    figure.savefig(picture, format='png', bbox_inches='tight')
     pyplot.close(figure)
     return picture.getvalue()
 
