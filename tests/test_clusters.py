@@ -82,7 +82,7 @@ def test_a_whole_run(config, market, monkeypatch, tmp_path):
         return judge(of, seeds)
     def files():
         run = run_all(Market('a random walk', 'made here', market, len(market), NO_REJECTS, None, ES), RunConfig(rules=PLAIN), placebos=19)
-        return _json(run_metrics(run)), run.results['original'].trades.to_csv(), run.evidence.placebos.placebos.to_csv(), run.evidence.swept.to_csv()
+        return _json(run_metrics(run)), run.results['original'].trades.to_csv(), run.evidence.nulls['drift'].placebos.to_csv(), run.evidence.swept.to_csv()
     own = files()
     monkeypatch.setattr(evidence, '_judge_placebos', note)
     with parallel_config(**config): assert files() == own

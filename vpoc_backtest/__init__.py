@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from .features import FilterConfig, make_features
     from .ml_backtest import RunConfig, load_market, load_run, run_all, save_run
     from .quality import data_quality
-    from .report import save_report, verdict
+    from .report import save_report
     from .signals import SignalRules, explain_signals, make_signals
     from .sweeps import sweep
+    from .verdict import recommendation, verdict, verdict_error_rates
     from .vpoc import plot_profile, session_levels
 
 _HOMES = {
@@ -28,9 +29,10 @@ _HOMES = {
     'features': 'FilterConfig make_features',
     'ml_backtest': 'RunConfig load_market load_run run_all save_run',
     'quality': 'data_quality',
-    'report': 'save_report verdict',
+    'report': 'save_report',
     'signals': 'SignalRules explain_signals make_signals',
     'sweeps': 'sweep',
+    'verdict': 'recommendation verdict verdict_error_rates',
     'vpoc': 'plot_profile session_levels'}
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = ['__version__', *sorted(_HOME)]

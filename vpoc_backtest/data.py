@@ -91,7 +91,8 @@ class ContractSpec:
         return np.round(np.asarray(ticks) * self.tick_size, 9)
 
 # %% ../nbs/00_data.ipynb #3b48fd16
-# fees: CME Fee Finder, non-members on Globex, 2025 ($1.38 E-mini, $0.35 Micro), and $0.02 NFA assessment
+# fees: CME equity index futures, non-members on Globex, 2025: $1.38 E-mini, $0.35 Micro, and $0.02 for the NFA.
+# Your broker's statement tells what you pay.
 ES = ContractSpec('ES', tick_size=0.25, point_value=50., fees=1.40)
 MES = ContractSpec('MES', tick_size=0.25, point_value=5., fees=0.37)
 NQ = ContractSpec('NQ', tick_size=0.25, point_value=20., fees=1.40)

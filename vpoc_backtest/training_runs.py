@@ -338,10 +338,10 @@ def _new_predictions(training: Path, market: Market, device: str) -> tuple[RunCo
     if settings is None: raise BadData(f'{training}: has no config.toml: train it again with vpoc_train')
     settings = replace(settings, rules=replace(settings.rules, tick_size=market.contract.tick_size))
     judged, _ = judge_sessions(market, settings)
-    try: samples, predictions, *_ = _saved_predictions(judged, _own_levels(judged, settings), settings, str(training), device)
+    try: said = _saved_predictions(judged, _own_levels(judged, settings), settings, str(training), device)
     except BadData: raise
     except ValueError as e: raise BadData(f'{training}: {e}') from None
-    return settings, predictions.merge(samples[['date', 'side', 'target']], on=['date', 'side'])
+    return settings, said.predictions.merge(said.samples[['date', 'side', 'target']], on=['date', 'side'])
 
 def evaluate_on(
     market: Market,  # of `load_market`
