@@ -64,9 +64,9 @@ def _trial_sentence(result: BacktestResult) -> str:
     metrics = result.metrics
     trials, effective = metrics['trials'], metrics.get('effective_trials', metrics['trials'])
     best = 'a worthless setting' if trials == 1 else f'the best of {trials:,} worthless settings'
-    like = f', which count as {effective:.1f} independent ones,' if trials > 1 else ''
-    said = (f"The deflated Sharpe ratio is {metrics['dsr']:.0%}, where {_MIN_DSR:.0%} is asked for: the probability that the true "
-            f"Sharpe ratio exceeds {metrics['expected_max_sharpe']:.2f}, which {best}{like} would be expected to reach.")
+    like = f' (they count as {effective:.1f} independent ones)' if trials > 1 else ''
+    said = (f"The deflated Sharpe ratio is {metrics['dsr']:.0%}, and {_MIN_DSR:.0%} is asked for: the probability that the true Sharpe "
+            f"ratio exceeds {metrics['expected_max_sharpe']:.2f}, the ratio expected from {best}{like}.")
     return f'{said} {_record_sentence(result)}'.rstrip()
 
 def _record_sentence(result: BacktestResult) -> str:
@@ -261,14 +261,16 @@ def _power_sentence(rates: VerdictErrorRates) -> str:
     return (f'No edge up to {rates.given.edge.max():.2f} R a trade after costs is found in more than {most:.0%} of the markets, where the rule '
             f'makes {rates.given.trades.iloc[0]:.0f} trades: these data are too short, or the rule trades too seldom, to show one.')
 
+_SHORT = {'no trades': 'Nothing to judge', 'too few': 'Too few trades', 'loss': 'Do not trade this', 'luck': 'Not told apart from luck',
+          'worth testing': 'Worth testing'}
+
 def _rate_table(rates: VerdictErrorRates) -> pd.DataFrame:
-    "Both settings side by side, as text."
+    "Both settings side by side, as text; a conclusion that was never reached is left out."
     given = rates.given
-    shares = {CONCLUSIONS[k].rstrip('.'): given[k].map('{:.0%}'.format) for k in given if k in CONCLUSIONS}
-    best = rates.best['worth testing'].map('{:.0%}'.format)
-    table = pd.DataFrame({'Edge, R a trade': given.edge.map('{:+.2f}'.format), 'Markets': given.markets, 'Trades': given.trades.map('{:.0f}'.format)}
-                         | shares | {f'Worth testing, best of {rates.settings}': best})
-    return table.set_index('Edge, R a trade').map(lambda v: str(v).replace('-', '−')).rename(lambda v: v.replace('-', '−'))
+    table = {'Edge, R a trade': given.edge.map('{:+.2f}'.format), 'Markets': given.markets.map('{:.0f}'.format), 'Trades': given.trades.map('{:.0f}'.format)}
+    table |= {name: given[k].map('{:.0%}'.format) for k, name in _SHORT.items() if given[k].any() or k == 'worth testing'}
+    table |= {f'Worth testing, best of {rates.settings}': rates.best['worth testing'].map('{:.0%}'.format)}
+    return pd.DataFrame(table).map(lambda text: text.replace('-', '−')).set_index('Edge, R a trade')
 
 # %% ../nbs/04f_verdict.ipynb #9ec90dfa
 def plot_error_rates(
