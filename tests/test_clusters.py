@@ -87,7 +87,7 @@ def test_a_whole_run(config, market, monkeypatch, tmp_path):
     monkeypatch.setattr(evidence, '_judge_placebos', note)
     with parallel_config(**config): assert files() == own
     told = [path.name.split('-') for path in tmp_path.iterdir()]
-    assert sorted(int(seed) for _, seed in told) == [0, 5, 10, 15] and str(os.getpid()) not in {pid for pid, _ in told}
+    assert {int(seed) for _, seed in told} == {0, 5, 10, 15} and str(os.getpid()) not in {pid for pid, _ in told}
 
 
 def deadly(mark):
@@ -127,7 +127,8 @@ def taught():
 def test_walk_forward_spreads_out(config, taught):
     train, alone = taught
     with parallel_config(**config): found = train()
-    pd.testing.assert_frame_equal(found.predictions, alone.predictions, check_exact=True)
+    # passes of another size may sum in another order: the last bits of a product depend on it, see 07_train
+    pd.testing.assert_frame_equal(found.predictions, alone.predictions, rtol=1e-6, atol=1e-6)
     assert found.history['pass'].nunique() == 2 and alone.history['pass'].nunique() == 1
 
 

@@ -73,10 +73,13 @@ def test_sample_market_twice(tmp_path):
     for name in ('metrics.json', 'trades.csv', 'signals.csv', 'equity.csv'): assert (tmp_path/'a'/name).read_bytes() == (tmp_path/'b'/name).read_bytes()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith('.')]
     told, ledger = metrics['evidence'], pd.read_parquet(tmp_path/'BACKTEST/trials.parquet')
-    assert told['placebos'] == 3 and told['columns_that_look_ahead'] == [] and set(told['p_values'].values()) <= {.25, .5, .75, 1.}
+    assert told['placebos'] == 3 and told['columns_that_look_ahead'] == [] and set(told['p_values']) == {'drift', 'mirror', 'block'}
+    assert {p for test in told['p_values'].values() for p in test.values()} <= {.25, .5, .75, 1.} and told['orders_tested'] == 230
     told_in_words = ' '.join(first.stdout.split())  # the sentences are wrapped
-    assert 'markets without a direction' in told_in_words and 'none used the future' in told_in_words
-    assert len(ledger) == 1 and ledger.sharpe[0] == metrics['original']['sharpe'] and metrics['original']['trials'] == 1
+    assert 'copies of these bars' in told_in_words and 'with the future scrambled; none changed.' in told_in_words
+    assert metrics['verdict']['original']['conclusion'] == 'loss' and 'Original: Do not trade this.' in told_in_words
+    assert len(ledger) == 25 and ledger.sharpe[0] == metrics['original']['sharpe'] and metrics['original']['trials'] == 25  # the rule is one of its neighbours
+    assert 1 < metrics['original']['effective_trials'] < 25
     page = (tmp_path/'a/report.html').read_text()
     assert all(heading in page for heading in ('Is it luck?', 'Does it use the future?', 'How much hangs on two numbers?', 'Other costs, other fills', 'Monday', 'calm third'))
 

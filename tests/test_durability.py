@@ -263,7 +263,7 @@ def test_a_full_or_closed_disk_is_a_line(place, mounted, capsys, monkeypatch):
     monkeypatch.setenv('VPOC_CACHE', str(full/'cache'))
     monkeypatch.setattr('vpoc_backtest.data._LEAST_TO_KEEP', 0)
     (full/'ballast').write_bytes(b' ' * 98_000)
-    assert asked(capsys, monkeypatch, place, out='again')[0] == 0 and load_run(place/'again').metrics == load_run(place/'out').metrics
+    assert asked(capsys, monkeypatch, place, out='again', ledger=str(closed))[0] == 0 and load_run(place/'again').metrics == load_run(place/'out').metrics
     bars = random_walk(240, bars_per_session=13, seed=3)
     monkeypatch.setattr(training_runs, 'load_market', lambda *args, **kwargs: Market('a walk', 'made here', front_month(bars), len(bars), NO_REJECTS, None, ES))
     with pytest.raises(OSError, match='No space left'): training_runs.run_training(OPTIONS, QUICK, full/'training')
@@ -299,7 +299,7 @@ def test_nothing_read_can_write_elsewhere(place, capsys, monkeypatch):
 def test_a_run_or_filter_of_another_version_says_why_not(place, runs, capsys, monkeypatch):
     save_run(runs[0], place/'out')
     manifest = json.loads((place/'out/manifest.json').read_text())
-    assert manifest['format'] == 1
+    assert manifest['format'] == 2
     (place/'out/manifest.json').write_text(json.dumps(manifest | {'format': 99}))
     with pytest.raises(ValueError, match='is of format 99, written by version .*: update vpoc_backtest'): load_run(place/'out')
     (place/'filter').mkdir()

@@ -11,7 +11,7 @@ from vpoc_backtest.features import FilterConfig
 from vpoc_backtest.ml_backtest import NO_REJECTS, Market, RunConfig, run_all, save_run
 from vpoc_backtest.signals import SignalRules
 
-FIGURES = 14  # pictures in the page, beside the drawing
+FIGURES = 15  # pictures in the page, beside the drawing
 
 
 @pytest.fixture(scope='module')

@@ -647,7 +647,7 @@ LABELS = {'trades': ('Trades', '{:,.0f}'), 'long_trades': ('Long trades', '{:,.0
           'costs': ('Costs', '${:,.0f}'), 'ambiguous_share': ('Ambiguous trades', '{:.1%}'),
           'skipped': ('Orders skipped', '{:,.0f}'), 'psr': ('Probabilistic Sharpe ratio', '{:.1%}'), 'trials': ('Trials', '{:,.0f}'),
           'effective_trials': ('Trials, as independent ones', '{:.1f}'),
-          'expected_max_sharpe': ('Sharpe ratio expected from the best worthless trial', '{:.2f}'),
+          'expected_max_sharpe': ('Best Sharpe ratio expected by luck', '{:.2f}'),
           'dsr': ('Deflated Sharpe ratio', '{:.1%}')}
 
 MIN_TRADES = 30  # with fewer no ratio is shown

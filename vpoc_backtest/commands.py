@@ -376,7 +376,7 @@ def backtest_command(
     write_config: str = None,  # write all settings with their defaults and a comment on each to this file, and do nothing else
     version: Param('print the version, and do nothing else', action='version') = f'vpoc_backtest {__version__}',
     open: bool = False,  # open report.html in the browser when it is written
-    verbose: bool = False  # tell the seconds since the start, and what the libraries have to say
+    verbose: bool = False  # with seconds since the start, and library warnings
 ):
     "Backtest the VPOC strategy on ES bars and write a run directory: figures, trades, report."
     if write_config is not None: return _write_settings(Path(write_config))
@@ -434,7 +434,7 @@ def train_command(
     stamp: str = None,  # the moment of a bar its stamp means: open or end (default: the layout's)
     seed: int = 0,  # of everything random
     version: Param('print the version, and do nothing else', action='version') = f'vpoc_backtest {__version__}',
-    verbose: bool = False  # tell the seconds since the start, and what the libraries have to say
+    verbose: bool = False  # with seconds since the start, and library warnings
 ):
     "Train a filter over the VPOC strategy, walk-forward and then on all sessions but the last quarter, and keep it in TRAINING/."
     from vpoc_backtest.training_runs import OPTIONS, _chosen_device, _day, _new_training, _resumed, _whole_numbers, print_training, run_training

@@ -370,7 +370,7 @@ def html_equity(
     equity = pd.DataFrame({name.replace('_', ' '): r.equity for name, r in results.items()}).ffill().fillna(next(iter(results.values())).config.initial_capital)
     fall = 100 * pd.DataFrame({name.replace('_', ' '): r.drawdown for name, r in results.items()}).reindex(equity.index).ffill().fillna(0.)
     data = {'names': list(equity), 'dates': [_format_date(d, '%a %d %b %Y') for d in equity.index],
-            'equity': [equity[c].round(2).tolist() for c in equity], 'drawdown': [fall[c].round(2).tolist() for c in fall]}
+            'equity': [equity[c].round(2).tolist() for c in equity], 'drawdown': [fall[c].round(4).tolist() for c in fall]}
     names = ''.join(f'<span style="--stroke: var(--{colour})">{escape(name)}</span>' for name, colour in zip(equity, ('one', 'two', 'three', 'four')))
     panels = _panel(equity, 'tall', 'account value at the end of each session', '${:,.0f}') + _panel(fall, 'low', 'fall from the peak, %', '{:.3g}%')
     end = f'{data["dates"][-1]}: ' + ', '.join(f'{c} {format_metric("total_profit", equity[c].iloc[-1])} ({fall[c].iloc[-1]:.1f}%)'.replace('-', '−') for c in equity)
