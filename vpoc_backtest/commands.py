@@ -291,7 +291,7 @@ def _planted_edge(sample: str | None, data: str | None) -> float | None:
     "The edge, in R a trade, that is planted into the sample market; None: it was not asked for."
     if sample is None: return None
     if data is not None: raise _wrong('sample', sample, 'is not read together with --data')
-    if sample in ('plain', 'edge'): return 0. if sample == 'plain' else .4
+    if sample in ('plain', 'edge'): return 0. if sample == 'plain' else .8
     size = re.fullmatch(r'edge=(\d*\.?\d+)', sample)
     if not size or not 0 < float(size[1]) <= 1: raise _wrong('sample', sample, 'use plain, edge, or a size above 0 and up to 1 R a trade')
     return float(size[1])
@@ -358,7 +358,7 @@ def _save_and_print(run: object, place: Path, say: Callable, show: bool):
 # %% ../nbs/08b_commands.ipynb #784c8d22
 def backtest_command(
     data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
-    sample: str = None,  # the sample market, whatever lies in DATA/: plain, or edge (0.4 R a trade planted into it), or edge=0.2
+    sample: str = None,  # the sample market, whatever lies in DATA/: plain, or edge (0.8 R a trade planted into it), or edge=0.2
     vix: str = None,  # CSV of daily VIX closes (default: one with VIX in its name in the folder of the bars, else their column VIX)
     out: str = None,  # run directory to write (default: a new one in BACKTEST/)
     config: str = None,  # TOML file of settings; every run writes its own as config.toml

@@ -511,15 +511,15 @@ def run_all(
     evidence = rates = None
     if placebos is not None:
         first, levels_as = filtered and filtered.first, asdict(config.levels)
-        say(f'evidence   {placebos:,} null markets of each kind, look-ahead, drift, neighbours, costs')
         given = dict(contract=market.contract, first=first, jobs=jobs, **levels_as)
         evidence = examine(market.bars, config.rules, config.backtest, placebos, seed=seed, **given)
+        say(f'evidence   {placebos:,} null markets of each kind, look-ahead, drift, neighbours, costs')
         if filtered:
-            say('           look-ahead of features and predictions, accepted beside refused orders')
             filtered = replace(filtered, evidence=_filter_evidence(market, levels, filtered, said, config, evidence.causality, seed))
+            say('           look-ahead of features and predictions, accepted beside refused orders')
         if placebos >= _FEWEST:
-            say('verdict    how often it is wrong on markets like this one')
             rates = verdict_error_rates(market.bars, config.rules, config.backtest, placebos // 2, folder=ledger, **given)
+            say('verdict    how often it would be wrong on markets like this one')
     if ledger: results = _counted(results, market, config, seed, filtered, evidence, ledger, say)
     config = replace(config, filter=filtered.config) if filtered else config
     return Run(market, config, quality, levels, why, signals, results, seed, filtered, evidence, rates)
