@@ -271,14 +271,15 @@ def _one_side(name: str, figures: pd.Series) -> str:
 def _sharpe(
     profit: np.ndarray  # (n,) US dollars, one a session
 ) -> float:  # annual
-    "Return the Sharpe ratio of profits on a constant capital; NaN where they do not vary."
-    return sharpe_ratio(profit) if len(profit) > 1 and np.ptp(profit) > 0 else float('nan')
+    "Return the Sharpe ratio of profits on a constant capital; NaN for fewer than 30 sessions, or where they do not vary."
+    return sharpe_ratio(profit) if len(profit) >= 30 and np.ptp(profit) > 0 else float('nan')
 
 def _holding_sentence(panel: DriftPanel) -> str:
     profit = panel.holding.to_numpy()
+    sharpe = _sharpe(profit)
+    ratio = f"a Sharpe ratio of {format_metric('sharpe', sharpe)} and " if np.isfinite(sharpe) else ''
     return (f'Holding one contract over the same {len(profit):,} sessions made {_dollars(profit.sum())}, '
-            f"with a Sharpe ratio of {format_metric('sharpe', _sharpe(profit))} "
-            f'and a largest drawdown of {_dollars(-_deepest_fall(profit))} at session closes.')
+            f'with {ratio}a largest drawdown of {_dollars(-_deepest_fall(profit))} at session closes.')
 
 # %% ../nbs/04e_drift.ipynb #c9404966
 def _random_sentence(panel: DriftPanel) -> str:

@@ -231,6 +231,8 @@ class VerdictErrorRates:
 # %% ../nbs/04f_verdict.ipynb #a8b80223
 def _edge_found(rates: pd.DataFrame, share: float) -> float:
     "The edge at which `share` of the markets is worth testing, between the pulls that were tried; NaN: none."
+    rates = rates[np.isfinite(rates.edge)]  # without the sizes at which no market had a trade
+    if not len(rates): return float('nan')
     found = np.maximum.accumulate(rates['worth testing'].to_numpy())
     edge = np.maximum.accumulate(rates.edge.to_numpy())
     if found[-1] < share: return float('nan')
@@ -254,6 +256,8 @@ def _praise_sentence(rates: VerdictErrorRates) -> str:
 
 def _power_sentence(rates: VerdictErrorRates) -> str:
     "From which edge on one is found."
+    if not np.isfinite(rates.given.edge).any():
+        return 'On no market made of these data does the rule make a trade: they could not have shown anything.'
     edges = {share: rates.edge_found(share) for share in (.5, .8, .95)}
     known = [f'{edge:.2f} R a trade in {share:.0%}' for share, edge in edges.items() if np.isfinite(edge)]
     if known: return f'It finds an edge of {", of ".join(known)} of the markets (R after costs).'
@@ -278,14 +282,17 @@ def plot_error_rates(
     ax: object = None  # matplotlib axes to draw on; None for new ones
 ):  # the axes
     "Draw how often each conclusion is reached, by the size of the edge; stacked, in per cent of the markets."
-    ax, given = axes(ax, size=(8.5, 3.2)), rates.given
+    ax, given = axes(ax, size=(8.5, 3.2)), rates.given[np.isfinite(rates.given.edge)]
+    ax.set_title('What could these data have shown?', loc='left')
+    if not len(given):
+        ax.text(.5, .5, 'no trade on any market', transform=ax.transAxes, ha='center')
+        return ax
     colours = {'worth testing': 'green', 'luck': 'sky', 'loss': 'vermilion', 'too few': 'grey', 'no trades': 'black'}
     shown = [k for k in colours if given[k].any()]
     ax.stackplot(given.edge, *(100 * given[k] for k in shown), colors=[COLOURS.get(colours[k], colours[k]) for k in shown],
                  labels=[CONCLUSIONS[k] for k in shown], alpha=.75, lw=0)
-    ax.plot(given.edge, 100 * rates.best['worth testing'], 'k--', lw=1, label=f'worth testing, best of {rates.settings}')
-    ax.set(xlabel='true edge, R a trade after costs', ylabel='% of the markets', ylim=(0, 100), xlim=(given.edge.min(), given.edge.max()))
-    ax.set_title('What could these data have shown?', loc='left')
+    ax.plot(given.edge, 100 * rates.best['worth testing'][given.index], 'k--', lw=1, label=f'worth testing, best of {rates.settings}')
+    ax.set(xlabel='true edge, R a trade after costs', ylabel='% of the markets', ylim=(0, 100), xlim=(given.edge.min(), given.edge.max() + 1e-9))
     ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     return ax
 
