@@ -80,7 +80,7 @@ class History:
         levels: pd.DataFrame  # of `session_levels`
     ):
         _check_levels(levels)
-        self.levels, self.kept = levels, {}
+        self.levels, self.kept, self.last = levels, {}, (None, None)
         self.offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
         self.complete = levels.complete.to_numpy(bool) if 'complete' in levels else np.ones(len(levels), bool)
         self.base = np.maximum.accumulate(np.where(self.complete, np.arange(len(levels)), 0))[:-1]  # the last complete session before each but the first
@@ -158,6 +158,13 @@ class _Candidates(NamedTuple):
 
 # %% ../nbs/03_signals.ipynb #de944d15
 def _candidates(history: History, rules: SignalRules, side: int | None = None) -> _Candidates:
+    "The orders of all sessions; kept for the next rules that differ in their conditions only, as the cells of a grid do."
+    unconditional = replace(rules, min_r2=0., min_probability=0., min_confidence=0., max_runs_p=1., min_streak=0)
+    if history.last[0] != (side, unconditional): history.last = (side, unconditional), _priced(history, rules, side)
+    return history.last[1]
+
+def _priced(history: History, rules: SignalRules, side: int | None) -> _Candidates:
+    "The order of every session but the first, whether or not the conditions hold."
     base, tick = history.base, rules.tick_size
     known, gap = _Knowledge(*(x[base] for x in _knowledge(history, rules, side))), history.offset[1:] - history.offset[base]
     val, vah = (history.levels[c].to_numpy()[base] + gap for c in ('val', 'vah'))
