@@ -20,7 +20,7 @@ import pandas as pd
 
 # %% ../nbs/04f_verdict.ipynb #bc419389
 from .backtest import MIN_TRADES, BacktestConfig, BacktestResult, format_metric, too_few_trades, trial_metrics
-from .data import COLOURS, CompactBars, ContractSpec, ES, _moves, _Moves, axes, fingerprint
+from .data import COLOURS, CompactBars, ContractSpec, ES, _Moves, add_sessions, axes, fingerprint
 from .evidence import Evidence, _p_value, _null_markets
 from .keeping import whole_file
 from .luck import _plain, effective_trials
@@ -332,6 +332,7 @@ def verdict_error_rates(
     trained again. Raises `BadData` for invalid bars, `ValueError` for n below 20.
     """
     if n < 20: raise ValueError(f'n={n} must be at least 20: with fewer no p reaches 0.05')
+    bars = bars if 'date' in bars else add_sessions(bars, contract)
     trial = _Trial(rules, config, neighbours(rules), contract, first, levels)
     asked = [_library(), fingerprint(bars), asdict(trial), n, seed]
     name = 'error-rates-' + hashlib.blake2b(json.dumps(asked, default=_plain, sort_keys=True).encode(), digest_size=8).hexdigest()
