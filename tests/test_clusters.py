@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from joblib import parallel_config
 from vpoc_backtest.backtest import BacktestConfig, run_backtest
-from vpoc_backtest.data import ES, add_sessions, random_walk
+from vpoc_backtest.data import add_sessions, ES, random_walk
 from vpoc_backtest.evidence import placebo_test
-from vpoc_backtest.machines import spread_out
-from vpoc_backtest.signals import SignalRules, make_signals
-from vpoc_backtest.sweeps import Bench, sweep
+from vpoc_backtest.parallel import map_parallel
+from vpoc_backtest.signals import make_signals, SignalRules
+from vpoc_backtest.sweeps import sweep, SweepContext
 from vpoc_backtest.vpoc import session_levels
 
 PLAIN = SignalRules(rule='migration')
@@ -55,7 +55,7 @@ def test_work_goes_to_two_workers(config):
     def where(part):  # within the test, so that workers that cannot import this file get it whole
         time.sleep(.05)
         return os.getpid()
-    with parallel_config(**config): found = set(spread_out(where, list(range(16))))
+    with parallel_config(**config): found = set(map_parallel(where, list(range(16))))
     assert len(found) == 2 and os.getpid() not in found
 
 
@@ -69,20 +69,20 @@ def test_the_same_bits(config, market, alone, tmp_path):
 
 def test_one_process_is_this_one(config, market, alone):
     with parallel_config(**config):
-        assert set(spread_out(lambda part: os.getpid(), list(range(8)), jobs=1)) == {os.getpid()}
+        assert set(map_parallel(lambda part: os.getpid(), list(range(8)), jobs=1)) == {os.getpid()}
         pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, part=3, jobs=1), alone[0], check_exact=True)
 
 
 def test_a_whole_run(config, market, monkeypatch, tmp_path):
     from vpoc_backtest import evidence
-    from vpoc_backtest.ml_backtest import NO_REJECTS, Market, RunConfig, _json, run_all, run_metrics
+    from vpoc_backtest.ml_backtest import _json, MarketData, _NO_REJECTS, _run_metrics, run_pipeline, RunConfig
     judge = evidence._judge_placebos
     def note(of, seeds):
         (tmp_path/f'{os.getpid()}-{seeds[0]}').touch()
         return judge(of, seeds)
     def files():
-        run = run_all(Market('a random walk', 'made here', market, len(market), NO_REJECTS, None, ES), RunConfig(rules=PLAIN), placebos=19)
-        return _json(run_metrics(run)), run.results['original'].trades.to_csv(), run.evidence.nulls['drift'].placebos.to_csv(), run.evidence.swept.to_csv()
+        run = run_pipeline(MarketData('a random walk', 'made here', market, len(market), _NO_REJECTS, None, ES), RunConfig(rules=PLAIN), placebos=19)
+        return _json(_run_metrics(run)), run.results['original'].trades.to_csv(), run.evidence.nulls['drift'].placebos.to_csv(), run.evidence.swept.to_csv()
     own = files()
     monkeypatch.setattr(evidence, '_judge_placebos', note)
     with parallel_config(**config): assert files() == own
@@ -115,7 +115,7 @@ def test_an_error_of_the_work_is_told_at_once(config, market):
 def taught():
     "Samples, settings, and what one process makes of them."
     from vpoc_backtest.features import FilterConfig
-    from vpoc_backtest.trade_filter import filter_samples
+    from vpoc_backtest.meta_labeling import filter_samples
     from vpoc_backtest.train import walk_forward
     bars = random_walk(320, bars_per_session=13, seed=6)
     few = FilterConfig(first_sessions=160, step_sessions=40, members=3, epochs=3, hidden=(16,), garch=False)
@@ -164,7 +164,7 @@ def test_a_sweep_that_was_killed_goes_on(alone, tmp_path):
 
 
 def random_settings(rng):
-    rules = SignalRules(rule=str(rng.choice(['validated', 'migration'])), window=int(rng.integers(3, 40)), min_r2=float(rng.choice([0, .2, .6])),
+    rules = SignalRules(rule=str(rng.choice(['trend', 'migration'])), window=int(rng.integers(3, 40)), min_r2=float(rng.choice([0, .2, .6])),
                         fast_volatility=int(rng.integers(2, 12)), slow_volatility=int(rng.integers(12, 60)), min_probability=float(rng.uniform(.3, .7)),
                         prior=(int(rng.integers(1, 3)), 1), min_confidence=float(rng.choice([0, 40, 60])), max_runs_p=float(rng.choice([1, 1, .2])),
                         min_streak=int(rng.choice([0, 0, 3])), stop_volatility=float(rng.uniform(.1, 2)), max_stop_share=float(rng.uniform(.2, 1)),
@@ -180,7 +180,7 @@ def random_settings(rng):
 def test_figures_of_a_bench_are_those_of_the_backtest(seed):
     rng = np.random.default_rng(seed)
     bars = add_sessions(random_walk(300, bars_per_session=[390, 26, 6, 13][seed], seed=seed))
-    bench, at, trades = Bench(bars), session_levels(bars), 0
+    bench, at, trades = SweepContext(bars), session_levels(bars), 0
     for rules, config in (random_settings(rng) for _ in range(40)):
         figures = bench.figures(bench.orders(rules), config)
         assert repr(figures) == repr(run_backtest(bars, make_signals(at, rules), config).metrics)

@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from vpoc_backtest.data import ES, PRICES, front_month, random_walk, read_bars, roll_table
+from vpoc_backtest.data import ES, _PRICES, random_walk
 from vpoc_backtest.features import make_features
-from vpoc_backtest.luck import trials_of
-from vpoc_backtest.ml_backtest import RunConfig, load_market, load_run, read_config
-from vpoc_backtest.stats import deflated_sharpe_ratio, expected_max_sharpe, moments
+from vpoc_backtest.ml_backtest import load_market, load_run, read_config, RunConfig
+from vpoc_backtest.multiple_testing import load_trials
+from vpoc_backtest.readers import read_bars
+from vpoc_backtest.rolls import front_month, roll_table
+from vpoc_backtest.stats import deflated_sharpe_ratio, expected_max_sharpe, _skew_and_kurtosis
 from vpoc_backtest.vpoc import session_levels
 
 command = Path(sys.executable).parent/'vpoc_backtest'
 shared = Path(__file__).parents[2]/'shared/data'
-FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv', 'why.csv', 'equity.csv', 'rejects.csv', 'quality.csv', 'levels.parquet',
+FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv', 'no_order_reasons.csv', 'equity.csv', 'rejects.csv', 'quality.csv', 'levels.parquet',
          'strategy_comparison.png', 'report.html', 'report.ipynb', 'log.txt'}
 
 FROM_ELSEWHERE = re.compile(r'<script[^>]+src|<link|@import|(?:src|href)="(?!data:|#)|url\(', re.I)  # the equity curve has a script, in the page itself: it must open offline
@@ -96,7 +98,7 @@ def test_trials_are_counted(tmp_path):
     m = [one['original'] for one in seen]
     assert [one['trials'] for one in m] == [25, 40, 40, 25, 65]  # stops of 0.3 and 0.6 are neighbours of 0.3 and of 0.4
     assert m[1] == m[2] and all(1 <= one['effective_trials'] < one['trials'] for one in m)
-    counted = trials_of(tmp_path/'BACKTEST', seen[4]['data']['fingerprint'])
+    counted = load_trials(tmp_path/'BACKTEST', seen[4]['data']['fingerprint'])
     assert (counted.number, counted.effective) == (65, m[4]['effective_trials'])
     assert m[4]['expected_max_sharpe'] == pytest.approx(expected_max_sharpe(counted.effective, max(counted.variance, 1 / 150)) * 252**.5)
 
@@ -116,7 +118,7 @@ def test_best_of_the_neighbours_run_again(tmp_path):
     ledger = pd.read_parquet(tmp_path/'BACKTEST/trials.parquet')
     assert len(shown) == 25 and m['sharpe'] == best.sharpe and m['trials'] == ledger.settings.nunique() >= 25
     assert 2 < m['effective_trials'] < 15
-    as_one_of = lambda k: deflated_sharpe_ratio(m['sharpe'] / 252**.5, n, k, 1 / n, *moments(returns))
+    as_one_of = lambda k: deflated_sharpe_ratio(m['sharpe'] / 252**.5, n, k, 1 / n, *_skew_and_kurtosis(returns))
     assert as_one_of(m['trials']) < m['dsr'] < as_one_of(2) < m['psr']
     assert sum(f.stat().st_size for f in (tmp_path/'BACKTEST/trials.parquet').iterdir()) < 200_000
 
@@ -133,8 +135,8 @@ def test_own_settings_come_back(tmp_path):
 def write_ninjatrader(bars, name, folder):
     "Bars as NinjaTrader writes them: UTC, stamped at the end of the minute."
     stamps = (bars.index + pd.Timedelta('1min')).tz_convert('UTC').strftime('%Y%m%d %H%M%S')
-    prices = bars[PRICES].map('{:.2f}'.format)
-    lines = [';'.join(row) for row in zip(stamps, *(prices[c] for c in PRICES), bars.volume.astype(str))]
+    prices = bars[_PRICES].map('{:.2f}'.format)
+    lines = [';'.join(row) for row in zip(stamps, *(prices[c] for c in _PRICES), bars.volume.astype(str))]
     (folder/f'{name}.Last.txt').write_text('\r\n'.join(lines) + '\r\n')
 
 
@@ -145,7 +147,7 @@ def test_a_folder_of_contracts_in_DATA(tmp_path):
     market = random_walk(120, bars_per_session=390, seed=5)
     day = np.repeat(np.arange(120), 390)
     old, new = market[day < 70], market[day >= 60]
-    new = new.assign(volume=np.where(day[day >= 60] < 65, new.volume // 10, new.volume * 3), **{c: new[c] + 7 for c in PRICES})
+    new = new.assign(volume=np.where(day[day >= 60] < 65, new.volume // 10, new.volume * 3), **{c: new[c] + 7 for c in _PRICES})
     write_ninjatrader(old, 'ES 03-15', data)
     write_ninjatrader(new, 'ES 06-15', data)
     (data/'VIX_History.csv').write_text('DATE,OPEN,HIGH,LOW,CLOSE\n01/02/2015,18,18,17,17.79\n01/05/2015,19,22,19,19.92\n')
@@ -395,11 +397,11 @@ def test_verdict_report_and_log_at_the_end(brief):
 
 
 def test_the_interval_is_the_block_bootstrap_of_the_sessions(brief):
-    from vpoc_backtest.report import load_results
+    from vpoc_backtest.report import _load_results
     from vpoc_backtest.stats import monte_carlo
     folder, args = brief
     if not (folder/'out').exists(): run(*args, cwd=folder)
-    result = load_results(folder/'out')['original']
+    result = _load_results(folder/'out')['original']
     profits = np.diff(np.r_[result.config.initial_capital, result.equity.to_numpy()])
     low, high = monte_carlo(profits, 10_000, 'block', 0).interval(.9)
     drawn = json.loads((folder/'out/metrics.json').read_text())['monte_carlo']['original']
@@ -418,14 +420,14 @@ def test_an_outlier_is_counted(tmp_path):
 
 def test_open_hands_the_report_to_the_browser(brief, monkeypatch, capsys):
     import webbrowser
-    from vpoc_backtest.commands import backtest_command
+    from vpoc_backtest.cli import _backtest_command
     folder, _ = brief
     monkeypatch.chdir(folder)
     opened = []
     monkeypatch.setattr(webbrowser, 'open', opened.append)
-    backtest_command(data='w.csv', model='none', placebo=0, out='shown', open=True)
+    _backtest_command(data='w.csv', model='none', placebo=0, out='shown', open=True)
     assert opened == [(folder/'shown/report.html').resolve().as_uri()]
-    backtest_command(data='w.csv', model='none', placebo=0, out='shown')
+    _backtest_command(data='w.csv', model='none', placebo=0, out='shown')
     assert len(opened) == 1
 
 
@@ -459,9 +461,9 @@ def ours():
     "Options of the commands, settings by table, and files that are written."
     import inspect
     from dataclasses import asdict
-    from vpoc_backtest import commands
-    from vpoc_backtest.ml_backtest import FILES as run_files
-    options = {name for c in (commands.backtest_command, commands.train_command, commands.evaluate_command) for name in inspect.signature(c).parameters} - {'folders'}
+    from vpoc_backtest import cli
+    from vpoc_backtest.ml_backtest import _FILES as run_files
+    options = {name for c in (cli._backtest_command, cli._train_command, cli._evaluate_command) for name in inspect.signature(c).parameters} - {'folders'}
     trained = {'model.safetensors', 'model.json', 'predictions.csv', 'metrics.json', 'history.json', 'history.png', 'calibration.png', 'config.toml', 'arguments.json',
                'manifest.json', 'ranking.csv'}
     return options, asdict(RunConfig()), run_files | trained
@@ -470,22 +472,22 @@ def ours():
 def test_what_the_page_for_newcomers_names_is_here():
     "Coming from the published version: every option, setting, file and function on our side exists."
     import vpoc_backtest as vb
-    from vpoc_backtest.commands import PUBLISHED_OPTIONS, PUBLISHED_SETTINGS
+    from vpoc_backtest.cli import _PUBLISHED_OPTIONS, _PUBLISHED_SETTINGS
     options, settings, files = ours()
     notebook = json.loads((Path(__file__).parents[1]/'nbs/tutorials/coming_from_the_published_version.ipynb').read_text())
     prose = '\n'.join(''.join(c['source']) for c in notebook['cells'] if c['cell_type'] == 'markdown')
     rows = [line.strip('|').split('|')[1:] for line in prose.splitlines() if line.startswith('|')]
     here = '\n'.join(' '.join(row) for row in rows)
-    said = '\n'.join([here, *PUBLISHED_OPTIONS.values(), *PUBLISHED_SETTINGS.values()])
+    said = '\n'.join([here, *_PUBLISHED_OPTIONS.values(), *_PUBLISHED_SETTINGS.values()])
     text = re.sub(r'\|[^|\n]*\|', '', prose)  # without what the published version called it
     assert len(rows) > 25 and set(re.findall(r'--(\w+)', said + text)) <= options
     named = re.findall(r'\[(levels|rules|backtest|filter|data)\] (\w+)', said)
     assert named and not [key for table, key in named if key not in settings[table]]
     assert set(re.findall(r'`([\w.]+\.(?:csv|json|toml|txt|png|html|ipynb|parquet|safetensors))`', '\n'.join(row[0] for row in rows))) <= files
     assert set(re.findall(r'vb\.(\w+)', prose)) <= set(vb.__all__)
-    assert set(PUBLISHED_OPTIONS) & options <= {'out', 'output'}  # each of them an option of one command and unknown to another
+    assert set(_PUBLISHED_OPTIONS) & options <= {'out', 'output'}  # each of them an option of one command and unknown to another
 
 
 def test_tests_and_examples_of_options_agree():
-    from vpoc_backtest.commands import EXAMPLES
-    assert set(EXAMPLES) <= ours()[0]
+    from vpoc_backtest.cli import _EXAMPLES
+    assert set(_EXAMPLES) <= ours()[0]

@@ -5,14 +5,15 @@ import pytest
 import torch
 from vpoc_backtest import vpoc
 from vpoc_backtest.data import BadData, random_walk
-from vpoc_backtest.vpoc import SEGMENTS, SPREADS, profile_from_trades, session_levels, session_levels_of_trades, volume_profiles
+from vpoc_backtest.trades import profile_from_trades, session_levels_of_trades
+from vpoc_backtest.vpoc import _SEGMENTS, session_levels, _SPREADS, volume_profiles
 
 cards = torch.cuda.device_count()
 card = pytest.mark.skipif(not cards, reason='PyTorch sees no graphics card (CUDA or ROCm) on this machine')
 
 
 @card
-@pytest.mark.parametrize('spread', SPREADS)
+@pytest.mark.parametrize('spread', _SPREADS)
 @pytest.mark.parametrize('device', ['cuda', 'cuda:0'])
 def test_card_gives_the_bits_of_the_processor(spread, device):
     bars = random_walk(200, bars_per_session=390)
@@ -37,7 +38,7 @@ def test_without_a_card_one_sentence_says_so(device):
 @pytest.fixture(params=['PyTorch on the processor', pytest.param('cuda', marks=card)])
 def condensed(request, monkeypatch):
     "Whether each batch was condensed, as they come; `device='cuda'` is a card, or two devices of PyTorch that are the processor."
-    made, condense = [], vpoc._condense
+    made, condense = [], trades._condense
     def note(*args):
         few = condense(*args)
         made.append(few is not None)
@@ -50,7 +51,7 @@ def condensed(request, monkeypatch):
 def both_ways(path, **options):
     found = session_levels_of_trades(path, device='cuda', **options)
     pd.testing.assert_frame_equal(found, session_levels_of_trades(path, **options), check_exact=True)
-    for segment in SEGMENTS if 'front' not in options else ():
+    for segment in _SEGMENTS if 'front' not in options else ():
         card, loop = (profile_from_trades(path, segment=segment, device=device) for device in ('cuda', 'cpu'))
         assert (card.units == loop.units).all() and (card.low == loop.low).all() and card.dates.equals(loop.dates)
     return found
@@ -84,7 +85,7 @@ def write_files(trades, folder, rng):
 def test_trades_give_the_bits_of_the_loop(condensed, tmp_path, seed):
     trades = some_trades(seed).assign(size=lambda t: t['size'].astype(['int64', 'int32', 'uint32', 'float64'][seed]))
     folder = write_files(trades, tmp_path/'trades', np.random.default_rng(seed))
-    for segment in SEGMENTS: both_ways(folder, segment=segment, poc=['peak', 'cluster'][seed % 2], area=['single', 'pairs'][seed // 2], smooth=[1, 3][seed % 2])
+    for segment in _SEGMENTS: both_ways(folder, segment=segment, poc=['peak', 'cluster'][seed % 2], area=['single', 'pairs'][seed // 2], smooth=[1, 3][seed % 2])
     assert all(condensed) and len(condensed) == 4 * 12
 
 
@@ -94,7 +95,7 @@ def test_trades_of_several_contracts(condensed, tmp_path):
     folder = write_files(trades, tmp_path/'trades', np.random.default_rng(7))
     dates = pd.date_range('2019-03-07', '2019-03-13')
     front = pd.DataFrame({'date': dates, 'contract': [f'ES {month}-19' for month in ('03', '03', '03', '06', '06', '06', '12')], 'offset': np.arange(7.)})
-    for segment in SEGMENTS:
+    for segment in _SEGMENTS:
         found = both_ways(folder, segment=segment, front=front)
         assert found.contract.unique().tolist() == ['ES 03-19', 'ES 06-19'] and found.index.max() == dates[5], 'of the last contract there is no trade'
     assert all(condensed) and len(condensed) == 3 * 4
@@ -137,13 +138,13 @@ def test_an_unusual_batch_goes_through_the_loop(condensed, tmp_path):
 
 
 def test_few_batches_are_held_at_once(condensed, monkeypatch, tmp_path):
-    held, most, batches = set(), [], vpoc._trade_batches
+    held, most, batches = set(), [], trades._trade_batches
     def note(files):
         for file, row, batch in batches(files):
             held.add(file)
             most.append(len(held))
             yield file, row, batch
-    add = vpoc._add_trades
+    add = trades._add_trades
     monkeypatch.setattr(vpoc, '_trade_batches', note)
     monkeypatch.setattr(vpoc, '_add_trades', lambda *args: held.discard(args[-2]) or add(*args))
     for i in range(20): some_trades(i, n=100).to_parquet(tmp_path/f'{i:02}.parquet')

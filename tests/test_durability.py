@@ -15,13 +15,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from vpoc_backtest import training_runs
-from vpoc_backtest.commands import backtest_command, errors_in_one_line
-from vpoc_backtest.data import front_month, random_walk, read_bars
+from vpoc_backtest.cli import _backtest_command, cli_errors
+from vpoc_backtest.data import ES, random_walk
 from vpoc_backtest.features import FilterConfig
-from vpoc_backtest.keeping import UNFINISHED, clear_unfinished
-from vpoc_backtest.luck import record_trial, trials_of
-from vpoc_backtest.ml_backtest import ES, NO_REJECTS, Market, RunConfig, SignalRules, load_run, run_all, save_run
-from vpoc_backtest.trade_filter import load_filter
+from vpoc_backtest.meta_labeling import load_filter
+from vpoc_backtest.ml_backtest import load_run, MarketData, _NO_REJECTS, run_pipeline, RunConfig, save_run
+from vpoc_backtest.multiple_testing import load_trials, record_trial
+from vpoc_backtest.readers import read_bars
+from vpoc_backtest.rolls import front_month
+from vpoc_backtest.signals import SignalRules
+from vpoc_backtest.storage import remove_stale, _UNFINISHED
 
 here = Path(sys.executable).parent
 KILLS = int(os.environ.get('VPOC_KILLS', 8))  # VPOC_KILLS=200 is the whole of it
@@ -47,27 +50,27 @@ def visible(folder):
     return [p for p in sorted(folder.rglob('*')) if p.is_file() and not any(part.startswith('.') for part in p.relative_to(folder).parts)]
 
 
-def leftovers(folder): return [p for p in folder.rglob(f'.*{UNFINISHED}*')]
+def leftovers(folder): return [p for p in folder.rglob(f'.*{_UNFINISHED}*')]
 
 
 def cleared(folder):
     "Whether a later process removes what killed ones have left."
     for path in leftovers(folder):
         os.utime(path, (0, 0))
-    for parent in {p.parent for p in leftovers(folder)}: clear_unfinished(parent)
+    for parent in {p.parent for p in leftovers(folder)}: remove_stale(parent)
     return not leftovers(folder)
 
 
 @pytest.fixture(scope='module')
 def small():
     bars = random_walk(240, bars_per_session=13, seed=3)
-    return Market('a walk', 'made here', front_month(bars), len(bars), NO_REJECTS, None, ES)
+    return MarketData('a walk', 'made here', front_month(bars), len(bars), _NO_REJECTS, None, ES)
 
 
 @pytest.fixture(scope='module')
 def runs(small):
     "Two runs of different settings, ready to be written."
-    return [run_all(small, RunConfig(rules=SignalRules(rule='migration', stop_volatility=s))) for s in (.3, .6)]
+    return [run_pipeline(small, RunConfig(rules=SignalRules(rule='migration', stop_volatility=s))) for s in (.3, .6)]
 
 
 QUICK = RunConfig(filter=FilterConfig(members=2, hidden=(8,), lookbacks=(5, 10), first_sessions=120, step_sessions=60, epochs=3, garch=False))
@@ -89,7 +92,7 @@ def keep_trial(place, small, runs, n): record_trial(place, 'bars', {'n': n}, 1.)
 
 def ledger_is_whole(place, runs):
     files = visible(place/'trials.parquet') if (place/'trials.parquet').exists() else []
-    assert trials_of(place, 'bars').number == len(files)
+    assert load_trials(place, 'bars').number == len(files)
 
 
 def keep_cache(place, small, runs, n):
@@ -100,7 +103,7 @@ def keep_cache(place, small, runs, n):
 def cache_is_whole(place, runs): assert len(read_bars(place/'bars.csv')[0]) == 60_000
 
 
-OPTIONS = dict.fromkeys(training_runs.OPTIONS) | {'symbol': 'ES', 'seed': 0}
+OPTIONS = dict.fromkeys(training_runs._OPTIONS) | {'symbol': 'ES', 'seed': 0}
 
 
 def keep_training(place, small, runs, n): training_runs.run_training(OPTIONS, QUICK, place/f'training-{n}')
@@ -205,7 +208,7 @@ def test_two_runs_at_once_do_not_mix(place):
     saved = load_run(place/'out')
     assert saved.metrics['original']['trades'] == len(saved.trades) and saved.trades.net.sum() == pytest.approx(saved.metrics['original']['total_profit'])
     from vpoc_backtest.ml_backtest import load_market
-    alone = save_run(run_all(load_market(place/'walk.csv'), saved.config), place/'alone')
+    alone = save_run(run_pipeline(load_market(place/'walk.csv'), saved.config), place/'alone')
     for name in ('trades.csv', 'signals.csv', 'equity.csv'): assert (alone/name).read_bytes() == (place/'out'/name).read_bytes()
     ledger = pd.read_parquet(place/'BACKTEST/trials.parquet')
     assert len(ledger) == 50 and ledger.settings.nunique() == 35 and not leftovers(place)  # stops of 0.3, 0.45 and 0.6 are neighbours of both
@@ -229,7 +232,7 @@ def test_two_trainings_at_the_same_time(place):
 def asked(capsys, monkeypatch, cwd, **options):
     "The command in this process: its exit code and the last line on standard error."
     monkeypatch.chdir(cwd)
-    try: errors_in_one_line(backtest_command)(**dict(model='none', placebo=0, data=str(cwd/'walk.csv'), out='out') | options)
+    try: cli_errors(_backtest_command)(**dict(model='none', placebo=0, data=str(cwd/'walk.csv'), out='out') | options)
     except SystemExit as e: return e.code, capsys.readouterr().err.splitlines()[-1]
     return 0, capsys.readouterr().err
 
@@ -265,15 +268,15 @@ def test_a_full_or_closed_disk_is_a_line(place, mounted, capsys, monkeypatch):
     (full/'ballast').write_bytes(b' ' * 98_000)
     assert asked(capsys, monkeypatch, place, out='again', ledger=str(closed))[0] == 0 and load_run(place/'again').metrics == load_run(place/'out').metrics
     bars = random_walk(240, bars_per_session=13, seed=3)
-    monkeypatch.setattr(training_runs, 'load_market', lambda *args, **kwargs: Market('a walk', 'made here', front_month(bars), len(bars), NO_REJECTS, None, ES))
+    monkeypatch.setattr(training_runs, 'load_market', lambda *args, **kwargs: MarketData('a walk', 'made here', front_month(bars), len(bars), _NO_REJECTS, None, ES))
     with pytest.raises(OSError, match='No space left'): training_runs.run_training(OPTIONS, QUICK, full/'training')
 
 
 def test_a_file_that_may_not_grow_is_a_line(place):
     "The same without mounting anything: the system refuses to write more than a few KB to any file."
     limited = ('import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); import vpoc_backtest.ml_backtest; '
-               'resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); from vpoc_backtest.commands import backtest_command, errors_in_one_line; '
-               "errors_in_one_line(backtest_command)(model='none', placebo=0, data='walk.csv', out='out')")
+               'resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); from vpoc_backtest.cli import backtest_command, errors_in_one_line; '
+               "cli_errors(backtest_command)(model='none', placebo=0, data='walk.csv', out='out')")
     done = subprocess.run([sys.executable, '-c', limited], cwd=place, capture_output=True, text=True, timeout=300, env=os.environ | {'NUMBA_CACHE_DIR': str(place/'numba')})
     assert done.returncode == 2 and 'Traceback' not in done.stderr and 'file too large' in done.stderr.splitlines()[-1], done.stderr
     assert not (place/'out').exists() and not leftovers(place)

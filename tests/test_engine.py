@@ -9,9 +9,10 @@ from numba.core.runtime import _nrt_python, rtsys
 from plain_engine import plain_backtest
 from test_plain_engine import random_case, with_times
 from vpoc_backtest import backtest, vpoc
-from vpoc_backtest.backtest import EXITS, SKIPS, BacktestConfig, run_backtest
-from vpoc_backtest.data import ES, add_sessions, front_month, random_walk
-from vpoc_backtest.signals import SignalRules, make_signals
+from vpoc_backtest.backtest import BacktestConfig, _EXITS, run_backtest, _SKIPS
+from vpoc_backtest.data import add_sessions, ES, random_walk
+from vpoc_backtest.rolls import front_month
+from vpoc_backtest.signals import make_signals, SignalRules
 
 COLUMNS = ['date', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'exit_reason', 'gross', 'costs', 'net', 'r_multiple', 'mae', 'mfe', 'bars', 'ambiguous', 'slippage']
 
@@ -46,7 +47,7 @@ def test_twins_agree():
         seen |= set(result.trades.exit_reason) | set(result.skipped.reason)
     print(kinds)
     assert min(kinds.values()) > 100
-    assert len(seen) == len(EXITS) - 1 + len(SKIPS) - 1, 'every kind of exit and every reason for none must have occurred'
+    assert len(seen) == len(_EXITS) - 1 + len(_SKIPS) - 1, 'every kind of exit and every reason for none must have occurred'
 
 
 @pytest.fixture
@@ -94,9 +95,9 @@ def test_loops_allocate_nothing_inside(allocated, spread, area, hold):
 
 def test_a_runs_own_signals_can_be_fed_back(tmp_path):
     "signals.csv, as the command writes it, makes the trades of the run; so it does with what a filter said beside each order."
-    from vpoc_backtest.ml_backtest import NO_REJECTS, Market, RunConfig, _tables, run_all
+    from vpoc_backtest.ml_backtest import MarketData, _NO_REJECTS, run_pipeline, RunConfig, _tables
     made = front_month(random_walk(120, seed=2))
-    run = run_all(Market('a random walk', 'made here', made, len(made), NO_REJECTS, None, ES), RunConfig(rules=SignalRules(rule='migration')))
+    run = run_pipeline(MarketData('a random walk', 'made here', made, len(made), _NO_REJECTS, None, ES), RunConfig(rules=SignalRules(rule='migration')))
     result, table = run.results['original'], _tables(run)['signals']
     assert len(result.trades)
     said = {'filter_confidence': 50., 'expectation': .1, 'spread': .2, 'trained_until': '2014-06-02', 'accepted': True}

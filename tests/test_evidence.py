@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from joblib import Parallel, delayed
+from vpoc_backtest.causality import check_causality, check_orders
 from vpoc_backtest.data import add_sessions, random_walk
-from vpoc_backtest.evidence import check_causality, check_orders, placebo_test
-from vpoc_backtest.luck import record_trial, trials_of
-from vpoc_backtest.signals import SignalRules, make_signals
+from vpoc_backtest.evidence import placebo_test
+from vpoc_backtest.multiple_testing import load_trials, record_trial
+from vpoc_backtest.signals import make_signals, SignalRules
 from vpoc_backtest.vpoc import session_levels
 
 
@@ -28,9 +29,9 @@ def test_two_processes_write_one_ledger(tmp_path):
     "Every trial twice, while this process reads: none is lost, none counted twice, and no reading fails or goes back."
     seen, told = [], []
     for numbers in Parallel(n_jobs=2, return_as='generator_unordered')(delayed(write_ten)(tmp_path, first) for first in range(0, 50, 5)):
-        seen.append(trials_of(tmp_path, 'abc').number)
+        seen.append(load_trials(tmp_path, 'abc').number)
         told += numbers
-    final = trials_of(tmp_path, 'abc')
+    final = load_trials(tmp_path, 'abc')
     assert seen == sorted(seen) and min(told) <= 2 and max(told) == 55 == final.number
     assert final.effective == pytest.approx(5, abs=.5) and final.variance == 0
     assert not list(Path(tmp_path).glob('trials.parquet/.*'))

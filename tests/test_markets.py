@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from vpoc_backtest.backtest import run_backtest
-from vpoc_backtest.commands import main, train_main
-from vpoc_backtest.data import ES, NQ, PRICES, ZONE, BadData, ContractSpec, front_month, random_walk, read_bars
+from vpoc_backtest.cli import main, train_main
+from vpoc_backtest.data import BadData, ContractSpec, ES, NQ, _PRICES, random_walk, _ZONE
 from vpoc_backtest.ml_backtest import load_market, load_run
-from vpoc_backtest.report import load_results
-from vpoc_backtest.signals import SignalRules, make_signals
+from vpoc_backtest.readers import read_bars
+from vpoc_backtest.report import _load_results
+from vpoc_backtest.rolls import front_month
+from vpoc_backtest.signals import make_signals, SignalRules
 from vpoc_backtest.vpoc import session_levels
 
 command = Path(sys.executable).parent/'vpoc_backtest'
@@ -55,11 +57,11 @@ def check_mended(done, *messages):
     assert not Path('out').exists()
 
 
-def export(bars, path, zone=ZONE, header='timestamp', late=0, **columns):
+def export(bars, path, zone=_ZONE, header='timestamp', late=0, **columns):
     "Bars as a CSV with a header line and a clock in some zone."
     stamps = bars.index.tz_convert(zone).tz_localize(None) + pd.Timedelta(late, 'min')
     path.parent.mkdir(parents=True, exist_ok=True)
-    bars[[*PRICES, 'volume']].assign(**columns).set_axis(stamps.rename(header)).to_csv(path, date_format='%Y-%m-%d %H:%M:%S')
+    bars[[*_PRICES, 'volume']].assign(**columns).set_axis(stamps.rename(header)).to_csv(path, date_format='%Y-%m-%d %H:%M:%S')
     return path
 
 
@@ -104,7 +106,7 @@ TABLE = '[contract]\nsymbol = "{}"\ntick_size = {}\npoint_value = {}\n[rules]\nr
 
 def in_ticks_of(contract, walk):
     "A walk on the grid of ES as one on another grid, tick for tick."
-    return walk.assign(**{c: contract.to_prices(ES.to_ticks(walk[c])) for c in PRICES})
+    return walk.assign(**{c: contract.to_prices(ES.to_ticks(walk[c])) for c in _PRICES})
 
 
 def traded(bars, contract):
@@ -132,7 +134,7 @@ def test_a_contract_of_ones_own_by_the_command(here, tmp_path):
     assert done.returncode == 0, done.stderr
     ours = load_run(tmp_path/'own')
     assert ours.config.contract == own and ours.manifest['contract']['point_value'] == 250_000 and ours.metrics['data']['symbol'] == '6E' and len(ours.trades)
-    assert load_results(tmp_path/'own')['original'].contract == own
+    assert _load_results(tmp_path/'own')['original'].contract == own
     t = ours.trades
     assert t.gross.to_numpy() == pytest.approx((t.side * (t.exit - t.entry) * t.contracts * 250_000).to_numpy(), abs=.005)
     again = here(data='6E_30min.csv', config='own/config.toml', out='again')
@@ -164,7 +166,7 @@ def test_symbols_and_tables_that_cannot_be(here, tmp_path, command):
 def test_the_sample_market_is_no_other(here): check_mended(here(symbol='NQ'), 'the sample market is that of ES, not NQ', '--data')
 
 
-@pytest.mark.parametrize('zone, late, said', [('America/Chicago', 0, '--tz America/Chicago'), (ZONE, 30, '--stamp end'), ('Europe/Berlin', 0, '--tz Europe/Berlin'), ('UTC', 0, '--tz UTC')])
+@pytest.mark.parametrize('zone, late, said', [('America/Chicago', 0, '--tz America/Chicago'), (_ZONE, 30, '--stamp end'), ('Europe/Berlin', 0, '--tz Europe/Berlin'), ('UTC', 0, '--tz UTC')])
 def test_regular_hours_on_another_clock(here, tmp_path, zone, late, said):
     export(WALK, tmp_path/'bars.csv', zone, late=late)
     check_mended(here(data='bars.csv'), said, 'the regular hours of ES are 09:30 to 16:00')
@@ -245,9 +247,9 @@ def test_what_is_assumed_is_said(here, tmp_path, header, layout):
     done = here(data='bars.csv')
     assert done.returncode == 0 and f'{layout}, times in America/New_York, stamped at their open ({words})' in done.stderr, done.stderr
     assert words in load_run(tmp_path/'out').metrics['data']['read_as'] and words in (tmp_path/'out/report.html').read_text()
-    named = here(data='bars.csv', tz=ZONE, out='named')
+    named = here(data='bars.csv', tz=_ZONE, out='named')
     assert '(stamp assumed, the file does not say: if wrong, use --stamp end)' in named.stderr
-    both = here(data='bars.csv', tz=ZONE, stamp='open', out='both')
+    both = here(data='bars.csv', tz=_ZONE, stamp='open', out='both')
     assert 'assumed' not in both.stderr and 'assumed' not in json.loads((tmp_path/'both/metrics.json').read_text())['data']['read_as']
 
 

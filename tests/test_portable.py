@@ -97,4 +97,4 @@ def test_the_script_that_it_runs():
     script, readme = (root/'.ci/run').read_text(encoding='utf-8'), (root/'README.md').read_text(encoding='utf-8').splitlines()
     for pattern in re.findall(r"'(\^pip[^']+)'", script): assert len([line for line in readme if re.match(pattern, line)]) == 1
     named = subprocess.run([sys.executable, root/'.ci/with_shared.py'], capture_output=True, text=True, check=True).stdout.strip()
-    assert re.match(named, '01_vpoc.ipynb') and re.match(named, 'can_you_trust_it.ipynb') and not re.match(named, '00d_keeping.ipynb')
+    assert re.match(named, '01_vpoc.ipynb') and re.match(named, 'can_you_trust_it.ipynb') and not re.match(named, '00d_storage.ipynb')

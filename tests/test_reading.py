@@ -18,12 +18,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from vpoc_backtest import data, keeping
-from vpoc_backtest.commands import main
-from vpoc_backtest.data import (BadData, ES, PRICES, ZONE, bar_files, bars_from_trades, check_bars, contract_name, random_walk, read_bars, read_vix,
-                                session_vix, sniff_layout)
-from vpoc_backtest.keeping import UNFINISHED
+from vpoc_backtest import data, storage
+from vpoc_backtest.cli import main
+from vpoc_backtest.data import BadData, check_bars, ES, _PRICES, random_walk, read_vix, _ZONE
 from vpoc_backtest.ml_backtest import load_market
+from vpoc_backtest.readers import (_bar_files, bars_from_trades, _contract_name, read_bars, _session_vix,
+                                   sniff_layout)
+from vpoc_backtest.storage import _UNFINISHED
 
 shared = Path(__file__).parents[2]/'shared/data'
 
@@ -100,8 +101,8 @@ def test_bars_and_rejects_are_the_rows_of_any_file(tmp_path, layout, edits, end,
 @given(rows=st.lists(st.tuples(st.one_of(st.none(), st.integers(0, 40)), *[st.one_of(st.none(), st.integers(15_990, 16_010).map(lambda t: t / 4), st.sampled_from([-1., 4000.1, np.inf]))] * 4,
                                st.one_of(st.none(), st.integers(-1, 9), st.just(2.5))), min_size=1, max_size=40))
 def test_bars_and_rejects_are_the_rows_of_any_table(tmp_path, rows):
-    table = pd.DataFrame([[pd.NaT if m is None else pd.Timestamp('2020-01-06 09:30', tz=ZONE) + pd.Timedelta(m, 'min'), *values] for m, *values in rows], columns=['ts', *PRICES, 'volume'])
-    table.astype(dict.fromkeys([*PRICES, 'volume'], float)).to_parquet(tmp_path/'bars.parquet')
+    table = pd.DataFrame([[pd.NaT if m is None else pd.Timestamp('2020-01-06 09:30', tz=_ZONE) + pd.Timedelta(m, 'min'), *values] for m, *values in rows], columns=['ts', *_PRICES, 'volume'])
+    table.astype(dict.fromkeys([*_PRICES, 'volume'], float)).to_parquet(tmp_path/'bars.parquet')
     try: bars, rejects = read_bars(tmp_path/'bars.parquet')
     except BadData: return
     assert len(check_bars(bars)) + len(rejects) == len(rows)
@@ -116,10 +117,10 @@ def test_line_numbers_are_those_of_the_file(tmp_path):
 
 def test_parquet_with_a_time_index_and_names_in_any_case(tmp_path):
     index = pd.date_range('2020-01-06 14:30', periods=5, freq='min', tz='UTC')
-    frame = pd.DataFrame({c.upper(): 4000. for c in PRICES}, index=index).assign(Volume=3)
+    frame = pd.DataFrame({c.upper(): 4000. for c in _PRICES}, index=index).assign(Volume=3)
     frame.to_parquet(tmp_path/'bars.parquet')
     bars, rejects = read_bars(tmp_path/'bars.parquet')
-    assert len(bars) == 5 and not len(rejects) and str(bars.index.tz) == ZONE and bars.index[0].hour == 9
+    assert len(bars) == 5 and not len(rejects) and str(bars.index.tz) == _ZONE and bars.index[0].hour == 9
 
 
 def test_a_stray_quotation_mark_costs_its_own_row(tmp_path):
@@ -134,7 +135,7 @@ def test_times_without_colons(tmp_path):
     rows = [f'20131007,{h * 100 + m},4000,4001,3999,4000,5' for h in range(4) for m in range(60)]
     (tmp_path/'bars.csv').write_text('Date,Time,Open,High,Low,Close,Volume\n' + '\n'.join(rows))
     bars, rejects = read_bars(tmp_path/'bars.csv')
-    assert not len(rejects) and (bars.index == pd.date_range('2013-10-07', periods=240, freq='min', tz=ZONE)).all()
+    assert not len(rejects) and (bars.index == pd.date_range('2013-10-07', periods=240, freq='min', tz=_ZONE)).all()
 
 
 def test_contracts_named_by_letters_in_a_column(tmp_path):
@@ -149,7 +150,7 @@ def test_what_lies_in_a_folder(tmp_path):
     for name in ('VIX.csv', 'old.rar', 'README.md'): (tmp_path/name).touch()
     (tmp_path/'folder.csv').mkdir()
     (tmp_path/'folder.csv/more.csv').write_text('timestamp,open,high,low,close,volume\n2020-01-06 10:01,1,1,1,1,-1')
-    files, others = bar_files(tmp_path)
+    files, others = _bar_files(tmp_path)
     assert [f.name for f in files] == ['bars.csv', 'more.csv'] and [f.name for f in others] == ['VIX.csv', 'old.rar']
     assert read_bars(tmp_path)[1].file.tolist() == ['folder.csv/more.csv']
 
@@ -164,22 +165,22 @@ def written_as(layout, bars=WALK):
     def rows(form, zone, numbers='{o:.2f},{h:.2f},{l:.2f},{c:.2f},{v}', late=0, mark=','):
         stamps = bars.index.tz_convert(zone) + pd.Timedelta(late, 'min')
         return ''.join(mark.join([f'{t:{form}}', numbers.format(o=o, h=h, l=l, c=c, v=v).replace(',', mark)]) + '\n'
-                       for t, o, h, l, c, v in zip(stamps, *(bars[c] for c in (*PRICES, 'volume'))))
+                       for t, o, h, l, c, v in zip(stamps, *(bars[c] for c in (*_PRICES, 'volume'))))
     unix = lambda unit: [int(t.timestamp()) * unit for t in bars.index]
-    values = list(zip(*(bars[c] for c in (*PRICES, 'volume'))))
+    values = list(zip(*(bars[c] for c in (*_PRICES, 'volume'))))
     if layout == 'ninjatrader': return rows('%Y%m%d %H%M%S', 'UTC', late=1, mark=';')
     if layout == 'sierra': return 'Date, Time, Open, High, Low, Last, Volume, # of Trades, Bid Volume, Ask Volume\n' + rows('%Y/%m/%d, %H:%M:%S', 'America/Chicago').replace(',', ', ').replace(',  ', ', ').replace('\n', ', 7, 1, 2\n')
     if layout == 'tradestation':
         return '"Date","Time","Open","High","Low","Close","Up","Down"\n' + rows('%m/%d/%Y,%H:%M', 'America/Chicago', '{o},{h},{l},{c},{v},0', late=1)
-    if layout == 'kibot': return rows('%m/%d/%Y,%H:%M', ZONE)
+    if layout == 'kibot': return rows('%m/%d/%Y,%H:%M', _ZONE)
     if layout == 'backtestmarket': return rows('%d/%m/%Y,%H:%M', 'America/Chicago').replace(',', ';')
-    if layout == 'firstrate': return rows('%Y-%m-%d %H:%M:%S', ZONE)
+    if layout == 'firstrate': return rows('%Y-%m-%d %H:%M:%S', _ZONE)
     if layout == 'tradingview': return 'time,open,high,low,close,Volume,Plot,Plot\n' + ''.join(f'{t},{o},{h},{l},{c},{v},1,\n' for t, (o, h, l, c, v) in zip(unix(1), values))
     if layout == 'databento':
         return 'ts_event,rtype,publisher_id,instrument_id,open,high,low,close,volume,symbol\n' + ''.join(
             f'{t},33,1,5002,{int(o * 1e9)},{int(h * 1e9)},{int(l * 1e9)},{int(c * 1e9)},{v},ESZ3\n' for t, (o, h, l, c, v) in zip(unix(10**9), values))
     if layout == 'lean': return ''.join(f'{(t.hour * 60 + t.minute) * 60000},{o},{h},{l},{c},{v}\n' for t, (o, h, l, c, v) in zip(bars.index.tz_convert('UTC'), values))
-    return 'Date,Time,Open,High,Low,Close,Volume\n' + rows('%Y-%m-%d,%H:%M', ZONE)
+    return 'Date,Time,Open,High,Low,Close,Volume\n' + rows('%Y-%m-%d,%H:%M', _ZONE)
 
 
 TEXTS = {layout: written_as(layout, WALK[:40]).encode() for layout in PLATFORMS}
@@ -192,7 +193,7 @@ def test_every_layout_by_its_content(tmp_path, layout):
     path.write_text(written_as(layout, bars))
     assert sniff_layout(path).name == layout
     back, rejects = read_bars(path)
-    assert not len(rejects) and (back.index == bars.index).all() and (back[PRICES].to_numpy() == bars[PRICES].to_numpy()).all()
+    assert not len(rejects) and (back.index == bars.index).all() and (back[_PRICES].to_numpy() == bars[_PRICES].to_numpy()).all()
     assert (back.volume.to_numpy() == bars.volume.to_numpy()).all()
     assert ('contract' in back) == (layout in ('ninjatrader', 'databento', 'lean'))
     assert list(back.get('contract', pd.Series(['ES 12-13'])).unique()) == ['ES 12-13']
@@ -200,11 +201,11 @@ def test_every_layout_by_its_content(tmp_path, layout):
 
 @pytest.mark.skipif(not shared.exists(), reason='the folder of real data is not here')
 def test_the_formats_of_the_platforms():
-    truth = pd.read_csv(shared/'formats/truth_es_20131007.csv', parse_dates=['ts']).set_index('ts').tz_convert(ZONE)
+    truth = pd.read_csv(shared/'formats/truth_es_20131007.csv', parse_dates=['ts']).set_index('ts').tz_convert(_ZONE)
     for path in sorted((shared/'formats').glob('*')):
         if path.name.startswith('VIX'): continue
         bars, rejects = read_bars(path)
-        assert not len(rejects) and (bars.index == truth.index).all() and (bars[[*PRICES, 'volume']].to_numpy(float) == truth[[*PRICES, 'volume']].to_numpy(float)).all(), path.name
+        assert not len(rejects) and (bars.index == truth.index).all() and (bars[[*_PRICES, 'volume']].to_numpy(float) == truth[[*_PRICES, 'volume']].to_numpy(float)).all(), path.name
 
 
 def test_day_first_or_month_first(tmp_path):
@@ -311,7 +312,7 @@ HARMLESS = {  # what a file may hold, how many bars that is, and what is said of
     'mark.csv': (b'\xef\xbb\xbf' + GENERIC, 780, []), **{f'{a}.csv': (GENERIC.decode().encode(a), 780, []) for a in ('utf-16', 'utf-16-le', 'utf-16-be', 'utf-32')},
     'no volume.csv': (of_minutes(lambda m: '4000,4001,3999,4000,' + '5' * (m != 7)), 59, ['the volume is missing or no number']),
     'two contracts.csv': (of_minutes(lambda m: f'4000,4000,4000,4000,5,ESM0\n2020-05-06 10:{m:02d},3990,3990,3990,3990,5,ESU0', 'timestamp,open,high,low,close,volume,symbol\n'), 120, []),
-    'doubled hour.csv': (of_minutes(lambda m: '4000,4001,3999,4000,5') + of_minutes(lambda m: '4000,4001,3999,4000,5', '', '2020-11-01', 1), 60, [f'the time does not exist or happens twice in {ZONE}'] * 60)}
+    'doubled hour.csv': (of_minutes(lambda m: '4000,4001,3999,4000,5') + of_minutes(lambda m: '4000,4001,3999,4000,5', '', '2020-11-01', 1), 60, [f'the time does not exist or happens twice in {_ZONE}'] * 60)}
 
 
 @pytest.mark.parametrize('name', HARMLESS)
@@ -321,7 +322,7 @@ def test_what_can_be_read_is_read(tmp_path, name):
     bars, rejects = read_bars(tmp_path/name)
     assert (len(check_bars(bars)), rejects.reason.tolist()) == (bars_in_it, reasons)
     whole = bars.index.isin(WALK.index) & (len(bars) >= 779)
-    assert (bars[PRICES][whole].to_numpy() == WALK[PRICES][WALK.index.isin(bars.index)].to_numpy()).all()
+    assert (bars[_PRICES][whole].to_numpy() == WALK[_PRICES][WALK.index.isin(bars.index)].to_numpy()).all()
 
 
 def test_ten_million_rows(tmp_path):
@@ -332,7 +333,7 @@ def test_ten_million_rows(tmp_path):
         f.write('timestamp,open,high,low,close,volume\n')
         f.writelines(day.replace('DAY', d) for d in days)
     bars, rejects = read_bars(tmp_path/'bars.csv')
-    assert len(bars) + len(rejects) == 7247 * 1380 > 10**7 and set(rejects.reason) == {f'the time does not exist or happens twice in {ZONE}'} and len(rejects) == 120 * 20
+    assert len(bars) + len(rejects) == 7247 * 1380 > 10**7 and set(rejects.reason) == {f'the time does not exist or happens twice in {_ZONE}'} and len(rejects) == 120 * 20
     assert bars.volume.sum() == 7247 * sum(h + m + 1 for h in range(24) if h != 17 for m in range(60)) - rejects.volume.sum() and bars.index.is_monotonic_increasing
     (tmp_path/'bars.csv').unlink()  # pytest keeps folders
 
@@ -347,7 +348,7 @@ def test_hours_that_do_not_exist_or_happen_twice(tmp_path):
     rows = [f'2020-{day} {hour}:{m:02d},4000,4001,3999,4000,5' for day, hour in (('03-08', '02'), ('11-01', '01'), ('11-01', '09')) for m in range(60)]
     (tmp_path/'bars.csv').write_text('timestamp,open,high,low,close,volume\n' + '\n'.join(rows))
     bars, rejects = read_bars(tmp_path/'bars.csv')
-    assert len(bars) == 60 and set(rejects.reason) == {f'the time does not exist or happens twice in {ZONE}'} and len(rejects) == 120
+    assert len(bars) == 60 and set(rejects.reason) == {f'the time does not exist or happens twice in {_ZONE}'} and len(rejects) == 120
 
 
 def test_spreads_and_missing_names_are_refused(tmp_path):
@@ -363,7 +364,7 @@ def test_spreads_and_missing_names_are_refused(tmp_path):
 
 def test_trades_become_minutes(tmp_path):
     rng = np.random.default_rng(0)
-    ts = pd.Timestamp('2020-01-06 09:30', tz=ZONE) + pd.to_timedelta(np.sort(rng.integers(0, 3 * 3600 * 10**6, 5000)), 'us')
+    ts = pd.Timestamp('2020-01-06 09:30', tz=_ZONE) + pd.to_timedelta(np.sort(rng.integers(0, 3 * 3600 * 10**6, 5000)), 'us')
     trades = pd.DataFrame({'ts': ts, 'price': 4000 + rng.integers(-40, 40, 5000) / 4, 'size': rng.integers(1, 9, 5000)})
     trades.to_csv(tmp_path/'trades.csv', index=False)
     trades.to_parquet(tmp_path/'trades.parquet')
@@ -381,7 +382,7 @@ def dbn_of(bars):
     spans = [SimpleNamespace(start_date=date(2013, 1, 1), end_date=date(2014, 1, 1), symbol='5002')]
     about = dbn.Metadata('GLBX.MDP3', 0, dbn.SType.RAW_SYMBOL, dbn.SType.INSTRUMENT_ID, dbn.Schema.OHLCV_1M, symbols=['ESZ3'], mappings=[SimpleNamespace(raw_symbol='ESZ3', intervals=spans)])
     records = [dbn.OHLCVMsg(dbn.RType.OHLCV_1M, 1, 5002, int(t.timestamp()) * 10**9, *(int(p * 10**9) for p in prices), int(v))
-               for t, *prices, v in zip(bars.index, *(bars[c] for c in (*PRICES, 'volume')))]
+               for t, *prices, v in zip(bars.index, *(bars[c] for c in (*_PRICES, 'volume')))]
     return about.encode() + b''.join(map(bytes, records))
 
 
@@ -392,7 +393,7 @@ def test_dbn(tmp_path, packed):
     path = tmp_path/('es.dbn.zst' if packed else 'es.dbn')
     path.write_bytes(pa.Codec('zstd').compress(content, asbytes=True) if packed else content)
     bars, rejects = read_bars(path)
-    assert not len(rejects) and (bars.index == WALK.index).all() and (bars[PRICES].to_numpy() == WALK[PRICES].to_numpy()).all() and list(bars.contract.unique()) == ['ES 12-13']
+    assert not len(rejects) and (bars.index == WALK.index).all() and (bars[_PRICES].to_numpy() == WALK[_PRICES].to_numpy()).all() and list(bars.contract.unique()) == ['ES 12-13']
     (tmp_path/'cut.dbn').write_bytes(content[:-7])
     with pytest.raises(BadData, match='cut off'): read_bars(tmp_path/'cut.dbn')
 
@@ -512,9 +513,9 @@ def test_cut_off_in_the_last_line(tmp_path, layout):
     for n in {1, 2, 3, *range(4, last, 5), last - 1}:
         path.write_bytes(whole[:-n])
         bars, rejects = read_bars(path)
-        pd.testing.assert_frame_equal(bars[PRICES][:59], truth[PRICES][:59])
+        pd.testing.assert_frame_equal(bars[_PRICES][:59], truth[_PRICES][:59])
         assert bars.volume.to_list()[:59] == truth.volume.to_list()[:59]
-        assert (len(bars), len(rejects)) == (59, 1) or len(bars) == 60 and bars[PRICES].equals(truth[PRICES]) and bars.volume.iloc[-1] <= truth.volume.iloc[-1]
+        assert (len(bars), len(rejects)) == (59, 1) or len(bars) == 60 and bars[_PRICES].equals(truth[_PRICES]) and bars.volume.iloc[-1] <= truth.volume.iloc[-1]
 
 
 @pytest.fixture
@@ -529,7 +530,7 @@ def kept(tmp_path, monkeypatch):
 
 def test_the_second_reading_is_the_first(kept, monkeypatch):
     bars, rejects = read_bars(kept/'ESZ13.csv')
-    data._finish_keeping()
+    readers._finish_keeping()
     assert len(list((kept/'cache').iterdir())) == 1
     monkeypatch.setattr(data, '_read_tables', None)  # would fail if it were called
     again, refused = read_bars(kept/'ESZ13.csv')
@@ -550,13 +551,13 @@ def test_whatever_changes_is_read_anew(kept, monkeypatch):
     assert list(read_bars(kept/'ESH14.csv')[0].contract.unique()) == ['ES 03-14']
     monkeypatch.setattr(data, '_code_digest', lambda: b'another version')
     read_bars(kept/'ESH14.csv')
-    data._finish_keeping()
+    readers._finish_keeping()
     assert len(list((kept/'cache').iterdir())) == 6
 
 
 def test_a_cache_that_fails_is_no_cache(kept, monkeypatch):
     bars, _ = read_bars(kept/'ESZ13.csv')
-    data._finish_keeping()
+    readers._finish_keeping()
     for file in (kept/'cache').iterdir(): file.write_bytes(file.read_bytes()[:200])
     pd.testing.assert_frame_equal(bars, read_bars(kept/'ESZ13.csv')[0])
     (kept/'no folder').write_text('')
@@ -565,19 +566,19 @@ def test_a_cache_that_fails_is_no_cache(kept, monkeypatch):
     monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
     monkeypatch.setenv('VPOC_CACHE', str(kept/'full'))
     pd.testing.assert_frame_equal(bars, read_bars(kept/'ESZ13.csv')[0])
-    data._finish_keeping()
+    readers._finish_keeping()
     assert not list((kept/'full').iterdir())
 
 
 def test_the_sixteen_newest_are_kept(kept):
     for k in range(20): read_bars(kept/'ESZ13.csv', tz=f'Etc/GMT+{k % 12}', stamp=('open', 'end')[k // 12])
-    data._finish_keeping()
+    readers._finish_keeping()
     assert len(list((kept/'cache').iterdir())) == 16
 
 
 def half_file(cache, name, age=0):
     "What a killed writer leaves, so many seconds ago."
-    path = cache/f'.{name}.parquet{UNFINISHED}x.parquet'
+    path = cache/f'.{name}.parquet{_UNFINISHED}x.parquet'
     path.write_bytes(b'PAR1')
     os.utime(path, (time.time() - age,) * 2)
     return path
@@ -590,10 +591,10 @@ def test_what_the_killed_leave_is_swept_up_and_never_read(kept, monkeypatch, loc
     env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, '-c', code, str(kept/'ESZ13.csv')], env=env, timeout=120, check=True)
     (kept/'cache').mkdir(exist_ok=True)
-    if not locks: monkeypatch.setattr(keeping, '_lock', lambda path: None)
+    if not locks: monkeypatch.setattr(storage, '_lock', lambda path: None)
     old, new = half_file(kept/'cache', 'old', lives), half_file(kept/'cache', 'new', 0 if locks else 80_000)
     for _ in range(2): assert len(read_bars(kept/'ESZ13.csv', stamp='end')[0]) == len(WALK) - 1
-    data._finish_keeping()
+    readers._finish_keeping()
     assert not old.exists() and new.exists()
 
 
@@ -601,7 +602,7 @@ def test_half_files_are_not_counted(kept):
     (kept/'cache').mkdir()
     half = [half_file(kept/'cache', k) for k in range(20)]
     for k in range(16): read_bars(kept/'ESZ13.csv', tz=f'Etc/GMT+{k % 12}', stamp=('open', 'end')[k // 12])
-    data._finish_keeping()
+    readers._finish_keeping()
     assert len(list((kept/'cache').glob('[!.]*.parquet'))) == 16 and all(path.exists() for path in half)
 
 
@@ -628,8 +629,8 @@ print(*seen, found, sep='|')"""
     for p in processes: assert p.stdout.readline() == 'ready\n'
     for p in processes: p.stdin.write('go\n'), p.stdin.flush()
     told = [p.communicate(timeout=120)[0].strip().split('|') for p in processes]
-    right = str((data.fingerprint(read_bars(kept/'walk.csv')[0]), 0))
-    data._finish_keeping()
+    right = str((data._fingerprint(read_bars(kept/'walk.csv')[0]), 0))
+    readers._finish_keeping()
     assert [t[0] for t in told] == [right] * 3 and [len(t) for t in told] == [2] * 3
     assert [int(t[1]) > 0 for t in told] == [False, False, True]
     assert [f.suffix for f in (kept/'cache').iterdir()] == ['.parquet']

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).parents[1]
-ORDER = ['keeping', 'machines', 'data', 'quality', 'rolls', 'vpoc', 'stats', 'luck', 'signals', 'backtest', 'sweeps', 'drift', 'evidence', 'verdict', 'report', 'explore', 'volatility', 'features', 'model', 'train',
-         'trade_filter', 'ml_backtest', 'training_runs', 'commands']
-ABOVE = {'keeping': [], 'machines': ['keeping'], 'data': ['keeping'], 'quality': ['data'], 'rolls': ['data'], 'vpoc': ['data'], 'stats': [], 'luck': ['keeping', 'data', 'stats'], 'signals': ['stats'],
-         'backtest': ['data', 'stats'], 'volatility': ['data', 'stats'], 'features': ['data', 'vpoc', 'stats', 'volatility'], 'model': ['keeping'],
-         'train': ['keeping', 'machines', 'data', 'features', 'model', 'stats']}
+ORDER = ['storage', 'parallel', 'display', 'data', 'readers', 'data_quality', 'rolls', 'vpoc', 'trades', 'stats', 'multiple_testing',
+         'volatility', 'signals', 'orders', 'performance', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'report',
+         'explore', 'features', 'model', 'train', 'meta_labeling', 'ml_backtest', 'training_runs', 'cli']
+ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storage', 'display'], 'readers': ['storage', 'data', 'display'],
+         'data_quality': ['display', 'data', 'readers'], 'rolls': ['data', 'display'], 'vpoc': ['data', 'display', 'readers'], 'trades': ['data', 'readers', 'vpoc'],
+         'stats': ['display'], 'multiple_testing': ['storage', 'display', 'data', 'stats'], 'signals': ['data', 'stats'],
+         'volatility': ['display', 'data', 'stats'], 'model': ['storage']}
 # keeping needs Python alone, so that whatever writes files may import it
 modules = sorted(p for p in (root/'vpoc_backtest').glob('*.py') if not p.name.startswith('_'))
 notebooks = sorted((root/'nbs').rglob('*.ipynb'))

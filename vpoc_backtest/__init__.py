@@ -1,39 +1,51 @@
-"""Every result comes with the checks that could refute it. `import vpoc_backtest as vb` gives the names of daily use; each module is loaded when one of its names is touched."""
-__version__ = "0.1.0"
+"""Every result comes with the checks that could refute it.
+
+`import vpoc_backtest as vb` gives the names of daily use; each module is loaded when one of its names is touched.
+"""
+__version__ = "0.2.0"
 
 import importlib
 import sys
 import types
 
-TYPE_CHECKING = False  # type checkers take it for true and follow these imports; nothing is imported here when a program runs
+TYPE_CHECKING = False  # type checkers take it for true and follow these imports; at run time nothing is imported
 if TYPE_CHECKING:
-    from .backtest import BacktestConfig, BacktestResult, compare, run_backtest
-    from .data import (BadData, ContractSpec, ES, MES, MNQ, NQ, add_sessions, check_bars, front_month, random_walk, read_bars, read_vix, roll_table,
-                       sample_market)
-    from .evidence import check_causality, examine, placebo_test
-    from .explore import explore
-    from .features import FilterConfig, make_features
-    from .ml_backtest import RunConfig, load_market, load_run, run_all, save_run
-    from .quality import data_quality
-    from .report import save_report
-    from .signals import SignalRules, explain_signals, make_signals
-    from .sweeps import sweep
-    from .verdict import recommendation, verdict, verdict_error_rates
-    from .vpoc import plot_profile, session_levels
+    from .backtest import BacktestConfig as BacktestConfig, run_backtest as run_backtest
+    from .data import BadData as BadData, ContractSpec as ContractSpec, ES as ES, MES as MES, NQ as NQ
+    from .data import add_sessions as add_sessions, random_walk as random_walk, read_vix as read_vix
+    from .data import sample_market as sample_market
+    from .data_quality import data_quality as data_quality
+    from .evidence import check_causality as check_causality, examine as examine, placebo_test as placebo_test
+    from .explore import explore as explore
+    from .features import FilterConfig as FilterConfig
+    from .ml_backtest import RunConfig as RunConfig, load_market as load_market, load_run as load_run
+    from .ml_backtest import run_pipeline as run_pipeline, save_run as save_run
+    from .performance import compare as compare
+    from .readers import read_bars as read_bars
+    from .report import save_report as save_report
+    from .rolls import front_month as front_month
+    from .signals import SignalRules as SignalRules, explain_signals as explain_signals, make_signals as make_signals
+    from .sweeps import sweep as sweep
+    from .verdict import recommendation as recommendation, verdict as verdict
+    from .vpoc import plot_profile as plot_profile, session_levels as session_levels
 
 _HOMES = {
-    'backtest': 'BacktestConfig BacktestResult compare run_backtest',
-    'data': 'BadData ContractSpec ES MES MNQ NQ add_sessions check_bars front_month random_walk read_bars read_vix roll_table sample_market',
+    'backtest': 'BacktestConfig run_backtest',
+    'data': 'BadData ContractSpec ES MES NQ add_sessions random_walk read_vix sample_market',
+    'data_quality': 'data_quality',
     'evidence': 'check_causality examine placebo_test',
     'explore': 'explore',
-    'features': 'FilterConfig make_features',
-    'ml_backtest': 'RunConfig load_market load_run run_all save_run',
-    'quality': 'data_quality',
+    'features': 'FilterConfig',
+    'ml_backtest': 'RunConfig load_market load_run run_pipeline save_run',
+    'performance': 'compare',
+    'readers': 'read_bars',
     'report': 'save_report',
+    'rolls': 'front_month',
     'signals': 'SignalRules explain_signals make_signals',
     'sweeps': 'sweep',
-    'verdict': 'recommendation verdict verdict_error_rates',
-    'vpoc': 'plot_profile session_levels'}
+    'verdict': 'recommendation verdict',
+    'vpoc': 'plot_profile session_levels',
+}
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = ['__version__', *sorted(_HOME)]
 
@@ -49,7 +61,7 @@ def __dir__(): return sorted({*globals(), *__all__})
 
 
 class _Package(types.ModuleType):
-    "A package in which `explore` is the function, although a module has the same name and Python would put the module there."
+    "A package in which `explore` is the function, although a module has the same name."
 
     def __setattr__(self, name, value):
         if _HOME.get(name) == name and isinstance(value, types.ModuleType): value = getattr(value, name)
