@@ -92,7 +92,7 @@ def test_no_jump_to_trades_without_a_result(extra, market):
 
 def test_errors_are_raised_and_shown(panel, monkeypatch):
     def broken(*args): raise RuntimeError('lost & found')
-    monkeypatch.setattr(room, 'day_of', broken)
+    monkeypatch.setattr(room, 'load_day', broken)
     before = panel.view
     with pytest.raises(RuntimeError, match='lost'): panel.controls['slider'].value = 7
     assert 'lost &amp; found' in panel.texts['note'].value and panel.view == before
