@@ -44,7 +44,9 @@ def condensed(request, monkeypatch):
         made.append(few is not None)
         return few
     monkeypatch.setattr(trades, '_condense', note)
-    if request.param != 'cuda': monkeypatch.setattr(vpoc, '_devices', lambda device, n: [] if device == 'cpu' else ['cpu', 'cpu'])
+    if request.param != 'cuda':
+        for module in (vpoc, trades):
+            monkeypatch.setattr(module, '_devices', lambda device, n: [] if device == 'cpu' else ['cpu', 'cpu'])
     return made
 
 
