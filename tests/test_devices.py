@@ -5,8 +5,9 @@ import pytest
 import torch
 from vpoc_backtest import trades, vpoc
 from vpoc_backtest.data import BadData, random_walk
+from vpoc_backtest.profiles import _SEGMENTS, _SPREADS, volume_profiles
 from vpoc_backtest.trades import profile_from_trades, session_levels_of_trades
-from vpoc_backtest.vpoc import _SEGMENTS, session_levels, _SPREADS, volume_profiles
+from vpoc_backtest.vpoc import session_levels
 
 cards = torch.cuda.device_count()
 card = pytest.mark.skipif(not cards, reason='PyTorch sees no graphics card (CUDA or ROCm) on this machine')

@@ -23,9 +23,9 @@ from .data import add_sessions, BadData, check_bars, _check_one_contract, Contra
 from .display import axes, COLOURS, _figures_html, _format_date
 from .orders import check_signals
 from .performance import _format_metric
+from .profiles import _SPREADS, volume_profiles
 from .signals import explain_signals, SignalRules
-from .vpoc import (_AREAS, developing_levels, naked_vpocs, nodes, _POCS, session_levels,
-                                _SPREADS, volume_profiles)
+from .vpoc import _AREAS, developing_levels, naked_vpocs, nodes, _POCS, session_levels
 
 # %% ../nbs/04e_explore.ipynb #93035433
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from .evidence import after_trials, Evidence, examine, _JUDGED
 from .features import FilterConfig, ShortHistory
 from .multiple_testing import _record_trials
 from .performance import compare, _format_metric
+from .profiles import _SEGMENTS, _SPREADS
 from .readers import (_bar_files, _how_files_were_read, read_bars, read_vix, _session_vix,
                                    _vix_files)
 from .report import (_drawn_profits, _evidence_sections, _html_figure, _html_table,
@@ -40,7 +41,7 @@ from .signals import explain_signals, make_signals, SignalRules
 from .storage import atomic_folder
 from .sweeps import _combinations, _grid_trials, _trial_settings
 from .verdict import _conclusion, recommendation, verdict, verdict_error_rates, VerdictErrorRates
-from .vpoc import _AREAS, plot_migration, _POCS, _SEGMENTS, session_levels, _SPREADS
+from .vpoc import _AREAS, plot_migration, _POCS, session_levels
 
 # %% ../nbs/08_ml_backtest.ipynb #361b70e5
 @dataclass(frozen=True)
