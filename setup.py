@@ -35,7 +35,7 @@ setup(
     license_files=['LICENSE'],
     classifiers=CLASSIFIERS,
     packages=find_packages(include=[cfg['lib_name']]),
-    package_data={cfg['lib_name']: ['py.typed']},
+    package_data={cfg['lib_name']: ['py.typed', 'templates/*']},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
     extras_require={key.removesuffix('_requirements'): value.split() for key, value in cfg.items() if key.endswith('_requirements')},
