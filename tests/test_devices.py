@@ -3,7 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from vpoc_backtest import trades, vpoc
+from vpoc_backtest import profiles, trades
 from vpoc_backtest.data import BadData, random_walk
 from vpoc_backtest.profiles import _SEGMENTS, _SPREADS, volume_profiles
 from vpoc_backtest.trades import profile_from_trades, session_levels_of_trades
@@ -46,7 +46,7 @@ def condensed(request, monkeypatch):
         return few
     monkeypatch.setattr(trades, '_condense', note)
     if request.param != 'cuda':
-        for module in (vpoc, trades):
+        for module in (profiles, trades):
             monkeypatch.setattr(module, '_devices', lambda device, n: [] if device == 'cpu' else ['cpu', 'cpu'])
     return made
 
@@ -149,7 +149,7 @@ def test_few_batches_are_held_at_once(condensed, monkeypatch, tmp_path):
             yield file, row, batch
     add = trades._add_trades
     monkeypatch.setattr(trades, '_trade_batches', note)
-    monkeypatch.setattr(trades, '_add_trades', lambda *args: held.discard(args[-2]) or add(*args))
+    monkeypatch.setattr(trades, '_add_trades', lambda *args: held.discard(args[-1].file) or add(*args))
     for i in range(20): some_trades(i, n=100).to_parquet(tmp_path/f'{i:02}.parquet')
     both_ways(tmp_path)
     assert max(most) <= 1 + max(2, cards) and not held
