@@ -8,7 +8,10 @@ __all__ = ['volume_profiles', 'composite_profile']
 # %% ../nbs/00g_profiles.ipynb #4f36d296
 import re
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+# %% ../nbs/00g_profiles.ipynb #79825313
+if TYPE_CHECKING: import torch
 
 # %% ../nbs/00g_profiles.ipynb #ac04c425
 import numpy as np

@@ -8,7 +8,12 @@ __all__ = ['profile_from_trades', 'session_levels_of_trades']
 # %% ../nbs/01b_trades.ipynb #13daece2
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+# %% ../nbs/01b_trades.ipynb #6e776085
+if TYPE_CHECKING:
+    import pyarrow
+    import torch
 
 # %% ../nbs/01b_trades.ipynb #ac04c425
 import numpy as np
