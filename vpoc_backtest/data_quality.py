@@ -6,84 +6,111 @@
 __all__ = ['session_hours', 'data_quality', 'plot_completeness', 'mark_complete']
 
 # %% ../nbs/00b_data_quality.ipynb #c25238fa
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 from numba import njit
 
-# %% ../nbs/00b_data_quality.ipynb #0dc9e10f
-from .data import add_sessions, check_bars, _check_one_contract, ContractSpec, ES, _ZONE
+from .data import (add_sessions, check_bars, _check_one_contract, ContractSpec, ES, _seconds,
+                                _ZONE)
 from .display import axes, COLOURS
 from .readers import _bar_length
 
 # %% ../nbs/00b_data_quality.ipynb #847d7223
-_HOURS = pd.DataFrame(  # by first trade date: end of the day, of Fridays, and the pause; clock times in New York
+_HOURS = pd.DataFrame(  # by first trade date: end of the day, of Fridays, and the pause; New York time
     [('17:30', '16:15', '16:15', '16:30'), ('17:15', '17:15', '16:15', '16:30'),
      ('17:00', '17:00', '16:15', '16:30'), ('17:00', '17:00', '17:00', '17:00')],
     columns=['close', 'friday_close', 'pause', 'resume'],
     index=pd.DatetimeIndex(['1997-09-09', '2012-11-19', '2015-09-21', '2021-06-28'], name='since'))
 
 # %% ../nbs/00b_data_quality.ipynb #cffa4b2c
-_CLOSES = {  # New York time at which a date closed, '' for not open: what the calendar lacks or has otherwise
+_CLOSES = {  # New York time at which a date closed, '' for not open: corrections of the calendar
     '2012-10-29': ('09:15', 'Hurricane Sandy'), '2012-10-30': ('09:15', 'Hurricane Sandy'),
     '2018-12-05': ('09:30', 'day of mourning'), '2025-01-09': ('09:30', 'day of mourning'),
-    '2024-03-29': ('', 'Good Friday without a jobs report'), '2025-04-18': ('', 'Good Friday without a jobs report')}
+    '2024-03-29': ('', 'Good Friday without a jobs report'),
+    '2025-04-18': ('', 'Good Friday without a jobs report')}
 
 # %% ../nbs/00b_data_quality.ipynb #27e5d066
+def _minutes(clock: str) -> int:
+    "Return the minutes after midnight of a time of day such as '09:30'."
+    return _seconds(clock) // 60
+
 def _regular_minutes(dates: pd.DatetimeIndex, contract: ContractSpec) -> list[np.ndarray]:
-    "Minutes after midnight in New York at which the regular hours of each date begin and end."
+    "Return the minutes after midnight in New York at which the regular hours of each date begin and end."
     def minutes(clock):
         there = (dates + pd.Timedelta(clock + ':00')).tz_localize(contract.tz)
-        return ((there.tz_convert(_ZONE).tz_localize(None) - dates) // pd.Timedelta('1min')).to_numpy(np.int64)
+        since_midnight = there.tz_convert(_ZONE).tz_localize(None) - dates
+        return (since_midnight // pd.Timedelta('1min')).to_numpy(np.int64)
     return [minutes(clock) for clock in (contract.rth_open, contract.rth_close)]
 
-def _minutes(clock: str) -> int:
-    hours, minutes = clock.split(':')
-    return int(hours) * 60 + int(minutes)
-
 # %% ../nbs/00b_data_quality.ipynb #1276e1b7
-_SESSION_KINDS = ('full', 'half day', 'holiday', 'night only')
-
-def _closing_minutes(start: str | pd.Timestamp, end: str | pd.Timestamp) -> pd.Series:
-    "Minute after midnight at which every session of the exchange closes; 1020 or more where the close is the usual one."
+def _closing_minutes(start: pd.Timestamp, end: pd.Timestamp) -> pd.Series:
+    "Return the minute after midnight at which each session closes; 1020 or more for the usual close."
     from pandas_market_calendars import get_calendar
     close = get_calendar('CME Globex Equity').schedule(start, end).market_close.dt.tz_convert(_ZONE)
-    minutes = pd.Series(close.dt.hour.to_numpy() * 60 + close.dt.minute.to_numpy(), pd.DatetimeIndex(close.index, name='date').as_unit('us'))
+    dates = pd.DatetimeIndex(close.index, name='date').as_unit('us')
+    minutes = pd.Series(close.dt.hour.to_numpy() * 60 + close.dt.minute.to_numpy(), dates)
     for date, (clock, _) in _CLOSES.items():
-        if not pd.Timestamp(start) <= pd.Timestamp(date) <= pd.Timestamp(end): continue
-        if clock: minutes[pd.Timestamp(date)] = _minutes(clock)
-        else: minutes = minutes.drop(pd.Timestamp(date), errors='ignore')
+        date = pd.Timestamp(date)
+        if not start <= date <= end: continue
+        if clock: minutes[date] = _minutes(clock)
+        else: minutes = minutes.drop(date, errors='ignore')
     return minutes.sort_index()
 
 # %% ../nbs/00b_data_quality.ipynb #7bfe63d0
+_SESSION_KINDS = ('full', 'half day', 'holiday', 'night only')
+
 def session_hours(
     start: str | pd.Timestamp,  # first trade date
     end: str | pd.Timestamp,  # last trade date
     contract: ContractSpec = ES  # an equity index future of the CME; whose regular hours are counted
-) -> pd.DataFrame:  # index `date`; kind; closes, pause, resume (minutes after midnight in New York; closes where there is no pause); expected, rth_expected (minutes)
-    "The hours every session should have had; a session opens at 18:00 on the evening before."
+) -> pd.DataFrame:  # index `date`; kind, closes, pause, resume, expected, rth_expected
+    """Return the hours that every session should have had; a session opens at 18:00 on the evening before.
+
+    `closes`, `pause` and `resume` are minutes after midnight in New York (`pause` and `resume` equal `closes`
+    where there is no pause); `expected` and `rth_expected` count the minutes of the whole session and of its
+    regular hours.
+    """
     closing = _closing_minutes(pd.Timestamp(start), pd.Timestamp(end))
     dates = closing.index
     rules = _HOURS.iloc[np.maximum(_HOURS.index.searchsorted(dates, side='right') - 1, 0)].map(_minutes)
     usual = np.where(dates.day_of_week == 4, rules.friday_close, rules.close)
     early = closing.to_numpy() < _minutes('16:15')
     closes = np.where(early, closing, usual)
-    pause, resume = (np.minimum(rules[c].to_numpy(), closes) for c in ('pause', 'resume'))
-    opens, rth = _minutes(contract.day_open) - 1440, _regular_minutes(dates, contract)
-    kind = np.select([~early, closes == _minutes('13:15'), closes > rth[0]], _SESSION_KINDS[:3], _SESSION_KINDS[3])
+    pause = np.minimum(rules.pause.to_numpy(), closes)
+    resume = np.minimum(rules.resume.to_numpy(), closes)
+    opens = _minutes(contract.day_open) - 1440
+    rth_opens, rth_closes = _regular_minutes(dates, contract)
+    full, half_day, holiday, night_only = _SESSION_KINDS
+    kind = np.select([~early, closes == _minutes('13:15'), closes > rth_opens],
+                     [full, half_day, holiday], night_only)
+    expected = closes - opens - (resume - pause)
+    rth_expected = np.clip(np.minimum(closes, rth_closes) - rth_opens, 0, None)
     return pd.DataFrame({'kind': kind, 'closes': closes, 'pause': pause, 'resume': resume,
-                         'expected': closes - opens - (resume - pause),
-                         'rth_expected': np.clip(np.minimum(closes, rth[1]) - rth[0], 0, None)}, index=dates)
+                         'expected': expected, 'rth_expected': rth_expected}, index=dates)
 
 # %% ../nbs/00b_data_quality.ipynb #ce8e8759
+class _Hours(NamedTuple):
+    "The hours of sessions for a compiled loop, in minutes after each session's start; arrays (sessions,)."
+    start: np.ndarray  # when each begins, in seconds since 1970 of a New York clock
+    opens: np.ndarray
+    closes: np.ndarray
+    pause: np.ndarray
+    resume: np.ndarray
+    rth_open: np.ndarray
+    rth_close: np.ndarray
+
 @njit(cache=True)
-def _cover(since, until, first, last, start, opens, closes, pause, resume, rth_open, rth_close, irregular):
-    "For each session: minutes covered, minutes of regular hours covered, the longest gap, where it begins, the longest gap in regular hours, bars in closed hours."
+def _cover(since, until, first, last, hours, irregular):
+    """Return six columns for each session: minutes covered, minutes of regular hours covered, the longest
+    gap, where it begins, the longest gap in regular hours, bars in closed hours."""
+    start, opens, closes, pause, resume, rth_open, rth_close = hours
     out = np.zeros((len(start), 6), np.int64)
     for s in range(len(start)):
         wanted, seen = np.zeros(1440, np.bool_), np.zeros(1440, np.bool_)
         wanted[opens[s]:pause[s]] = True
         wanted[resume[s]:closes[s]] = True
-        run, rth_run = 0, 0
         for i in range(max(first[s] - 1, 0), last[s]):
             a, b = (since[i] - start[s]) // 60, -((start[s] - until[i]) // 60)
             a, b = min(max(a, 0), 1440), min(max(b, 0), 1440)
@@ -92,38 +119,70 @@ def _cover(since, until, first, last, start, opens, closes, pause, resume, rth_o
             out[s, 5] += not wanted[a:max(a + 1, b)].any()
             if irregular and b - a > out[s, 2]: out[s, 2], out[s, 3] = b - a, a
             if irregular: out[s, 4] = max(out[s, 4], min(b, rth_close[s], closes[s]) - max(a, rth_open[s]))
+        run, rth_run = 0, 0
         for m in range(1440):
             regular = rth_open[s] <= m < rth_close[s]
             out[s, 0] += wanted[m] and seen[m]
             out[s, 1] += wanted[m] and seen[m] and regular
-            run, rth_run = (run + 1 if wanted[m] and not seen[m] else 0), (rth_run + 1 if wanted[m] and not seen[m] and regular else 0)
+            gap = wanted[m] and not seen[m]
+            run = run + 1 if gap else 0
+            rth_run = rth_run + 1 if gap and regular else 0
             if irregular: continue
             if run > out[s, 2]: out[s, 2], out[s, 3] = run, m - run + 1
             out[s, 4] = max(out[s, 4], rth_run)
     return out
 
 # %% ../nbs/00b_data_quality.ipynb #bf397f4a
-_OUTLIER_RANGES = 20  # median ranges by which an outlier stands out
+_OUTLIER_RANGES = 20  # median ranges by which an outlier exceeds its neighbours
 
 def _outliers(bars: pd.DataFrame, session: np.ndarray, tick: float) -> np.ndarray:
-    "Which bars stand out from both their neighbours in the same session."
+    "Return which bars exceed both their neighbours in the same session."
     high, low = bars.high.to_numpy(), bars.low.to_numpy()
     typical = pd.Series(high - low).groupby(session).transform('median').clip(lower=tick).to_numpy()
-    out = np.zeros(len(bars), bool)
     above = high[1:-1] - np.maximum(high[:-2], high[2:])
     below = np.minimum(low[:-2], low[2:]) - low[1:-1]
-    out[1:-1] = (np.maximum(above, below) > _OUTLIER_RANGES * typical[1:-1]) & (session[:-2] == session[2:])
+    out = np.zeros(len(bars), bool)
+    far = np.maximum(above, below) > _OUTLIER_RANGES * typical[1:-1]
+    out[1:-1] = far & (session[:-2] == session[2:])
     return out
 
 # %% ../nbs/00b_data_quality.ipynb #37917622
 _MIN_COMPLETENESS = 0.9  # share of its hours that a session must have to make levels
 
 def _status(table: pd.DataFrame, least: float, segment: str) -> np.ndarray:
-    "By the hours of a segment."
-    present, expected, opened = ((table[c] * (segment != 'RTH') + table['rth_' + c] * {'RTH': 1, 'ETH': -1, 'all': 0}[segment]) for c in ('present', 'expected', 'bars'))
-    closed = (segment == 'RTH') & (expected == 0)
-    return np.select([table.bars == 0, (table.kind == '') | closed & (opened > 0), closed, present / expected.where(expected > 0) < least, opened == 0],
-                     ['missing', 'not in the calendar', 'no regular hours', 'incomplete', 'no bar opens'], 'complete')
+    "Return the status of each session by the hours of a segment: 'RTH', 'ETH' or 'all'."
+    whole = table[['present', 'expected', 'bars']]
+    rth = table[['rth_present', 'rth_expected', 'rth_bars']].set_axis(whole.columns, axis=1)
+    counted = {'RTH': rth, 'ETH': whole - rth, 'all': whole}[segment]
+    no_hours = (segment == 'RTH') & (counted.expected == 0)
+    tests = {'missing': table.bars == 0,
+             'not in the calendar': (table.kind == '') | no_hours & (counted.bars > 0),
+             'no regular hours': no_hours,
+             'incomplete': counted.present / counted.expected.where(counted.expected > 0) < least,
+             'no bar opens': counted.bars == 0}
+    return np.select(list(tests.values()), list(tests), 'complete')
+
+# %% ../nbs/00b_data_quality.ipynb #a07f0cc3
+def _covered(
+    bars: pd.DataFrame, hours: pd.DataFrame, contract: ContractSpec, by_day: bool
+) -> tuple[np.ndarray, bool]:
+    "Return what `_cover` counts, in regular hours only if `by_day`; whether bars have no fixed length."
+    length = _bar_length(bars.index)
+    since = bars.index.tz_localize(None).as_unit('s').asi8
+    if length is None: until = np.append(since[1:], since[-1:])
+    else: until = since + int(np.ceil(length.total_seconds()))
+    date = bars.date.to_numpy()
+    first = date.searchsorted(hours.index.to_numpy(), side='left')
+    last = date.searchsorted(hours.index.to_numpy(), side='right')
+    opens = _minutes(contract.day_open) - 1440
+    rth_open, rth_close = (m - opens for m in _regular_minutes(hours.index, contract))
+    ends = hours[['closes', 'pause', 'resume']].to_numpy().T - opens
+    ends = np.where(hours.kind == '', 0, ends).astype(np.int64)
+    if by_day: ends = [np.minimum(e, rth_close) for e in ends]
+    first_minute = rth_open if by_day else np.zeros_like(rth_open)
+    start = hours.index.as_unit('s').asi8 + opens * 60
+    counted = _Hours(start, first_minute, *ends, rth_open, rth_close)
+    return _cover(since, until, first, last, counted, length is None), length is None
 
 # %% ../nbs/00b_data_quality.ipynb #d7c5f960
 def data_quality(
@@ -131,76 +190,89 @@ def data_quality(
     contract: ContractSpec = ES,  # an equity index future of the CME
     least: float = _MIN_COMPLETENESS,  # share of its hours below which a session is incomplete
     segment: str = 'RTH'  # hours that count for it: 'RTH', 'ETH' or 'all'
-) -> pd.DataFrame:  # index `date`: status, kind, closes (New York time), bars, expected, present, completeness, rth_ of these, gaps (minutes), zero_volume, outliers, closed_hours
-    "What each session should have had and what there is of it; raises `BadData` for invalid bars."
+) -> pd.DataFrame:  # one row a session, index `date`
+    """Return what each session should have had and what there is of it; raises `BadData` for invalid bars.
+
+    Columns: `status` and `kind`; `closes` (New York time); `bars`, `expected`, `present` (minutes),
+    `completeness` (share), and the same of regular hours with the prefix `rth_`; the longest gap `gap`
+    (minutes), where it begins `gap_at`, and `rth_gap`; the counts `zero_volume`, `outliers` and
+    `closed_hours` (bars while the exchange was closed); `irregular`: whether bars have no fixed length.
+    """
     bars = check_bars(bars, contract)
     bars = _check_one_contract(bars if 'date' in bars else add_sessions(bars, contract))
     held = session_hours(bars.date.iloc[0], bars.date.iloc[-1], contract)
     dates = held.index.union(pd.DatetimeIndex(bars.date.unique()))
-    hours = held.reindex(dates).fillna({'kind': '', 'closes': 0, 'pause': 0, 'resume': 0, 'expected': 0, 'rth_expected': 0})
+    hours = held.reindex(dates)
+    hours = hours.fillna({'kind': ''} | dict.fromkeys(hours.columns.drop('kind'), 0))
     by_day = not (bars.segment == 'ETH').any()
     covered, irregular = _covered(bars, hours, contract, by_day)
     session = dates.get_indexer(bars.date)
     count = lambda which: np.bincount(session[which], minlength=len(dates))
-    table = pd.DataFrame({'kind': hours.kind, 'closes': [f'{m // 60:02d}:{m % 60:02d}' if m else '' for m in hours.closes.astype(int)],
-                          'bars': count(slice(None)), 'expected': hours.expected.astype(int), 'present': covered[:, 0],
-                          'rth_bars': count((bars.segment == 'RTH').to_numpy()),
-                          'rth_expected': hours.rth_expected.astype(int), 'rth_present': covered[:, 1]}, index=dates)
-    if by_day: table['expected'] = table.rth_expected
-    for part in ('', 'rth_'): table[part + 'completeness'] = table[part + 'present'] / table[part + 'expected'].where(table[part + 'expected'] > 0)
-    begins = dates.tz_localize(None) + pd.to_timedelta(covered[:, 3] + _minutes(contract.day_open) - 1440, 'min')
-    table['gap'], table['gap_at'], table['rth_gap'] = covered[:, 2], begins.where(covered[:, 2] > 0), covered[:, 4]
-    table['zero_volume'], table['outliers'] = count((bars.volume == 0).to_numpy()), count(_outliers(bars, session, contract.tick_size))
+    expected = hours.rth_expected if by_day else hours.expected
+    closes = [f'{m // 60:02d}:{m % 60:02d}' if m else '' for m in hours.closes.astype(int)]
+    table = pd.DataFrame({
+        'kind': hours.kind, 'closes': closes,
+        'bars': count(slice(None)), 'expected': expected.astype(int), 'present': covered[:, 0],
+        'rth_bars': count((bars.segment == 'RTH').to_numpy()),
+        'rth_expected': hours.rth_expected.astype(int), 'rth_present': covered[:, 1]}, index=dates)
+    for part in ('', 'rth_'):
+        whole = table[part + 'expected']
+        table[part + 'completeness'] = table[part + 'present'] / whole.where(whole > 0)
+    begins = dates + pd.to_timedelta(covered[:, 3] + _minutes(contract.day_open) - 1440, 'min')
+    table['gap'] = covered[:, 2]
+    table['gap_at'] = begins.where(covered[:, 2] > 0)
+    table['rth_gap'] = covered[:, 4]
+    table['zero_volume'] = count((bars.volume == 0).to_numpy())
+    table['outliers'] = count(_outliers(bars, session, contract.tick_size))
     table['closed_hours'] = covered[:, 5]
     table.insert(0, 'status', _status(table, least, segment))
     return table.rename_axis('date').assign(irregular=irregular)
 
-# %% ../nbs/00b_data_quality.ipynb #a07f0cc3
-def _covered(bars: pd.DataFrame, hours: pd.DataFrame, contract: ContractSpec, by_day: bool) -> tuple[np.ndarray, bool]:
-    "What `_cover` counts, in regular hours only where `by_day`, and whether the bars are without a length."
-    length, opens = _bar_length(bars.index), _minutes(contract.day_open) - 1440
-    since = bars.index.tz_localize(None).as_unit('s').asi8
-    until = np.append(since[1:], since[-1:]) if length is None else since + int(np.ceil(length.total_seconds()))
-    first, last = (bars.date.to_numpy().searchsorted(hours.index.to_numpy(), side=side) for side in ('left', 'right'))
-    rth = [m - opens for m in _regular_minutes(hours.index, contract)]
-    ends = [np.where(hours.kind == '', 0, hours[c] - opens).astype(np.int64) for c in ('closes', 'pause', 'resume')]
-    if by_day: ends = [np.minimum(e, rth[1]) for e in ends]
-    start = hours.index.as_unit('s').asi8 + opens * 60
-    return _cover(since, until, first, last, start, rth[0] if by_day else np.zeros_like(rth[0]), *ends, *rth, length is None), length is None
-
 # %% ../nbs/00b_data_quality.ipynb #f37aeffc
+def _draw_cells(quality: pd.DataFrame, years: range, colours: object, ax: object):
+    "Draw the completeness of each session as a coloured cell, and mark half days and holiday sessions."
+    dates = quality.index
+    weekday = dates.day_of_week.to_numpy()
+    new_year = pd.DatetimeIndex([f'{y}-01-01' for y in dates.year]).day_of_week.to_numpy()
+    week = (dates.day_of_year.to_numpy() - 1 + new_year) // 7
+    row = 6 * (dates.year.to_numpy() - years[0]) + weekday
+    held = (quality.rth_expected > 0).to_numpy() & (weekday < 5)
+    half_day = (quality.kind == 'half day').to_numpy()
+    holiday = (quality.kind == 'holiday').to_numpy()
+    shown = held & ~(holiday & (quality.status == 'missing').to_numpy())
+    grid = np.full((6 * len(years), 54), np.nan)
+    grid[row[shown], week[shown]] = quality.rth_completeness.fillna(0).to_numpy()[shown]
+    ax.pcolormesh(np.arange(55), np.arange(6 * len(years) + 1), grid, cmap=colours, vmin=0, vmax=1,
+                  edgecolor='white', lw=.4)
+    for which, marker in ((half_day & shown, '.'), (holiday & held, 'x')):
+        ax.plot(week[which] + .5, row[which] + .5, marker, color='#333333', ms=3, mew=.8)
+
 def plot_completeness(
     quality: pd.DataFrame,  # of `data_quality`
     ax: object = None  # matplotlib axes to draw on; None for new ones
-):  # the axes
-    "Every session as a cell, five weekdays down and the weeks across, a band a year: how complete its regular hours are."
+) -> object:  # the axes
+    "Draw how complete each session's regular hours are: a cell a session, a column a week, a band a year."
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.lines import Line2D
     years = range(quality.index[0].year, quality.index[-1].year + 1)
     ax = axes(ax, size=(9, .6 + .5 * len(years)))
-    day = quality.index.day_of_year.to_numpy() - 1
-    week = (day + (pd.DatetimeIndex([f'{y}-01-01' for y in quality.index.year]).day_of_week).to_numpy()) // 7
-    row = 6 * (quality.index.year.to_numpy() - years[0]) + quality.index.day_of_week.to_numpy()
-    share = quality.rth_completeness.fillna(0).to_numpy()
-    colours = LinearSegmentedColormap.from_list('share', [(0, COLOURS['vermilion']), (_MIN_COMPLETENESS, '#f7e3cf'), (_MIN_COMPLETENESS, '#cfe6f5'), (1, COLOURS['sky'])])
-    grid = np.full((6 * len(years), 54), np.nan)
-    wanted = (quality.rth_expected > 0).to_numpy() & (day >= 0)
-    absent = wanted & ((quality.status == 'missing') & (quality.kind == 'holiday')).to_numpy()
-    weekday = quality.index.day_of_week.to_numpy() < 5
-    shown = wanted & ~absent & weekday
-    grid[row[shown], week[shown]] = share[shown]
-    ax.pcolormesh(np.arange(55), np.arange(6 * len(years) + 1), grid, cmap=colours, vmin=0, vmax=1, edgecolor='white', lw=.4)
-    for which, marker, name in (((quality.kind == 'half day').to_numpy() & shown, '.', 'half day'), ((quality.kind == 'holiday').to_numpy() & wanted & weekday, 'x', 'holiday session')):
-        ax.plot(week[which] + .5, row[which] + .5, marker, color='#333333', ms=3, mew=.8)
+    colours = LinearSegmentedColormap.from_list('share', [
+        (0, COLOURS['vermilion']), (_MIN_COMPLETENESS, '#f7e3cf'), (_MIN_COMPLETENESS, '#cfe6f5'),
+        (1, COLOURS['sky'])])
+    _draw_cells(quality, years, colours, ax)
     months = pd.date_range(f'{years[0]}-01-01', periods=12, freq='MS')
     ax.set_xticks((months.day_of_year - 1) / 7, months.strftime('%b'), ha='left')
     ax.set_yticks(6 * np.arange(len(years)) + 2.5, years)
-    ax.invert_yaxis(), ax.grid(False), ax.tick_params(length=0)
+    ax.invert_yaxis()
+    ax.grid(False)
+    ax.tick_params(length=0)
     for side in ('left', 'bottom'): ax.spines[side].set_visible(False)
-    patch = lambda colour, label: Line2D([], [], marker='s', ls='', ms=7, color=colour, label=label)
+    patch = lambda share, label: Line2D([], [], marker='s', ls='', ms=7, color=colours(share), label=label)
     mark = lambda marker, label: Line2D([], [], marker=marker, ls='', ms=4, color='#333333', label=label)
-    ax.legend(handles=[patch(colours(1.), 'complete'), patch(colours(.5), 'half of it'), patch(colours(0.), 'missing'), mark('.', 'half day'), mark('x', 'holiday session')],
-              ncols=5, loc='lower right', bbox_to_anchor=(1, 1), handletextpad=.1, columnspacing=.9, frameon=False)
+    ax.legend(handles=[patch(1., 'complete'), patch(.5, 'half of it'), patch(0., 'missing'),
+                       mark('.', 'half day'), mark('x', 'holiday session')],
+              ncols=5, loc='lower right', bbox_to_anchor=(1, 1), handletextpad=.1, columnspacing=.9,
+              frameon=False)
     return ax
 
 # %% ../nbs/00b_data_quality.ipynb #21d2b1f3
@@ -209,9 +281,13 @@ def mark_complete(
     least: float = _MIN_COMPLETENESS,  # share of its hours a session must have; 0: all are complete
     segment: str = 'RTH',  # hours that count for it: 'RTH', 'ETH' or 'all'
     contract: ContractSpec = ES  # an equity index future of the CME
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # the bars with a column `complete` (bool, of their session); `data_quality`
-    "Say of every bar whether its session is complete enough to make levels; `session_levels` passes the word on."
-    if not 0 <= least <= 1: raise ValueError(f'completeness={least} must lie between 0 and 1: write 90% as 0.9')
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # bars with a column `complete` (bool); their `data_quality`
+    """Mark for every bar whether its session is complete enough to make levels.
+
+    Raises `ValueError` for a share outside 0 to 1, `BadData` for invalid bars.
+    """
+    if not 0 <= least <= 1:
+        raise ValueError(f'completeness={least} must lie between 0 and 1: write 90% as 0.9')
     bars = bars if 'date' in bars else add_sessions(bars, contract)
     quality = data_quality(bars, contract, least, segment)
     out = quality.index[quality.status == 'incomplete']
