@@ -391,7 +391,7 @@ def _steps_of_day(n):
 
 @njit(cache=True)
 def _pinned_walk(bits, size, passed, start, end, spread, path):
-    "Fill `path` with a bridge of ± steps, one a bit, from start to end; return its highest and lowest point."
+    "Fill `path` with a bridge of ± steps, one a bit, from start to end; return its high and low."
     path[0] = 0.
     for i in range(len(size)): path[i + 1] = path[i] + (size[i] if bits[i >> 3] >> (i & 7) & 1 else -size[i])
     astray, high, low = path[-1], start, start
