@@ -118,7 +118,7 @@ def map_parallel(
     parts: list,  # of the work
     *,
     jobs: int | None = None,  # see `worker_count`
-    files: list[Path] | None = None,  # one a part, in which its result, a table, is kept; None: nothing is kept
+    files: list[Path] | None = None,  # one a part, in which its result, a table, is kept; None: not kept
     title: str | None = None  # of the progress bar; None: there is none
 ) -> Iterator:  # results in the order of the parts
     "Do work in parts, where `joblib.parallel_config` says; raise what the work raises."
