@@ -106,7 +106,6 @@ def _faults(open, high, low, close, volume, tick):
     for i in range(len(out)): out[i] = _fault(open[i], high[i], low[i], close[i], volume[i], tick)
     return out
 
-# %% ../nbs/00_data.ipynb #c5422aec
 _PRICES = ['open', 'high', 'low', 'close']
 
 def _numbers(rows: pd.DataFrame) -> list[np.ndarray]:
@@ -271,20 +270,11 @@ def _stretches(bars: pd.DataFrame, contract: ContractSpec) -> dict:
 
 # %% ../nbs/00_data.ipynb #b7a1c3dc
 @njit(cache=True)
-def _same_prices(prices, per_point, ticks, block=4096):
-    "Return whether prices are these ticks, to a ten-millionth of one."
-    for b in range(0, len(prices), block):
-        points, whole, same = prices[b:b + block], ticks[b:b + block], np.int32(0)
-        for i in range(len(points)): same += np.int32(abs(points[i] * per_point - whole[i]) <= 1e-7)
-        if same < len(points): return False
-    return True
-
-@njit(cache=True)
-def _same_numbers(volume, sizes, block=4096):
-    "Return whether two arrays hold the same numbers."
-    for b in range(0, len(volume), block):
-        one, other, same = volume[b:b + block], sizes[b:b + block], np.int32(0)
-        for i in range(len(one)): same += np.int32(one[i] == other[i])
+def _same_numbers(values, scale, whole, tolerance, block=4096):
+    "Return whether values times a scale are these whole numbers."
+    for b in range(0, len(values), block):
+        one, other, same = values[b:b + block], whole[b:b + block], np.int32(0)
+        for i in range(len(one)): same += np.int32(abs(one[i] * scale - other[i]) <= tolerance)
         if same < len(one): return False
     return True
 
@@ -303,9 +293,9 @@ def _is_current(kept: CompactBars, bars: pd.DataFrame, contract: ContractSpec) -
     if not {*_PRICES, 'volume'} <= set(bars.columns): return False
     coded = _coded_columns(bars)
     *prices, volume = _numbers(bars)
-    if tuple(coded) != kept.given or not _same_numbers(volume, kept.volume): return False
+    if tuple(coded) != kept.given or not _same_numbers(volume, 1., kept.volume, 0.): return False
     for points, ticks in zip(prices, kept.prices):
-        if not _same_prices(points, 1 / contract.tick_size, ticks): return False
+        if not _same_numbers(points, 1 / contract.tick_size, ticks, 1e-7): return False
     for name, column in coded.items():
         if not _same_within(column[0], kept.start): return False
         if not (_decode(column, kept.start[:-1]) == getattr(kept, name)).all(): return False
@@ -333,7 +323,6 @@ def _compact_bars(
     object.__setattr__(bars, '_compact', packed)
     return packed
 
-# %% ../nbs/00_data.ipynb #b7a1c3df
 def check_bars(
     bars: pd.DataFrame,  # index `ts` in New York time; open, high, low, close (points), volume (contracts)
     contract: ContractSpec = ES  # whose tick grid the prices must lie on
@@ -478,14 +467,6 @@ _EDGES = (-.29, -.16, 0., .14, .30, .51, .71, .99, 1.31)  # mean R of the defaul
 
 _SHARES_PER_CONTRACT = 2500  # makes a usual day of 3.5 billion shares 1.4 million contracts, as ES has
 
-def _sample_days(sessions: int | None) -> tuple[pd.DataFrame, pd.Series]:
-    "Return the real daily bars of the sample market, and the VIX closes up to the last of them."
-    from arch.data import sp500, vix
-    closes = vix.load()['vix'].dropna()
-    days = sp500.load().loc['2014-01-03':]
-    days = days[days.index.isin(closes.index)].iloc[:sessions]
-    return days, closes[:days.index[-1]].rename_axis('date')
-
 def sample_market(
     sessions: int | None = None,  # the first so many sessions, None for all 1,257 (2014-01-03 to 2018-12-31)
     seed: int = 0,  # of the simulated minutes
@@ -497,7 +478,10 @@ def sample_market(
     Raises `ValueError` for an edge outside 0 to 1.
     """
     if not 0 <= edge <= 1: raise ValueError(f'edge={edge} must lie between 0 and 1 R a trade')
-    days, vix = _sample_days(sessions)
+    from arch.data import sp500, vix
+    closes = vix.load()['vix'].dropna()
+    days = sp500.load().loc['2014-01-03':]
+    days = days[days.index.isin(closes.index)].iloc[:sessions]
     minutes = np.where(days.index.isin(_EARLY_CLOSES), 210, 390)
     rng = np.random.default_rng(seed)
     ticks = [ES.to_ticks(days[c]).astype(np.int64) for c in ('Open', 'High', 'Low', 'Close')]
@@ -510,7 +494,7 @@ def sample_market(
     times = _session_times(days.index, minutes, 1.)
     bars = pd.DataFrame(ES.to_prices(path), columns=_PRICES, index=times).assign(volume=volume)
     if edge: bars = _plant_edge(bars, np.interp(edge, _EDGES, _PULLS), seed)[[*_PRICES, 'volume']]
-    return bars, vix
+    return bars, closes[:days.index[-1]].rename_axis('date')
 
 # %% ../nbs/00_data.ipynb #cd05dea6
 @njit(cache=True)
@@ -600,7 +584,7 @@ class _Moves:
     "Hold bars whose moves are to be randomised: what all markets made of them share."
     bars: CompactBars
     first: np.ndarray  # bool (bars,): whether it is the first of its date
-    roll: np.ndarray  # int32 (bars,): see `_roll_ticks`
+    roll: np.ndarray  # int32 (bars,): ticks between its contract and the one before, 0 except at a roll
 
     def toss(self, seed: int, pull: float = 0., drift: bool = False) -> CompactBars:
         "Return the bars mirrored by coins; `pull` plants an edge, `drift` adds the real drift back."
@@ -630,19 +614,16 @@ class _Moves:
         made_move = prices[3, -1] - prices[0, 0]
         _add_drift(prices, self.first, gap / bar if bar else 0., real_move - made_move)
 
-# %% ../nbs/00_data.ipynb #18a35d6b
-def _roll_ticks(bars: pd.DataFrame, first: np.ndarray, contract: ContractSpec) -> np.ndarray:
-    "Return for each bar the ticks between its contract and the one before, 0 except at a roll."
-    if 'offset' not in bars: return np.zeros(len(bars), np.int32)
-    ticks = contract.to_ticks(bars.offset.to_numpy())
-    return np.where(first, np.diff(ticks, prepend=ticks[:1]), 0).astype(np.int32)
-
 def _bar_moves(bars: pd.DataFrame, contract: ContractSpec) -> _Moves:
     "Prepare bars for randomising; raises `BadData` for invalid bars or a session of several contracts."
     packed = _check_one_contract(_compact_bars(bars, contract))
     first = np.zeros(len(bars), bool)
     first[packed.start[:-1]] = np.concatenate([[True], packed.date[1:] != packed.date[:-1]])
-    return _Moves(packed, first, _roll_ticks(bars, first, contract))
+    roll = np.zeros(len(bars), np.int32)
+    if 'offset' in bars:
+        offset = contract.to_ticks(bars.offset.to_numpy())
+        roll = np.where(first, np.diff(offset, prepend=offset[:1]), 0).astype(np.int32)
+    return _Moves(packed, first, roll)
 
 def _with_prices(bars: pd.DataFrame, made: CompactBars) -> pd.DataFrame:
     "Return the table of bars with the prices of a market made of them; with `date` and `segment`."
