@@ -614,6 +614,7 @@ class _Moves:
         made_move = prices[3, -1] - prices[0, 0]
         _add_drift(prices, self.first, gap / bar if bar else 0., real_move - made_move)
 
+# %% ../nbs/00_data.ipynb #9efaaa03
 def _bar_moves(bars: pd.DataFrame, contract: ContractSpec) -> _Moves:
     "Prepare bars for randomising; raises `BadData` for invalid bars or a session of several contracts."
     packed = _check_one_contract(_compact_bars(bars, contract))
@@ -634,12 +635,6 @@ def _with_prices(bars: pd.DataFrame, made: CompactBars) -> pd.DataFrame:
 _TREND = 20  # sessions over which the mean price of a planted market is compared
 
 @njit(cache=True)
-def _pull_zone(mean, spread, before):
-    "Return the price below which the next session is pulled up, and the one above which it is pulled down."
-    if np.isnan(before): return -np.inf, np.inf
-    return (mean - spread, np.inf) if mean >= before else (-np.inf, mean + spread)
-
-@njit(cache=True)
 def _pulled_coins(ticks, volume, first, roll, draws, pull, coins):
     "Flip bit 0 of the coins of bars that the edge mirrors; `draws`: uniform numbers, one a bar."
     means, session = np.full(_TREND, np.nan), 0
@@ -650,7 +645,9 @@ def _pulled_coins(ticks, volume, first, roll, draws, pull, coins):
     for i in range(ticks.shape[1]):
         if first[i]:
             if weight > 0:
-                low, high = _pull_zone(mean, np.sqrt(squares / weight), means[session % _TREND])
+                earlier = means[session % _TREND]  # NaN in the first sessions, which are not pulled
+                low = mean - np.sqrt(squares / weight) if mean >= earlier else -np.inf
+                high = mean + np.sqrt(squares / weight) if mean < earlier else np.inf
                 means[session % _TREND] = mean
                 session += 1
             gap = ticks[0, i] - before - roll[i]
@@ -673,6 +670,7 @@ def _pulled_coins(ticks, volume, first, roll, draws, pull, coins):
         price += sign * move
         before = np.int64(ticks[3, i])
 
+# %% ../nbs/00_data.ipynb #c5253957
 @njit(cache=True)
 def _restart_sessions(made, base, first):
     "Start every session of a market with an edge where the market without one starts."
@@ -681,7 +679,6 @@ def _restart_sessions(made, base, first):
         if first[i]: shift = base[0, i] - made[0, i]
         for k in range(4): made[k, i] += shift
 
-# %% ../nbs/00_data.ipynb #c5253957
 def _plant_edge(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     pull: float,  # 0 to 1: share of the bars against the pull that are mirrored; 0: no edge

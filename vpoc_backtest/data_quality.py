@@ -165,7 +165,7 @@ def _status(table: pd.DataFrame, least: float, segment: str) -> np.ndarray:
 # %% ../nbs/00b_data_quality.ipynb #a07f0cc3
 def _covered(
     bars: pd.DataFrame, hours: pd.DataFrame, contract: ContractSpec, by_day: bool
-) -> tuple[np.ndarray, bool]:
+) -> tuple[pd.DataFrame, bool]:
     "Return what `_cover` counts, in regular hours only if `by_day`; whether bars have no fixed length."
     length = _bar_length(bars.index)
     since = bars.index.tz_localize(None).as_unit('s').asi8
@@ -181,8 +181,12 @@ def _covered(
     if by_day: ends = [np.minimum(e, rth_close) for e in ends]
     first_minute = rth_open if by_day else np.zeros_like(rth_open)
     start = hours.index.as_unit('s').asi8 + opens * 60
-    counted = _Hours(start, first_minute, *ends, rth_open, rth_close)
-    return _cover(since, until, first, last, counted, length is None), length is None
+    spans = _Hours(start, first_minute, *ends, rth_open, rth_close)
+    names = ['present', 'rth_present', 'gap', 'gap_at', 'rth_gap', 'closed_hours']
+    counted = _cover(since, until, first, last, spans, length is None)
+    table = pd.DataFrame(counted, index=hours.index, columns=names)
+    begins = hours.index + pd.to_timedelta(table.gap_at + opens, 'min')
+    return table.assign(gap_at=begins.where(table.gap > 0)), length is None
 
 # %% ../nbs/00b_data_quality.ipynb #d7c5f960
 def data_quality(
@@ -212,19 +216,16 @@ def data_quality(
     closes = [f'{m // 60:02d}:{m % 60:02d}' if m else '' for m in hours.closes.astype(int)]
     table = pd.DataFrame({
         'kind': hours.kind, 'closes': closes,
-        'bars': count(slice(None)), 'expected': expected.astype(int), 'present': covered[:, 0],
+        'bars': count(slice(None)), 'expected': expected.astype(int), 'present': covered.present,
         'rth_bars': count((bars.segment == 'RTH').to_numpy()),
-        'rth_expected': hours.rth_expected.astype(int), 'rth_present': covered[:, 1]}, index=dates)
+        'rth_expected': hours.rth_expected.astype(int), 'rth_present': covered.rth_present}, index=dates)
     for part in ('', 'rth_'):
         whole = table[part + 'expected']
         table[part + 'completeness'] = table[part + 'present'] / whole.where(whole > 0)
-    begins = dates + pd.to_timedelta(covered[:, 3] + _minutes(contract.day_open) - 1440, 'min')
-    table['gap'] = covered[:, 2]
-    table['gap_at'] = begins.where(covered[:, 2] > 0)
-    table['rth_gap'] = covered[:, 4]
+    table[['gap', 'gap_at', 'rth_gap']] = covered[['gap', 'gap_at', 'rth_gap']]
     table['zero_volume'] = count((bars.volume == 0).to_numpy())
     table['outliers'] = count(_outliers(bars, session, contract.tick_size))
-    table['closed_hours'] = covered[:, 5]
+    table['closed_hours'] = covered.closed_hours
     table.insert(0, 'status', _status(table, least, segment))
     return table.rename_axis('date').assign(irregular=irregular)
 
@@ -247,6 +248,7 @@ def _draw_cells(quality: pd.DataFrame, years: range, colours: object, ax: object
     for which, marker in ((half_day & shown, '.'), (holiday & held, 'x')):
         ax.plot(week[which] + .5, row[which] + .5, marker, color='#333333', ms=3, mew=.8)
 
+# %% ../nbs/00b_data_quality.ipynb #d0009171
 def plot_completeness(
     quality: pd.DataFrame,  # of `data_quality`
     ax: object = None  # matplotlib axes to draw on; None for new ones
