@@ -7,32 +7,29 @@ __all__ = ['LookAheadError', 'check_causality', 'check_orders', 'check_warm_up']
 
 # %% ../nbs/04b_causality.ipynb #dd00397b
 import contextlib
-from html import escape
-
-# %% ../nbs/04b_causality.ipynb #ec34a306
 import functools
 from dataclasses import dataclass
+from html import escape
 from typing import Callable
 from uuid import uuid4
 
 # %% ../nbs/04b_causality.ipynb #bbabf6f0
 import numpy as np
 import pandas as pd
-
-# %% ../nbs/04b_causality.ipynb #8395c1c1
 from .data import add_sessions, _PRICES
 from .parallel import (cached_per_process, map_parallel, share_frame, shared_folder, SharedFrame,
                                     worker_count)
 
 # %% ../nbs/04b_causality.ipynb #dd00397c
 _CHOICE = 64  # rows from which those of a rising or falling future are chosen, at least
-_PRICED = {*_PRICES, 'vwap', 'vpoc', 'val', 'vah'}  # columns that such a future takes far away
+_PRICED = {*_PRICES, 'vwap', 'vpoc', 'val', 'vah'}  # columns that it moves away from all prices
 _KINDS = ('any', 'rise', 'fall', 'wide')  # of another future, see `_other_numbers`
 
 class _Scratch:
-    "A copy of dated data whose numbers can be exchanged for those of other rows, and are put back."
+    "A copy of dated data whose numbers can be replaced by those of other rows, and are restored afterwards."
     def __init__(self, data: pd.DataFrame | pd.Series):
-        self.is_series, self.n = isinstance(data, pd.Series), len(data)
+        self.is_series = isinstance(data, pd.Series)
+        self.n = len(data)
         self.name = data.name if self.is_series else None
         table = data.to_frame('value') if self.is_series else data
         self.numbers = {c: _writable(table[c]) for c in table.select_dtypes('number') if c != 'offset'}
@@ -41,12 +38,12 @@ class _Scratch:
         self.low, self.high, self.away = _number_range(self.numbers)
 
     def until(self, end: int) -> pd.DataFrame | pd.Series:
-        "The rows before `end` as they stand; what is done to them does not come back."
+        "Return the rows before `end` as they are; a function that changes them changes its own copy."
         return self.table['value'][:end].rename(self.name) if self.is_series else self.table[:end]
 
     @contextlib.contextmanager
     def exchanged(self, start: int, end: int, rng: np.random.Generator, kind: str = 'any'):
-        "The rows before `end`, those from `start` on with other numbers; `kind` is one of `_KINDS`."
+        "Yield the rows before `end`, those from `start` on with other numbers; `kind` is one of `_KINDS`."
         own = {c: x[start:end].copy() for c, x in self.numbers.items()}
         for c, x in _other_numbers(self, start, end, rng, kind).items(): self.numbers[c][start:end] = x
         try: yield self.until(end)
@@ -55,22 +52,24 @@ class _Scratch:
 
 # %% ../nbs/04b_causality.ipynb #dd00397d
 def _writable(column: pd.Series) -> np.ndarray:
-    "A copy of its numbers as NumPy has them."
+    "Return a copy of a column as NumPy numbers."
     if isinstance(column.dtype, np.dtype): return column.to_numpy(copy=True)
     return column.to_numpy(float, copy=True, na_value=np.nan)
 
 def _number_range(numbers: dict[str, np.ndarray]) -> tuple[float, float, float]:
-    "Lowest and highest price; a fifth of the lowest, rounded down to its first digit, which is on the grid."
-    lows, highs = (numbers.get(c, numbers.get('close', np.zeros(1))) for c in ('low', 'high'))
-    low, high = np.nanmin(lows, initial=np.inf), np.nanmax(highs, initial=-np.inf)
+    "Return the lowest and highest price, and a fifth of the lowest rounded down to its first digit."
+    close = numbers.get('close', np.zeros(1))
+    low = np.nanmin(numbers.get('low', close), initial=np.inf)
+    high = np.nanmax(numbers.get('high', close), initial=-np.inf)
     if not 0 < low <= high < np.inf: return low, high, 0.
     digit = 10.**np.floor(np.log10(low / 5))
     return low, high, float(low / 5 // digit * digit)
 
 # %% ../nbs/04b_causality.ipynb #dd00397e
 def _other_rows(scratch: _Scratch, start: int, end: int, rng: np.random.Generator, way: int) -> np.ndarray:
-    "Another row for each from `start` to `end` − 1, with replacement; `way` 1: closes rise, −1: they fall."
-    rows, n, close = np.arange(start, end), scratch.n, scratch.numbers.get('close')
+    "Draw another row for each before `end`, with replacement; `way` 1: closes rise, −1: they fall."
+    n, rows = scratch.n, np.arange(start, end)
+    close = scratch.numbers.get('close')
     if not way or close is None: return (rows + rng.integers(1, n, len(rows))) % n
     move = way * (close - scratch.numbers['open']) if 'open' in scratch.numbers else np.ones(n)
     pool = np.flatnonzero(move > 0) if (move > 0).any() else np.arange(n)
@@ -80,26 +79,28 @@ def _other_rows(scratch: _Scratch, start: int, end: int, rng: np.random.Generato
 
 def _other_numbers(scratch: _Scratch, start: int, end: int, rng: np.random.Generator, kind: str
                    ) -> dict[str, np.ndarray]:
-    "Numbers of other rows; they rise below all prices, fall above all, or reach all, where there are prices."
+    "Return the numbers of other rows: any, rising below all prices, falling above them, or reaching all."
     way, numbers = {'rise': 1, 'fall': -1}.get(kind, 0), scratch.numbers
     rows = _other_rows(scratch, start, end, rng, way)
     other = {c: x[rows] - (way * scratch.away if c in _PRICED else 0) for c, x in numbers.items()}
     if kind == 'wide' and {'low', 'high'} <= set(numbers):
-        other['low'][:], other['high'][:] = scratch.low - scratch.away, scratch.high + scratch.away
+        other['low'][:] = scratch.low - scratch.away
+        other['high'][:] = scratch.high + scratch.away
     return other
 
 # %% ../nbs/04b_causality.ipynb #ca11aa25
 def _dates_of(table: pd.DataFrame | pd.Series, dated: str | None = None) -> pd.DatetimeIndex:
-    "The date of each row: of the column `dated`, else of the index, else of the column `date`."
+    "Return the date of each row: of the column `dated`, else of the index, else of the column `date`."
     if dated is None and isinstance(table.index, pd.DatetimeIndex): return table.index
     dated = 'date' if dated is None else dated
-    if dated not in table: raise ValueError(f'the rows have no dates: give them an index of dates or a column {dated!r}')
+    if dated not in table:
+        raise ValueError(f'the rows have no dates: give them an index of dates or a column {dated!r}')
     return pd.DatetimeIndex(table[dated])
 
 # %% ../nbs/04b_causality.ipynb #b62e893a
 @dataclass(frozen=True)
 class _TimeAxis:
-    "When the rows of the data are."
+    "Times and sessions of the rows of the data."
     times: pd.DatetimeIndex  # as the index has them
     sessions: pd.DatetimeIndex  # their dates, without a zone
 
@@ -109,34 +110,40 @@ class _TimeAxis:
         return np.append(np.flatnonzero(self.sessions[1:] != self.sessions[:-1]) + 1, len(self.sessions))
 
     def of(self, stamps: pd.DatetimeIndex) -> pd.DatetimeIndex:
-        "The dates of the rows as figures with these dates see them."
+        "Return the dates of the rows in the form in which the figures are dated: sessions or times."
         clock = self.sessions if stamps.tz is None else self.times
-        if (clock.tz is None) != (stamps.tz is None): raise ValueError('the figures are dated by time and the data by day: date both alike')
+        if (clock.tz is None) != (stamps.tz is None):
+            raise ValueError('the figures are dated by time and the data by day: date both alike')
         return clock
 
     def untouched(self, stamps: pd.DatetimeIndex, k: int, own_date: bool, cut: bool) -> np.ndarray:
-        "Which figures, by their dates, must not depend on the rows from k on."
+        "Return which figures, by their dates, must not depend on the rows from k on."
         clock = self.of(stamps)
         return stamps < clock[k] if own_date else stamps <= clock[k - cut]
 
     def missing(self, full: pd.DatetimeIndex, part: pd.DatetimeIndex, k: int) -> np.ndarray:
-        "Which figures of a session that was cut in two are not there yet, and need not be."
+        "Return which figures of a session that was cut in two are not there yet, and need not be."
         if k in self.ends: return np.zeros(len(full), bool)
         return (full == self.of(full)[k - 1]) & ~full.isin(part)
 
     def later(self, k: int, sessions: int) -> int:
-        "The row after the last of the session that is so many after that of row k, or of the last one."
+        "Return the row after the end of the session that is so many after that of row k, or the last."
         return int(self.ends[min(self.ends.searchsorted(k, side='right') + sessions, len(self.ends) - 1)])
 
 # %% ../nbs/04b_causality.ipynb #1aefdb54
 def _time_axis(data: pd.DataFrame | pd.Series) -> _TimeAxis:
+    "Find times and sessions of the rows; raises `ValueError` where they are not in order."
     times = _dates_of(data)
-    if not times.is_monotonic_increasing: raise ValueError('the data are not in order of time: use data.sort_index()')
+    if not times.is_monotonic_increasing:
+        raise ValueError('the data are not in order of time: use data.sort_index()')
     if times.tz is None: return _TimeAxis(times, times)
-    return _TimeAxis(times, pd.DatetimeIndex(data['date'] if 'date' in data else add_sessions(data.to_frame() if data.ndim == 1 else data).date))
+    if 'date' in data: return _TimeAxis(times, pd.DatetimeIndex(data['date']))
+    table = data.to_frame() if data.ndim == 1 else data
+    return _TimeAxis(times, pd.DatetimeIndex(add_sessions(table).date))
 
 # %% ../nbs/04b_causality.ipynb #97da3ba9
 def _differs(a: pd.Series, b: pd.Series, rtol: float) -> np.ndarray:
+    "Return which values differ; two that are missing are equal."
     if all(pd.api.types.is_numeric_dtype(x) for x in (a, b)):
         x, y = a.to_numpy(float, na_value=np.nan), b.to_numpy(float, na_value=np.nan)
         scale = np.abs(x[np.isfinite(x)]).max(initial=0)
@@ -144,43 +151,44 @@ def _differs(a: pd.Series, b: pd.Series, rtol: float) -> np.ndarray:
     return ~((a.astype(object) == b.astype(object)) | (a.isna() & b.isna())).to_numpy(bool)
 
 # %% ../nbs/04b_causality.ipynb #1dd74b64
+def _numbered(table: pd.DataFrame) -> pd.DataFrame:
+    "Add a second index level: the number of the row within its date."
+    return table.set_index(table.groupby(level=0).cumcount().rename('nth'), append=True)
+
 def _matched(full: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, pd.DatetimeIndex]:
-    "The rows that are in both, by date and number within it, and the dates of those that are in one only."
-    tables = [t.set_index(t.groupby(level=0).cumcount().rename('nth'), append=True) for t in (full, other)]
-    rows, others = (t.index for t in tables)
-    both = rows.intersection(others)
-    alone = rows.symmetric_difference(others).get_level_values(0)
-    return *(t.reindex(both).droplevel('nth') for t in tables), pd.DatetimeIndex(alone)
+    "Return the rows that are in both, by date and number, and the dates of those that are in one only."
+    full, other = _numbered(full), _numbered(other)
+    both = full.index.intersection(other.index)
+    alone = full.index.symmetric_difference(other.index).get_level_values(0)
+    return full.reindex(both).droplevel('nth'), other.reindex(both).droplevel('nth'), pd.DatetimeIndex(alone)
 
 def _changes(full: pd.DataFrame, other: pd.DataFrame, rtol: float) -> dict[str, pd.DatetimeIndex]:
-    "For each column that is not the same in both, the dates at which it differs; both indexed by date."
+    "Return for each column that is not the same in both the dates at which it differs; both indexed by date."
     if rtol == 0 and full.equals(other): return {}
     found = {}
     if not full.index.equals(other.index):
         full, other, found['(row)'] = _matched(full, other)
     for c in full.columns.union(other.columns, sort=False):
-        wrong = _differs(full[c], other[c], rtol) if c in full and c in other else np.ones(len(full), bool)
+        in_both = c in full and c in other
+        wrong = _differs(full[c], other[c], rtol) if in_both else np.ones(len(full), bool)
         found[c] = full.index[wrong]
     return {c: dates.unique().sort_values() for c, dates in found.items() if len(dates)}
 
-# %% ../nbs/04b_causality.ipynb #cae4b30d
-class LookAheadError(ValueError):
-    "A figure changed when only data after it did."
-
 # %% ../nbs/04b_causality.ipynb #a0abfd86
-_LEAK_SHARE, _POWER = .01, .99  # a leak in this share of the sessions is met with this probability
+_LEAK_SHARE = .01  # a leak in this share of the sessions …
+_POWER = .99  # … is met with this probability
 
 def _draws(
     n: int  # sessions that can be drawn
 ) -> int:  # of them to draw, each once
-    "How many draws meet a leaking session: (1 − draws/n) to the power of their number is the risk of none."
+    "Return how many draws meet a leaking session, where (1 − draws/n)^leaking is the risk of none."
     leaking = max(1, round(_LEAK_SHARE * n))
     return min(n, int(np.ceil(n * (1 - (1 - _POWER)**(1 / leaking)))))
 
 # %% ../nbs/04b_causality.ipynb #a0abfd88
 def _cuts(clock: _TimeAxis, dates: object, samples: int | None, by_time: bool, rng: np.random.Generator
           ) -> list[int]:
-    "Rows from which the data are changed: where sessions begin, or within them for figures dated by time."
+    "Choose rows from which the data are changed: where sessions begin, or within them (`by_time`)."
     n = len(clock.times)
     if n < 4: raise ValueError(f'{n} rows of data are too few to cut')
     if dates is not None:
@@ -188,13 +196,25 @@ def _cuts(clock: _TimeAxis, dates: object, samples: int | None, by_time: bool, r
         rows = (clock.sessions if dates.tz is None else clock.times).searchsorted(dates)
         return sorted({int(min(max(k, 1), n - 1)) for k in rows})
     begin = np.append(np.flatnonzero(clock.sessions[1:] != clock.sessions[:-1]) + 1, n)
-    if len(begin) == 1: begin = np.array([n // 2, n])  # there is but one session
+    if len(begin) == 1: begin = np.array([n // 2, n])  # there is only one session
     sessions = len(begin) - 1
     drawn = np.sort(rng.choice(sessions, min(samples or _draws(sessions), sessions), replace=False))
     return [int(rng.integers(a, b)) if by_time else int(a) for a, b in zip(begin[drawn], begin[drawn + 1])]
 
+# %% ../nbs/04b_causality.ipynb #cae4b30d
+class LookAheadError(ValueError):
+    "A figure changed when only data after it did."
+
 # %% ../nbs/04b_causality.ipynb #a0abfd8a
 _FUTURE = 20  # sessions of another future: the own one of a cut and the month after it
+
+def _answer(fn: Callable, data: pd.DataFrame | pd.Series, dated: str | None) -> pd.DataFrame:
+    "Return what `fn` says, as a table indexed by date."
+    out = fn(data.copy(deep=False))
+    if isinstance(out, pd.Series): out = out.to_frame(out.name or 'value')
+    if not isinstance(out, pd.DataFrame):
+        raise ValueError(f'fn must return a table or a series, not a {type(out).__name__}')
+    return out.set_index(_dates_of(out, dated))
 
 @dataclass(frozen=True, eq=False)
 class _Question:
@@ -207,7 +227,7 @@ class _Question:
     clock: _TimeAxis
 
     def ask(self, data: pd.DataFrame | pd.Series, k: int, by: str) -> dict[str, tuple]:
-        "Column → first date that changed, and how, where `data` are changed from row k on."
+        "Return column → first date that changed, and how, where `data` are changed from row k on."
         known = self.full[self.clock.untouched(self.full.index, k, self.own_date, by == 'cut')]
         try: again = _answer(self.fn, data, self.dated)
         except Exception as e:
@@ -217,25 +237,43 @@ class _Question:
         if by == 'cut': known = known[~self.clock.missing(known.index, again.index, k)]
         return {c: (dates[0], by) for c, dates in _changes(known, again, self.rtol).items()}
 
+# %% ../nbs/04b_causality.ipynb #40df5860
+def _note_leak(found: dict, leaks: dict[str, tuple], when: pd.Timestamp):
+    "Keep the earliest date of each column that changed."
+    for column, (first, by) in leaks.items():
+        if column not in found or first < found[column][0]: found[column] = first, when, by
+
+def _leak_table(found: dict) -> pd.DataFrame:
+    "Return the columns that changed as a table, one a row."
+    table = pd.DataFrame.from_dict(found, orient='index', columns=['first', 'data_changed_from', 'by'])
+    return table.rename_axis('column')
+
 # %% ../nbs/04b_causality.ipynb #40df585f
 def check_causality(
     fn: Callable,  # data → table or series, indexed by date or time, or with a column `date`
-    data: pd.DataFrame | pd.Series,  # bars, levels, features, VIX closes: in order of an index of dates or times
+    data: pd.DataFrame | pd.Series,  # bars, levels, features, VIX closes: indexed by date or time, in order
     *,
-    own_date: bool = False,  # may a figure rest on data of its own date? levels, trades: yes; orders, features: no
+    own_date: bool = False,  # may a figure use data of its own date? levels: yes; orders, features: no
     dates: object = None,  # dates or times from which the data are changed; None: `samples` of them, drawn
     samples: int | None = None,  # sessions to draw; None: so many that 99% of leaks in 1% of them are found
     dated: str | None = None,  # column of the answer with its dates; None: its index, else `date`
     rtol: float = 0.,  # difference that counts as rounding, as a share of the largest figure of the column
     strict: bool = False,  # raise `LookAheadError` instead of returning what was found
     seed: int = 0  # of the draws
-) -> pd.DataFrame:  # empty if all is well; else a row a column: first date that changed, data changed from, by cut or scramble
-    "Rerun `fn` on data that end earlier and on data that go on differently; return the columns that changed."
-    rng, clock, scratch = np.random.default_rng(seed), _time_axis(data), _Scratch(data)
-    full, found = _answer(fn, data, dated), {}
-    again = _changes(full, _answer(fn, data, dated), rtol)
-    if again: raise ValueError('fn gives two answers to the same data: fix its seeds first')
+) -> pd.DataFrame:  # a row a column that changed: first (date), data_changed_from, by (cut or scramble)
+    """Run `fn` again on data that end earlier and on data that go on differently; return what changed.
+
+    An empty table means that nothing did. Raises `ValueError` for data out of order, for answers without
+    dates, and where `fn` gives two answers to the same data; with `strict`, `LookAheadError` (a `ValueError`)
+    where a figure used the future.
+    """
+    rng = np.random.default_rng(seed)
+    clock, scratch = _time_axis(data), _Scratch(data)
+    full = _answer(fn, data, dated)
+    if _changes(full, _answer(fn, data, dated), rtol):
+        raise ValueError('fn gives two answers to the same data: fix its seeds first')
     question = _Question(fn, dated, own_date, rtol, full, clock)
+    found = {}
     for k in _cuts(clock, dates, samples, full.index.tz is not None, rng):
         _note_leak(found, question.ask(scratch.until(k), k, 'cut'), clock.times[k])
         with scratch.exchanged(k, clock.later(k, _FUTURE), rng, str(rng.choice(_KINDS))) as other:
@@ -246,28 +284,10 @@ def check_causality(
                                   for c, first, k, by in leaks.itertuples()))
     return leaks
 
-# %% ../nbs/04b_causality.ipynb #40df5860
-def _note_leak(found: dict, leaks: dict[str, tuple], when: pd.Timestamp):
-    "Keep the earliest date of each column that changed."
-    for column, (first, by) in leaks.items():
-        if column not in found or first < found[column][0]: found[column] = first, when, by
-
-def _leak_table(found: dict) -> pd.DataFrame:
-    table = pd.DataFrame.from_dict(found, orient='index', columns=['first', 'data_changed_from', 'by'])
-    return table.rename_axis('column')
-
-# %% ../nbs/04b_causality.ipynb #1363314d
-def _answer(fn: Callable, data: pd.DataFrame | pd.Series, dated: str | None) -> pd.DataFrame:
-    "What `fn` says, as a table indexed by date."
-    out = fn(data.copy(deep=False))
-    if isinstance(out, pd.Series): out = out.to_frame(out.name or 'value')
-    if not isinstance(out, pd.DataFrame): raise ValueError(f'fn must return a table or a series, not a {type(out).__name__}')
-    return out.set_index(_dates_of(out, dated))
-
 # %% ../nbs/04b_causality.ipynb #c0ffee02
 @dataclass(frozen=True)
 class CausalityCheck:
-    "What became of figures that were computed again with their future removed and with another future."
+    "Result of computing figures again with their future removed and with another future."
     what: str  # 'order', 'feature row', 'prediction'
     tested: int  # how many of them
     cuts: int  # times from which the data were changed
@@ -280,7 +300,7 @@ class CausalityCheck:
         return not len(self.leaks)
 
     def summary(self) -> str:
-        "What it means, in a sentence."
+        "Say what it means, in a sentence."
         return _check_sentence(self)
 
     def __repr__(self): return self.summary() + ('' if self.passed else f'\n{self.leaks.to_string()}')
@@ -291,6 +311,7 @@ class CausalityCheck:
 def _number_of(n: int, what: str) -> str: return f'{n:,} {what}{"s" * (n != 1)}'
 
 def _check_sentence(check: CausalityCheck) -> str:
+    "Say how many were recomputed and how many changed."
     if not check.tested: return f'There were no {check.what}s, so there was nothing to test for look-ahead.'
     told = 'with the future removed and with the future scrambled'
     if check.passed: return f'We recomputed {_number_of(check.tested, check.what)} {told}; none changed.'
@@ -303,7 +324,7 @@ def _check_sentence(check: CausalityCheck) -> str:
 
 # %% ../nbs/04b_causality.ipynb #c0ffee05
 def _openings(data: pd.DataFrame, clock: _TimeAxis) -> pd.Series:
-    "For each session the row that opens it: the first of its regular hours, without such the first of all."
+    "Return the row that opens each session: the first of its regular hours, or the first of all."
     rows = pd.Series(np.arange(len(data)), clock.sessions)
     first = rows[~rows.index.duplicated()]
     if clock.times.tz is None: return first
@@ -312,7 +333,7 @@ def _openings(data: pd.DataFrame, clock: _TimeAxis) -> pd.Series:
     return regular[~regular.index.duplicated()].reindex(first.index).fillna(first).astype(int)
 
 def _bounds(orders: pd.DataFrame, clock: _TimeAxis, openings: pd.Series) -> np.ndarray:
-    "The row from which on the data must not matter to an order: after `known_at`, else its session's first."
+    "Return the row from which on the data must not matter to an order."
     first = clock.sessions.searchsorted(orders.index)
     dated = isinstance(orders.dtypes.get('known_at'), pd.DatetimeTZDtype)
     if clock.times.tz is None or not dated: return first
@@ -334,7 +355,7 @@ class _OrderTest:
     seed: int
 
     def changes(self, data: pd.DataFrame, k: int, by: str) -> dict[str, tuple]:
-        "Column → dates of the orders that changed, and how, where `data` are changed from row k on."
+        "Return column → dates of the orders that changed, and how, where `data` are changed from row k on."
         known = self.orders[self.bounds <= k]
         try: again = _answer(self.make, data, 'date')
         except Exception as e: return {'(error)': (known.index[-1:], f'{by}: {type(e).__name__}: {e}')}
@@ -342,18 +363,19 @@ class _OrderTest:
         return {c: (dates, by) for c, dates in _changes(known, again, 0.).items()}
 
     def at(self, cut: tuple[int, int]) -> list[dict]:
-        "The changes without the future and with others; `cut`: its first row, and where the session opens."
-        (k, opening), clock = cut, self.clock
+        "Return the changes without the future and with others; `cut`: first row, row of the opening."
+        k, opening = cut
         rng = np.random.default_rng([self.seed, k])
-        month = clock.later(opening, _FUTURE)
+        month = self.clock.later(opening, _FUTURE)
+        ways = ('cut', opening + 1, 'wide'), ('scramble', month, 'rise'), ('scramble', month, 'fall')
         found = []
-        ways = [('cut', opening + 1, 'wide'), ('scramble', month, 'rise'), ('scramble', month, 'fall')]
         for by, end, kind in ways:
             with self.scratch.exchanged(k, end, rng, kind) as data: found.append(self.changes(data, k, by))
         return found
 
 # %% ../nbs/04b_causality.ipynb #c0ffee07
 def _order_test(data: pd.DataFrame, make: Callable, orders: pd.DataFrame, seed: int) -> _OrderTest:
+    "Prepare orders to be made again."
     clock = _time_axis(data)
     openings = _openings(data, clock)
     return _OrderTest(make, clock, openings, _Scratch(data), orders, _bounds(orders, clock, openings), seed)
@@ -361,12 +383,12 @@ def _order_test(data: pd.DataFrame, make: Callable, orders: pd.DataFrame, seed: 
 def _read_order_test(data: SharedFrame, *settings) -> _OrderTest: return _order_test(data.read(), *settings)
 
 def _test_cuts(of: Callable, cuts: list[tuple[int, int]]) -> list[tuple[int, list[dict]]]:
-    "For each cut the changes that it makes."
+    "Return for each cut the changes that it makes."
     test = of()
     return [(cut[0], test.at(cut)) for cut in cuts]
 
 def _order_cuts(test: _OrderTest, dates: object) -> list[tuple[int, int]]:
-    "Row from which each order, or each session of `dates`, is tested, and row that opens its session."
+    "Return the rows from which orders, or sessions of `dates`, are tested, and those of their openings."
     days, rows = test.orders.index, test.bounds
     if dates is not None:
         wanted = pd.DatetimeIndex(dates)
@@ -376,13 +398,25 @@ def _order_cuts(test: _OrderTest, dates: object) -> list[tuple[int, int]]:
     opens = pd.Series(test.openings.reindex(days).to_numpy(float), rows).dropna()
     return [(int(k), int(o)) for k, o in opens.groupby(level=0).max().items()]
 
+def _order_check(test: _OrderTest, cuts: list[tuple[int, int]], found: list[tuple[int, list[dict]]]
+                 ) -> CausalityCheck:
+    "Count the orders that changed, and collect the columns."
+    leaks, changed = {}, pd.DatetimeIndex([])
+    for k, answers in found:
+        for changes in answers:
+            _note_leak(leaks, {c: (dates[0], by) for c, (dates, by) in changes.items()}, test.clock.times[k])
+            for dates, _ in changes.values(): changed = changed.union(dates)
+    tested = test.orders.index[np.isin(test.bounds, [k for k, _ in cuts])]
+    wrong = tested.isin(changed).sum() + (~changed.isin(tested)).sum()
+    return CausalityCheck('order', len(tested), len(cuts), int(wrong), _leak_table(leaks))
+
 # %% ../nbs/04b_causality.ipynb #c0ffee09
 def _sessions_apart(levels: Callable, bars: pd.DataFrame, full: pd.DataFrame) -> bool:
-    "Whether the levels of each session stay what they are where any other session is left out."
+    "Return whether the levels of each session stay what they are where any other session is left out."
     sessions = _time_axis(bars).sessions
     number = pd.factorize(sessions)[0]
-    halves = [(number >> bit & 1) == half for bit in range(int(number[-1]).bit_length()) for half in (0, 1)]
-    for kept in halves:
+    digits = range(int(number[-1]).bit_length())
+    for kept in ((number >> digit & 1) == half for digit in digits for half in (0, 1)):
         try: again = levels(bars[kept])
         except Exception: return False
         if _changes(full[full.index.isin(sessions[kept])], again, 0.): return False
@@ -398,11 +432,15 @@ def check_orders(
     seed: int = 0,  # of the other futures
     jobs: int | None = None  # processes, None: as `joblib.parallel_config` says; they change no result
 ) -> CausalityCheck:  # how many orders were tested, how many changed, and which columns
-    "Make the orders again for each of them, without its future and with another one; return what changed."
+    """Make the orders again for each of them, without its future and with another one; return what changed.
+
+    Raises `ValueError` for data out of order and where `make` gives two answers to the same data.
+    """
     data, made = bars, make
     if levels is not None:
         data = levels(bars)
-        if not _sessions_apart(levels, bars, data): data, made = bars, lambda b: make(levels(b))
+        if not _sessions_apart(levels, bars, data):
+            data, made = bars, lambda b: make(levels(b))
     orders = _answer(made, data, 'date')
     if _changes(orders, _answer(made, data, 'date'), 0.):
         raise ValueError('make gives two answers to the same data: fix its seeds first')
@@ -414,21 +452,9 @@ def check_orders(
         if worker_count(jobs) > 1:
             read = functools.partial(_read_order_test, share_frame(data, folder), made, orders, seed)
             of = functools.partial(cached_per_process, uuid4().hex, read)
-        found = [f for part in map_parallel(functools.partial(_test_cuts, of), parts, jobs=jobs) for f in part]
+        tested = map_parallel(functools.partial(_test_cuts, of), parts, jobs=jobs)
+        found = [of_cut for part in tested for of_cut in part]
     return _order_check(test, cuts, found)
-
-# %% ../nbs/04b_causality.ipynb #c0ffee0b
-def _order_check(test: _OrderTest, cuts: list[tuple[int, int]], found: list[tuple[int, list[dict]]]
-                 ) -> CausalityCheck:
-    "What the changes come to."
-    leaks, changed = {}, pd.DatetimeIndex([])
-    for k, answers in found:
-        for changes in answers:
-            _note_leak(leaks, {c: (dates[0], by) for c, (dates, by) in changes.items()}, test.clock.times[k])
-            for dates, _ in changes.values(): changed = changed.union(dates)
-    tested = test.orders.index[np.isin(test.bounds, [k for k, _ in cuts])]
-    wrong = tested.isin(changed).sum() + (~changed.isin(tested)).sum()
-    return CausalityCheck('order', len(tested), len(cuts), int(wrong), _leak_table(leaks))
 
 # %% ../nbs/04b_causality.ipynb #d618056b
 def check_warm_up(
@@ -437,18 +463,23 @@ def check_warm_up(
     lengths: tuple[int, ...] = (20, 50, 100, 200, 400, 800),  # sessions of history, those in the data
     *,
     dated: str | None = None  # column of the answer with its dates; None: its index, else `date`
-) -> pd.DataFrame:  # index `sessions`, columns of the answer that are numbers: distance in standard deviations, NaN: no value
-    "How much the newest row drifts with the length of the history before it."
+) -> pd.DataFrame:  # index `sessions`; distance of each figure in standard deviations, NaN: no value
+    "Measure how much the newest row depends on the history before it; raises `ValueError` for too little."
     sessions = _time_axis(data).sessions
     days = sessions.unique()
+    tried = [n for n in lengths if n < len(days)]
+    if not tried:
+        raise ValueError(f'the data have {len(days)} sessions, '
+                         f'no more than the shortest of lengths={lengths}')
     full = _answer(fn, data, dated).select_dtypes('number')
     newest, spread = full.iloc[-1], full.std().replace(0, 1.)
-    rows = {n: _newest(_answer(fn, data[sessions >= days[-n]], dated), full.index[-1], full.columns) for n in lengths if n < len(days)}
-    if not rows: raise ValueError(f'the data have {len(days)} sessions, no more than the shortest of lengths={lengths}')
+    rows = {}
+    for n in tried:
+        again = _answer(fn, data[sessions >= days[-n]], dated)
+        rows[n] = _newest(again, full.index[-1], full.columns)
     return ((pd.DataFrame(rows).T - newest).abs() / spread).rename_axis('sessions')
 
-# %% ../nbs/04b_causality.ipynb #5333ac1e
 def _newest(answer: pd.DataFrame, stamp: pd.Timestamp, columns: pd.Index) -> pd.Series:
-    "The last row of that date, NaN where there is none."
+    "Return the last row of that date, NaN where there is none."
     at = answer[answer.index == stamp].reindex(columns=columns)
     return at.iloc[-1].astype(float) if len(at) else pd.Series(np.nan, index=columns)
