@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Callable
 from uuid import uuid4
-
-# %% ../nbs/04b_causality.ipynb #bbabf6f0
 import numpy as np
 import pandas as pd
 from .data import add_sessions, _PRICES
