@@ -8,16 +8,12 @@ __all__ = ['drift_panel']
 # %% ../nbs/04b_drift.ipynb #95d1681e
 from dataclasses import dataclass
 from html import escape
-
-# %% ../nbs/04b_drift.ipynb #a1ea87ae
 import numpy as np
 import pandas as pd
-
-# %% ../nbs/04b_drift.ipynb #43750ce8
 from .backtest import BacktestResult, _CLOSE, _OPEN, prepare_bars, PreparedBars
 from .data import BadData
 from .display import axes, COLOURS
-from .performance import _format_metric, _LABELS
+from .performance import _format_metric, _LABELS, _MIN_TRADES
 from .stats import sharpe_ratio
 
 # %% ../nbs/04b_drift.ipynb #26b460c4
@@ -273,7 +269,7 @@ def _one_side(name: str, figures: pd.Series) -> str:
 def _sharpe(
     profit: np.ndarray  # (n,) US dollars, one a session
 ) -> float:  # annual
-    "Return the Sharpe ratio of profits on a constant capital; NaN for fewer than 30 sessions, or where they do not vary."
+    "Return the Sharpe ratio of profits on a constant capital; NaN for under 30 sessions or equal profits."
     return sharpe_ratio(profit) if len(profit) >= 30 and np.ptp(profit) > 0 else float('nan')
 
 def _holding_sentence(panel: DriftPanel) -> str:
@@ -307,8 +303,6 @@ def _beta_sentence(panel: DriftPanel) -> str:
     return f'{told}, {session} a session (t = {t}), which is {far}.'
 
 # %% ../nbs/04b_drift.ipynb #c889cce2
-_MIN_TRADES = 30  # under so many no Sharpe ratio of the rule is shown
-
 def _passive_columns(panel: DriftPanel) -> pd.DataFrame:
     "Return size, profit, drawdown and Sharpe ratio of the rule, one contract, and the average position held."
     held = panel.holding.to_numpy()
@@ -316,7 +310,8 @@ def _passive_columns(panel: DriftPanel) -> pd.DataFrame:
     columns = {}
     for name, size, profit in (('rule', panel.position, own), ('one contract held', 1., held),
                                ('average position held', panel.position, panel.position * held)):
-        columns[name] = {'Contracts on average': _format_contracts(size), 'Total profit': _dollars(profit.sum()),
+        columns[name] = {'Contracts on average': _format_contracts(size),
+                         'Total profit': _dollars(profit.sum()),
                          'Largest drawdown at session closes': _dollars(_deepest_fall(profit)),
                          'Sharpe ratio': _format_metric('sharpe', _sharpe(profit))}
     trades = len(panel.result.trades)

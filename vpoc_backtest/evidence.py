@@ -25,7 +25,7 @@ from .drift import drift_panel, DriftPanel
 from .multiple_testing import Trials
 from .parallel import (cached_per_process, map_parallel, share_frame, shared_folder, SharedFrame,
                                     worker_count)
-from .performance import _format_metric, _LABELS, _trial_metrics
+from .performance import _format_metric, _LABELS, _MIN_TRADES, _trial_metrics
 from .signals import make_signals, SignalRules
 from .sweeps import neighbouring_settings, sweep, SweepContext
 from .vpoc import session_levels
@@ -58,7 +58,7 @@ def _drawn_sessions(n: int, rng: np.random.Generator) -> np.ndarray:
     start = rng.integers(0, n, n)[at]
     return (start + np.arange(n) - at) % n
 
-# %% ../nbs/04b_evidence.ipynb #6b833b30
+# %% ../nbs/04b_evidence.ipynb #83ac85e6
 class _Columns(NamedTuple):
     "The numbers of bars, as the kernel takes them."
     prices: np.ndarray  # (4, bars) ticks: open, high, low, close
@@ -76,7 +76,7 @@ def _lay_blocks(own, first, rows, shift, later, out):
             out.volume[at] = own.volume[i]
             at += 1
 
-# %% ../nbs/04b_evidence.ipynb #ddd6d254
+# %% ../nbs/04b_evidence.ipynb #1b8a367f
 def _gap_shifts(opens: np.ndarray, closes: np.ndarray, gaps: np.ndarray) -> np.ndarray:
     "Return the ticks by which sessions are shifted to open their gap away from the close before them."
     travelled = np.append(0, np.cumsum((closes - opens)[:-1])) + np.cumsum(gaps)
@@ -122,7 +122,7 @@ class _SessionBlocks:
                 'date': np.repeat(bars.date[self.stretch[:-1]], length),
                 'contract': np.full(len(at), bars.contract[-1])}
 
-# %% ../nbs/04b_evidence.ipynb #d1f2a054
+# %% ../nbs/04b_evidence.ipynb #86b001ac
 def _session_blocks(bars: pd.DataFrame, contract: ContractSpec) -> _SessionBlocks:
     "Prepare bars to be drawn by sessions; raises `BadData` for invalid bars or several contracts in one."
     moves = _bar_moves(bars, contract)
@@ -219,8 +219,6 @@ class PlaceboTest:
         return panels
 
 # %% ../nbs/04b_evidence.ipynb #0bde9aca
-_ENOUGH = 30  # trades below which no conclusion is drawn
-
 def _count_sentence(test: PlaceboTest) -> str:
     "Say how many null markets did as well, and how often the rule traded on them."
     n, trades = len(test.placebos), test.metrics['trades']
@@ -239,7 +237,8 @@ def _placebo_sentence(test: PlaceboTest) -> str:
         ratio = _format_metric('sharpe', usual)
         return (f'{said} The copies themselves earn, with a median Sharpe ratio of {ratio}, '
                 'where nothing can be earned: this rule looks ahead. See `check_causality`.')
-    if test.metrics['trades'] < _ENOUGH: return f'{said} Fewer than {_ENOUGH} trades are too few to tell.'
+    if test.metrics['trades'] < _MIN_TRADES:
+        return f'{said} Fewer than {_MIN_TRADES} trades are too few to tell.'
     if len(test.placebos) < 19: return f'{said} With fewer than 19 copies no p can reach 0.05: run more.'
     if test.p > .05: return f'{said} Luck is enough to explain the result.'
     if test.metrics['total_profit'] <= 0:
@@ -295,7 +294,7 @@ def _null_markets(bars: pd.DataFrame, null: str, contract: ContractSpec, levels:
     source = _session_blocks(bars, contract) if null == 'block' else _bar_moves(bars, contract)
     return _NullMarkets(source, along, null == 'drift')
 
-# %% ../nbs/04b_evidence.ipynb #8e203ad3
+# %% ../nbs/04b_evidence.ipynb #d1de4988
 def _read_case(bars: SharedFrame, null: str, case: _Case, along: pd.DataFrame) -> tuple[_Case, _NullMarkets]:
     return case, _null_markets(bars.read(), null, case.contract, along)
 
@@ -425,7 +424,7 @@ class Evidence:
 
     def reasons(self) -> list[str]:
         "Return what belongs into the verdict, a sentence or two each."
-        enough = len(self.panel.result.trades) >= _ENOUGH
+        enough = len(self.panel.result.trades) >= _MIN_TRADES
         told = [self.causality.summary()] if self.looks_ahead else []
         if 'drift' in self.nulls and enough: told.append(_count_sentence(self.nulls['drift']))
         return told + [self.panel.sentences()[0]] if self.panel.one_sided else told

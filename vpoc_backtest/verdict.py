@@ -20,9 +20,9 @@ from .backtest import BacktestConfig, BacktestResult
 from .data import add_sessions, CompactBars, ContractSpec, ES, _fingerprint
 from .display import axes, COLOURS
 from .evidence import _null_markets, _NullMarkets, _p_value, _read_case
-from .multiple_testing import effective_trials, _MIN_TRADES, _plain
+from .multiple_testing import effective_trials, _plain
 from .parallel import cached_per_process, map_parallel, share_frame, shared_folder, worker_count
-from .performance import _format_metric, _too_few_trades, _trial_metrics
+from .performance import _format_metric, _MIN_TRADES, _too_few_trades, _trial_metrics
 from .signals import SignalRules
 from .stats import minimum_track_record, _skew_and_kurtosis
 from .storage import atomic_file
