@@ -341,6 +341,7 @@ def _try_all(bars: pd.DataFrame, trial: _Trial, markets: _NullMarkets, parts: li
         rows = list(map_parallel(functools.partial(_try_markets, of), parts, jobs=jobs, title='error rates'))
     return pd.concat(rows, ignore_index=True)
 
+# %% ../nbs/04b_verdict.ipynb #fde776b5
 def verdict_error_rates(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     rules: SignalRules = SignalRules(),  # the given setting
