@@ -66,7 +66,8 @@ def _number_range(numbers: dict[str, np.ndarray]) -> tuple[float, float, float]:
 # %% ../nbs/04b_causality.ipynb #dd00397e
 def _other_rows(scratch: _Scratch, start: int, end: int, rng: np.random.Generator, way: int) -> np.ndarray:
     "Draw another row for each before `end`, with replacement; `way` 1: closes rise, −1: they fall."
-    n, rows = scratch.n, np.arange(start, end)
+    n = scratch.n
+    rows = np.arange(start, end)
     close = scratch.numbers.get('close')
     if not way or close is None: return (rows + rng.integers(1, n, len(rows))) % n
     move = way * (close - scratch.numbers['open']) if 'open' in scratch.numbers else np.ones(n)
@@ -78,7 +79,8 @@ def _other_rows(scratch: _Scratch, start: int, end: int, rng: np.random.Generato
 def _other_numbers(scratch: _Scratch, start: int, end: int, rng: np.random.Generator, kind: str
                    ) -> dict[str, np.ndarray]:
     "Return the numbers of other rows: any, rising below all prices, falling above them, or reaching all."
-    way, numbers = {'rise': 1, 'fall': -1}.get(kind, 0), scratch.numbers
+    way = {'rise': 1, 'fall': -1}.get(kind, 0)
+    numbers = scratch.numbers
     rows = _other_rows(scratch, start, end, rng, way)
     other = {c: x[rows] - (way * scratch.away if c in _PRICED else 0) for c, x in numbers.items()}
     if kind == 'wide' and {'low', 'high'} <= set(numbers):
@@ -266,7 +268,8 @@ def check_causality(
     where a figure used the future.
     """
     rng = np.random.default_rng(seed)
-    clock, scratch = _time_axis(data), _Scratch(data)
+    clock = _time_axis(data)
+    scratch = _Scratch(data)
     full = _answer(fn, data, dated)
     if _changes(full, _answer(fn, data, dated), rtol):
         raise ValueError('fn gives two answers to the same data: fix its seeds first')
@@ -387,7 +390,8 @@ def _test_cuts(of: Callable, cuts: list[tuple[int, int]]) -> list[tuple[int, lis
 
 def _order_cuts(test: _OrderTest, dates: object) -> list[tuple[int, int]]:
     "Return the rows from which orders, or sessions of `dates`, are tested, and those of their openings."
-    days, rows = test.orders.index, test.bounds
+    days = test.orders.index
+    rows = test.bounds
     if dates is not None:
         wanted = pd.DatetimeIndex(dates)
         kept, others = days.isin(wanted), wanted[~wanted.isin(days)]
@@ -399,7 +403,8 @@ def _order_cuts(test: _OrderTest, dates: object) -> list[tuple[int, int]]:
 def _order_check(test: _OrderTest, cuts: list[tuple[int, int]], found: list[tuple[int, list[dict]]]
                  ) -> CausalityCheck:
     "Count the orders that changed, and collect the columns."
-    leaks, changed = {}, pd.DatetimeIndex([])
+    leaks = {}
+    changed = pd.DatetimeIndex([])
     for k, answers in found:
         for changes in answers:
             _note_leak(leaks, {c: (dates[0], by) for c, (dates, by) in changes.items()}, test.clock.times[k])
@@ -470,7 +475,8 @@ def check_warm_up(
         raise ValueError(f'the data have {len(days)} sessions, '
                          f'no more than the shortest of lengths={lengths}')
     full = _answer(fn, data, dated).select_dtypes('number')
-    newest, spread = full.iloc[-1], full.std().replace(0, 1.)
+    newest = full.iloc[-1]
+    spread = full.std().replace(0, 1.)
     rows = {}
     for n in tried:
         again = _answer(fn, data[sessions >= days[-n]], dated)

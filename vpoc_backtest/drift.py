@@ -65,7 +65,8 @@ def _among(times: pd.Series, index: pd.DatetimeIndex) -> bool:
 # %% ../nbs/04b_drift.ipynb #3f6dd739
 def _result_span(market: PreparedBars, result: BacktestResult) -> _Span:
     "Find the sessions of a result among the bars; raises `BadData` if it was not made on them."
-    sessions, spec = market.dates.get_indexer(result.equity.index), market.contract
+    sessions = market.dates.get_indexer(result.equity.index)
+    spec = market.contract
     stamps = result.trades[['entry_ts', 'exit_ts']]
     if spec.symbol != result.contract.symbol:
         raise BadData(f'the bars are of {spec.symbol}, the result is of {result.contract.symbol}: '
@@ -76,7 +77,9 @@ def _result_span(market: PreparedBars, result: BacktestResult) -> _Span:
     if (result.trades.bars < 1).any():
         raise BadData('column bars: a trade has no holding time, so no random entry can be like it')
     overnight = result.config.hold == 'overnight'
-    first, end, limit = market.start[sessions], market.end[sessions], _last_bars(market, sessions, overnight)
+    first = market.start[sessions]
+    end = market.end[sessions]
+    limit = _last_bars(market, sessions, overnight)
     open_bars = limit[-1] - first[0] if overnight else (end - first).sum()
     span = _Span(market, first, end, limit, market.holding_profit.iloc[sessions], int(open_bars))
     longest = result.trades.bars.max()
@@ -104,7 +107,8 @@ def _random_profit(
     slippage: float  # ticks on each side
 ) -> np.ndarray:  # (n,) US dollars
     "Return what a trade like this one would have made from other bars on, after costs."
-    prices, spec = market.bars.prices, market.contract
+    prices = market.bars.prices
+    spec = market.contract
     moved = trade.side * (prices[_CLOSE, entry + trade.bars - 1] - prices[_OPEN, entry])
     return (moved - 2 * slippage) * spec.tick_size * spec.point_value * trade.contracts - trade.costs
 
@@ -124,9 +128,14 @@ def _random_portfolios(
     seed: int
 ) -> tuple[pd.DataFrame, np.ndarray]:  # total_profit, expectancy_r; (n, steps) US dollars by step of time
     "Enter each trade of the result at n random moments."
-    rng, trades, sessions = np.random.default_rng(seed), result.trades, len(span.first)
-    steps, portfolios = min(sessions, 250), np.arange(n)
-    profit, multiple, by_time = np.zeros(n), np.zeros(n), np.zeros((n, steps))
+    rng = np.random.default_rng(seed)
+    trades = result.trades
+    sessions = len(span.first)
+    steps = min(sessions, 250)
+    portfolios = np.arange(n)
+    profit = np.zeros(n)
+    multiple = np.zeros(n)
+    by_time = np.zeros((n, steps))
     needed = trades[['side', 'contracts', 'bars', 'costs']]
     for trade, risk in zip(needed.itertuples(), _risk(trades)):
         session, entry = _draw_entries(span.first, span.room(trade.bars), rng.random((2, n)))
@@ -153,9 +162,11 @@ def _alpha(
     holding: np.ndarray  # (n,) US dollars a session, of one contract
 ) -> tuple[float, float, float]:  # beta; alpha, US dollars a session; its t
     "Return slope and intercept of the least-squares line and the t of the intercept; NaN if there is none."
-    n, nan = len(profit), float('nan')
+    n = len(profit)
+    nan = float('nan')
     if n < 3 or np.ptp(holding) == 0: return nan, nan, nan
-    moved, mean = holding - holding.mean(), holding.mean()
+    moved = holding - holding.mean()
+    mean = holding.mean()
     beta = (moved @ profit) / (moved @ moved)
     alpha = profit.mean() - beta * mean
     left = profit - alpha - beta * holding
@@ -216,7 +227,8 @@ def _minus(text: str) -> str: return text.replace('-', '−')
 
 # %% ../nbs/04b_drift.ipynb #8f40933e
 def _in_one_line(panel: DriftPanel) -> str:
-    trades, p = panel.result.trades, panel.p_values['total_profit']
+    trades = panel.result.trades
+    p = panel.p_values['total_profit']
     own, held = _dollars(trades.net.sum()), _dollars(panel.holding.sum())
     made = f'{len(trades):,} trades made {own}, one contract held {held}'
     return f'DriftPanel: {made}, random entries p = {p:.3f}'
@@ -234,10 +246,13 @@ def _sides(
 
 # %% ../nbs/04b_drift.ipynb #14a03a1b
 def _side_sentence(panel: DriftPanel) -> str:
-    trades, held = panel.result.trades, panel.holding.sum()
+    trades = panel.result.trades
+    held = panel.holding.sum()
     if not len(trades): return 'There was no trade to compare with the market.'
     if not panel.one_sided: return ' '.join(_one_side(*row) for row in panel.sides.iterrows())
-    side, own, passive = trades.side.iloc[0], trades.net.sum(), panel.position * held
+    side = trades.side.iloc[0]
+    own = trades.net.sum()
+    passive = panel.position * held
     way = 'long' if side > 0 else 'short'
     who = f'All {len(trades):,} trades were {way}' if len(trades) > 1 else f'The only trade was {way}'
     facts = f'{who} while {_moved(held)}'
@@ -281,7 +296,8 @@ def _holding_sentence(panel: DriftPanel) -> str:
 
 # %% ../nbs/04b_drift.ipynb #c9404966
 def _random_sentence(panel: DriftPanel) -> str:
-    n, p = len(panel.random), panel.p_values['total_profit']
+    n = len(panel.random)
+    p = panel.p_values['total_profit']
     as_good = round(p * (n + 1)) - 1
     counted = (f'Of {n:,} portfolios of random entries with the same sides, sizes, holding times and costs, '
                f'{as_good:,} made as much or more (p = {p:.3f})')
@@ -299,7 +315,8 @@ def _beta_sentence(panel: DriftPanel) -> str:
             f'Without that part it made {_dollars(panel.unexplained)}')
     if not np.isfinite(panel.alpha_t): return f'{told}.'
     far = 'not told apart from zero' if abs(panel.alpha_t) < 2 else 'more than two standard errors from zero'
-    session, t = _format_metric('average_profit', panel.alpha), _minus(f'{panel.alpha_t:+.2f}')
+    session = _format_metric('average_profit', panel.alpha)
+    t = _minus(f'{panel.alpha_t:+.2f}')
     return f'{told}, {session} a session (t = {t}), which is {far}.'
 
 # %% ../nbs/04b_drift.ipynb #c889cce2
@@ -352,7 +369,8 @@ def _plot_drift(
 ):  # the two axes
     "Draw the rule's profit by session with holding and random entries, and where random portfolios end."
     panels = axes(panels, size=(8.5, 3.4), ncols=2, sharey=True, width_ratios=[3.2, 1])
-    ax, band = panels[0], panel.band / 1000
+    ax = panels[0]
+    band = panel.band / 1000
     own = panel.result.equity - panel.result.config.initial_capital
     passive = panel.position * panel.holding.cumsum()
     held = f'{_format_contracts(panel.position)} contracts held'
@@ -390,7 +408,8 @@ def drift_panel(
     """
     if n < 1: raise ValueError(f'n={n} must be at least 1')
     market = bars if isinstance(bars, PreparedBars) else prepare_bars(bars, result.contract)
-    span, trades = _result_span(market, result), result.trades
+    span = _result_span(market, result)
+    trades = result.trades
     random, by_time = _random_portfolios(span, result, n, seed)
     own = {'total_profit': trades.net.sum(min_count=1), 'expectancy_r': trades.r_multiple.mean()}
     profit = np.diff(result.equity, prepend=result.config.initial_capital)

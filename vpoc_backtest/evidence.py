@@ -98,7 +98,8 @@ class _SessionBlocks:
 
     def draw(self, seed: int) -> tuple[CompactBars, np.ndarray]:
         "Return a market of drawn sessions, joined at their gaps, and the number of each session drawn."
-        bars, rows = self.bars, _drawn_sessions(len(self.gap), np.random.default_rng(seed))
+        bars = self.bars
+        rows = _drawn_sessions(len(self.gap), np.random.default_rng(seed))
         first = bars.start[self.stretch]
         opens = bars.prices[0, first[:-1]][rows].astype(np.int64)
         closes = bars.prices[3, first[1:] - 1][rows].astype(np.int64)
@@ -115,7 +116,8 @@ class _SessionBlocks:
 
     def stretches(self, rows: np.ndarray) -> dict:
         "Return the fields of `CompactBars` about stretches; drawn sessions get the dates of the real ones."
-        bars, length = self.bars, np.diff(self.stretch)[rows]
+        bars = self.bars
+        length = np.diff(self.stretch)[rows]
         begins = np.cumsum(length) - length
         at = np.arange(length.sum()) + np.repeat(self.stretch[rows] - begins, length)
         return {'start': np.append(0, np.cumsum(np.diff(bars.start)[at])), 'segment': bars.segment[at],
@@ -126,7 +128,8 @@ class _SessionBlocks:
 def _session_blocks(bars: pd.DataFrame, contract: ContractSpec) -> _SessionBlocks:
     "Prepare bars to be drawn by sessions; raises `BadData` for invalid bars or several contracts in one."
     moves = _bar_moves(bars, contract)
-    packed, first = moves.bars, np.flatnonzero(moves.first)
+    packed = moves.bars
+    first = np.flatnonzero(moves.first)
     close = np.append(packed.prices[0, :1], packed.prices[3, first[1:] - 1]).astype(np.int64)
     gap = packed.prices[0, first] - close - moves.roll[first]
     stretch = np.append(np.searchsorted(packed.start, first), len(packed.date))
@@ -221,7 +224,8 @@ class PlaceboTest:
 # %% ../nbs/04b_evidence.ipynb #0bde9aca
 def _count_sentence(test: PlaceboTest) -> str:
     "Say how many null markets did as well, and how often the rule traded on them."
-    n, trades = len(test.placebos), test.metrics['trades']
+    n = len(test.placebos)
+    trades = test.metrics['trades']
     as_good = round(test.p * (n + 1)) - 1
     usual = test.placebos.trades.median()
     return (f'On {as_good} of {n} randomised copies of your data (with {_NULLS[test.null]}), '
@@ -232,7 +236,8 @@ def _placebo_sentence(test: PlaceboTest) -> str:
     "Say what a test on null markets shows, and what follows from it."
     if not np.isfinite(test.p):
         return 'The rule made no trade, so there is nothing to compare with null markets.'
-    said, usual = _count_sentence(test), test.placebos.sharpe.median()
+    said = _count_sentence(test)
+    usual = test.placebos.sharpe.median()
     if test.null == 'mirror' and usual > 1:
         ratio = _format_metric('sharpe', usual)
         return (f'{said} The copies themselves earn, with a median Sharpe ratio of {ratio}, '
@@ -397,7 +402,8 @@ def after_trials(
     94–107.
     """
     number, effective = max(trials.number, 1), max(trials.independent, 1.)
-    returns, sharpe = result.returns.to_numpy(), result.metrics['sharpe']
+    returns = result.returns.to_numpy()
+    sharpe = result.metrics['sharpe']
     judged = _trial_metrics(returns, sharpe, number, trials.variance, effective)
     return replace(result, metrics=result.metrics | judged)
 

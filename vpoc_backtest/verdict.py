@@ -53,7 +53,8 @@ def _conclude(metrics: dict, p: float, looks_ahead: bool = False) -> str:
 # %% ../nbs/04b_verdict.ipynb #44ce3057
 def _money_sentence(result: BacktestResult) -> str:
     "Say what the trades made."
-    m, years = result.metrics, len(result.equity) / 252
+    m = result.metrics
+    years = len(result.equity) / 252
     made = 'made' if m['total_profit'] > 0 else 'lost'
     money = _format_metric('total_profit', abs(m['total_profit']))
     return (f"{m['trades']:,} trade{'s' if m['trades'] != 1 else ''} in {years:.1f} years {made} {money} "
@@ -270,7 +271,8 @@ def _power_sentence(rates: VerdictErrorRates) -> str:
     known = [f'{edge:.2f} R a trade in {share:.0%}' for share, edge in edges.items() if np.isfinite(edge)]
     if known: return f'It finds an edge of {", of ".join(known)} of the markets (R after costs).'
     most = rates.given['worth testing'].max()
-    largest, trades = rates.given.edge.max(), rates.given.trades.iloc[0]
+    largest = rates.given.edge.max()
+    trades = rates.given.trades.iloc[0]
     return (f'No edge up to {largest:.2f} R a trade after costs is found in more than {most:.0%} of '
             f'the markets, where the rule makes {trades:.0f} trades: these data are too short, '
             'or the rule trades too seldom, to show one.')
@@ -335,7 +337,8 @@ def _try_all(bars: pd.DataFrame, trial: _Trial, markets: _NullMarkets, parts: li
     with shared_folder(None, jobs) as folder:
         of = lambda: (trial, markets)
         if worker_count(jobs) > 1:
-            table, along = share_frame(bars, folder), pd.DataFrame(markets.along)
+            table = share_frame(bars, folder)
+            along = pd.DataFrame(markets.along)
             of = functools.partial(cached_per_process, uuid4().hex,
                                    functools.partial(_read_case, table, 'drift', trial, along))
         rows = list(map_parallel(functools.partial(_try_markets, of), parts, jobs=jobs, title='error rates'))
