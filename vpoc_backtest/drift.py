@@ -225,7 +225,6 @@ def _dollars(value: float) -> str: return _format_metric('total_profit', value)
 
 def _minus(text: str) -> str: return text.replace('-', '−')
 
-# %% ../nbs/04b_drift.ipynb #8f40933e
 def _in_one_line(panel: DriftPanel) -> str:
     trades = panel.result.trades
     p = panel.p_values['total_profit']

@@ -308,6 +308,7 @@ def _judge_placebos(of: Callable, seeds: list[int]) -> pd.DataFrame:
     case, markets = of()
     return pd.DataFrame([{'seed': seed} | case(*markets(seed)) for seed in seeds])
 
+# %% ../nbs/04b_evidence.ipynb #b9b6bb33
 @dataclass(frozen=True, eq=False)
 class _RealMarket:
     "The bars that a rule is judged on; their levels and the figures of the rule are computed once."

@@ -146,6 +146,7 @@ class _Trial:
         "The number of the given setting among its neighbours."
         return self.settings.index(self.rules)
 
+# %% ../nbs/04b_verdict.ipynb #d321c3dc
 def _judged(figures: list[dict], chosen: int) -> list[dict]:
     "Return the figures of every setting that the verdict needs, with the DSR of the chosen and the best one."
     returns = np.stack([f['returns'] for f in figures], axis=1)
