@@ -78,7 +78,7 @@ def test_sample_market_twice(tmp_path):
     assert told['placebos'] == 3 and told['columns_that_look_ahead'] == [] and set(told['p_values']) == {'drift', 'mirror', 'block'}
     assert {p for test in told['p_values'].values() for p in test.values()} <= {.25, .5, .75, 1.} and told['orders_tested'] == 230
     told_in_words = ' '.join(first.stdout.split())  # the sentences are wrapped
-    assert 'copies of these bars' in told_in_words and 'with the future scrambled; none changed.' in told_in_words
+    assert 'randomised copies of your data' in told_in_words and 'with the future scrambled; none changed.' in told_in_words
     assert metrics['verdict']['original']['conclusion'] == 'loss' and 'Original: Do not trade this.' in told_in_words
     assert len(ledger) == 25 and ledger.sharpe[0] == metrics['original']['sharpe'] and metrics['original']['trials'] == 25  # the rule is one of its neighbours
     assert 1 < metrics['original']['effective_trials'] < 25
