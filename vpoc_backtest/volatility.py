@@ -76,7 +76,7 @@ def _range_volatilities(
     before: np.ndarray,  # (n,) close of the session before, as of this one's contract; NaN for the first
     window: int = 20  # sessions
 ) -> pd.DataFrame:  # n rows; parkinson garman_klass rogers_satchell and, with nights, yang_zhang
-    "Return the volatility a session over the last `window` by each estimate. Raises ValueError for a window of 1."
+    "Return the volatility of the last `window` sessions by each estimate; ValueError for a window under 2."
     if window < 2: raise ValueError(f'window={window} is too short: use at least 2')
     sessions = pd.DataFrame({'parkinson': parkinson(high, low),
                              'garman_klass': garman_klass(open, high, low, close),
