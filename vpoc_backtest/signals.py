@@ -71,7 +71,7 @@ def _check_levels(
     if not levels.index.is_monotonic_increasing or levels.index.has_duplicates:
         raise BadData('levels must have one row a session, in order: use levels.sort_index()')
 
-def _check_contracts(levels: pd.DataFrame):
+def _check_level_prices(levels: pd.DataFrame):
     "Raise `BadData` for levels at whose prices nothing trades, or that jump from contract to contract."
     if 'adjustment' in levels:
         raise BadData('levels are of joined prices, at which nothing trades: '
@@ -102,7 +102,7 @@ class LevelHistory:
         levels: pd.DataFrame  # of `session_levels`
     ):
         _check_levels(levels)
-        _check_contracts(levels)
+        _check_level_prices(levels)
         n = len(levels)
         self.levels = levels
         self.offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(n)

@@ -145,7 +145,7 @@ class Direction:
             'Probability': f'{self.p_up:.1%}',
             '95% credible interval': f'{self.low:.1%} to {self.high:.1%}'})
 
-# %% ../nbs/02_stats.ipynb #74cda5da
+# %% ../nbs/02_stats.ipynb #7ef1733f
 def _posterior(ups: np.ndarray, downs: np.ndarray, prior: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Mean and central 95% interval of the Beta posterior."
     from scipy.special import betaincinv
@@ -153,7 +153,6 @@ def _posterior(ups: np.ndarray, downs: np.ndarray, prior: tuple) -> tuple[np.nda
     b = prior[1] + downs
     return a / (a + b), betaincinv(a, b, .025), betaincinv(a, b, .975)
 
-# %% ../nbs/02_stats.ipynb #7ef1733f
 def direction_probability(
     values: np.ndarray,  # (n,) prices, whose n − 1 moves are counted
     prior: tuple[float, float] = (1, 1)  # Beta parameters before the first move: rises, falls
@@ -336,7 +335,6 @@ def _drawdowns(
     equity = np.asarray(equity, dtype=float)
     return equity / np.maximum.accumulate(equity) - 1
 
-# %% ../nbs/02_stats.ipynb #b95b68aa
 def max_drawdown(
     equity: np.ndarray  # (n,) account values, positive
 ) -> float:  # a fraction ≤ 0: −0.10 is a fall of 10%
@@ -379,12 +377,11 @@ def sharpe_standard_error(
     Lo (2002), *Financial Analysts Journal* 58(4), 36–52."""
     return float(np.sqrt((1 + sharpe**2 / 2) / n))
 
-# %% ../nbs/02_stats.ipynb #50ae83c7
+# %% ../nbs/02_stats.ipynb #abf197cd
 def _sharpe_variance(sharpe: float, skew: float, kurtosis: float) -> float:
     "n − 1 times the variance of a Sharpe ratio per period (Mertens, 2002, working paper, Basel)."
     return 1 - skew * sharpe + (kurtosis - 1) / 4 * sharpe**2
 
-# %% ../nbs/02_stats.ipynb #abf197cd
 def probabilistic_sharpe_ratio(
     sharpe: float,  # per period
     n: int,  # observations it comes from
