@@ -739,7 +739,7 @@ def _order_metrics(
     returns: bool = False  # also the key `returns`: one a session, float32
 ) -> dict:  # `run_backtest(…).metrics`
     "The figures of a backtest without its tables; raises `BadData` for an order that is none. Who calls must know that no order looks ahead."
-    _check_orders(dates, side, entry, stop, target, size_factor, market.contract)
+    _check_orders(dates, (side, entry, stop, target, size_factor), market.contract)
     outcome = _play(market, market.dates.get_indexer(dates), side, entry, stop, target, size_factor, config)
     figures = _all_metrics(outcome, side, market, config)
     if not returns: return figures
