@@ -1,4 +1,4 @@
-"""The report as its reader meets it: the page in a real browser, narrow and wide, light, dark and on paper; the notebook beside it in a kernel."""
+"""The report as its reader sees it: the page in a real browser, narrow and wide, light, dark and on paper; the notebook beside it in a kernel."""
 import base64
 import io
 import json
@@ -57,7 +57,7 @@ return [...document.querySelectorAll('body, a, td, figcaption, .plot i, .plot pa
 
 @pytest.mark.parametrize('width', [400, 1400])
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_the_page_stands(page, width, scheme):
+def test_the_page_is_whole(page, width, scheme):
     browser = page(width, scheme)
     seen = browser.driver.execute_script(LAYOUT)
     assert seen['inner'] == width and seen['page'] <= width and seen['wide'] == [], 'the page scrolls sideways'
@@ -81,13 +81,15 @@ def test_the_page_on_paper(page):
 
 
 def test_the_drawing_answers(page, folder):
-    "What stands under the chart is what stands in equity.csv."
+    "The line under the chart shows the figures of equity.csv."
     from selenium.webdriver import ActionChains, Keys
     browser, equity = page(1000), pd.read_csv(folder/'equity.csv', parse_dates=['date'])
 
     def told(row):
-        def one(name): return f'{name} ${row[f"{name}_equity"]:,.0f} ({100 * row[f"{name}_drawdown"]:.1f}%)'.replace('-', '−')
-        return f'{row.date:%a} {row.date.day} {row.date:%b %Y}: {one("original")}, {one("ml")}'
+        def one(key, shown):
+            worth, fall = row[f'{key}_equity'], 100 * row[f'{key}_drawdown']
+            return f'{shown} ${worth:,.0f} ({fall:.1f}%)'.replace('-', '−')
+        return f'{row.date:%a} {row.date.day} {row.date:%b %Y}: {one("original", "rule")}, {one("ml", "rule + filter")}'
     chart, = browser.all('figure.chart')
     assert browser.texts('figure.chart output') == [told(equity.iloc[-1])]
     ActionChains(browser.driver).move_to_element(browser.all('.plot.tall')[0]).perform()
@@ -109,7 +111,7 @@ def outputs_of(notebook):
 
 
 def test_the_notebook_in_a_kernel(folder):
-    "A kernel that executes the notebook where it lies finds what stands in it: the same words, the same pictures."
+    "A kernel that executes the notebook in its folder finds the same words and the same pictures."
     nbformat, nbclient = (pytest.importorskip(n, reason=f'no {n}: pip install -c constraints.txt -e ".[dev]"') for n in ('nbformat', 'nbclient'))
     from matplotlib.image import imread
     text = (folder/'report.ipynb').read_text(encoding='utf-8')
