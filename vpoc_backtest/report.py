@@ -65,8 +65,8 @@ def _html_table(
 ) -> Markup:
     "Return a table of the page, which scrolls sideways on a narrow screen."
     rows = [(label, list(map(_cell_text, values))) for label, *values in table.itertuples(name=None)]
-    corner = table.index.name or ''
-    return _block('table', columns=list(table), rows=rows, corner=corner, index=index, words=text)
+    return _block('table', columns=list(table), rows=rows, index=index, words=text,
+                  corner=table.index.name or '')
 
 # %% ../nbs/04d_report.ipynb #a7c408ed
 def _figure_png(figure: object, **options) -> str:
@@ -192,6 +192,7 @@ def _panel(
     numbers = [(f'{100 * (ticks[-1] - t) / span:.2f}', _minus_sign(form.format(t))) for t in ticks]
     return {'kind': kind, 'name': name, 'lines': lines, 'ticks': numbers}
 
+# %% ../nbs/04d_report.ipynb #3024c289
 def _session_ticks(sessions: pd.DatetimeIndex) -> list[tuple[str, str]]:
     "Return at most seven months, quarters or years under numbered sessions: percent from the left, and text."
     for period, form in (('M', '%b %Y'), ('Q', '%b %Y'), ('Y', '%Y')):
@@ -349,8 +350,7 @@ def _months_section(results: dict[str, BacktestResult]) -> Markup:
     for name, r in results.items():
         if len(results) > 1: parts.append(_block('heading', text=name.capitalize()))
         parts.append(_html_months(r))
-    unit = 'Percent of the account at the start of the month, or of the year.'
-    return _html(*parts, _paragraph(unit, 'quiet'))
+    return _html(*parts, _paragraph('Percent of the account at the start of the month or year.', 'quiet'))
 
 # %% ../nbs/04d_report.ipynb #61a91ceb
 _WEEKDAYS = ('Sunday', 'Monday', 'Tuesday', 'Wednesday', 'Thursday', 'Friday', 'Saturday')
