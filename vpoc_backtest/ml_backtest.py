@@ -36,7 +36,8 @@ from .profiles import _SEGMENTS, _SPREADS
 from .readers import (_bar_files, _how_files_were_read, read_bars, read_vix, _session_vix,
                                    _vix_files)
 from .report import (_drawn_profits, _evidence_sections, _html, _html_figure, plot_comparison,
-                                  _report_html, _report_notebook, ReportNotes, ReportTables, _run_table)
+                                  _report_html, ReportNotes, ReportTables)
+from .report_notebook import _report_notebook, _run_table
 from .rolls import front_month, roll_table
 from .signals import explain_signals, make_signals, SignalRules
 from .storage import atomic_folder
