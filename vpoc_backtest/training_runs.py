@@ -113,7 +113,7 @@ def train_run(
 ) -> dict:  # figures out of sample, see `_out_of_sample`
     "Train a filter and keep it; raises `BadData` where the history is too short."
     from vpoc_backtest.meta_labeling import filter_samples
-    from vpoc_backtest.train import _processes, walk_forward
+    from vpoc_backtest.train import _processes, TrainingFiles, walk_forward
     first = _processes()[0] == 0
     if not first: say = lambda text: None
     config = replace(config, rules=replace(config.rules, tick_size=market.contract.tick_size))
@@ -124,7 +124,7 @@ def train_run(
     _check_enough(samples, last, config, until)
     say(f'samples    {len(samples):,} orders up to {last.date()}, {samples.target.notna().sum():,} with an outcome, {samples.shape[1] - 4} figures each; '
         f'{(levels.index > last).sum():,} later sessions left unseen')
-    try: walked = walk_forward(samples, config.filter, seed=seed, device=device, final=True, checkpoints=folder/'checkpoints', resume=resume, say=say)
+    try: walked = walk_forward(samples, config.filter, seed=seed, device=device, final=True, files=TrainingFiles(folder/'checkpoints', resume), say=say)
     except ValueError as e: raise BadData(f'{market.source}: {e}') from None
     predictions = walked.predictions.merge(samples[['date', 'side', 'target']], on=['date', 'side'])
     found = _out_of_sample(predictions, config.filter.min_confidence)
