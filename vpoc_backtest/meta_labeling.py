@@ -251,8 +251,8 @@ class AcceptanceTest:
                     f'{self.refused:,}: with fewer than {_MIN_FILLED} on a side there is nothing to compare.')
         meaning = 'the filter accepted the better orders'
         if self.p_value > .05: meaning = 'the filter is not told apart from one that accepts at random'
-        text = (f'The {self.accepted:,} accepted orders that filled made {self.accepted_r:+.2f} R on average, '
-                f'the {self.refused:,} refused ones {self.refused_r:+.2f} R: a difference of '
+        text = (f'The {self.accepted:,} accepted orders that filled made {self.accepted_r:+.2f} R on '
+                f'average, the {self.refused:,} refused ones {self.refused_r:+.2f} R: a difference of '
                 f'{self.difference:+.2f} R (95% interval {self.low:+.2f} to {self.high:+.2f}). '
                 f'Accepting as many at random does as well or better with p = {self.p_value:.4f}: {meaning}.')
         return text.replace('-', '−')
