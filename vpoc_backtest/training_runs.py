@@ -70,7 +70,8 @@ def _out_of_sample(
 def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
     "Draw history.png and calibration.png."
     from matplotlib import pyplot as plt
-    from vpoc_backtest.train import plot_calibration, plot_history
+    from vpoc_backtest.meta_labeling import plot_calibration
+    from vpoc_backtest.train import plot_history
     panels = axes(size=(11, 2.6), ncols=4)
     plot_history(history, panels)
     panels[0].figure.savefig(folder/'history.png', dpi=120, metadata={'Software': None})
@@ -82,7 +83,7 @@ def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
 def _save_training(folder: Path, market: MarketData, config: RunConfig, samples: pd.DataFrame, walked: object,
                    predictions: pd.DataFrame, figures: dict, seed: int):
     "Write what a training found, all of it whole, the manifest last."
-    from vpoc_backtest.train import calibration
+    from vpoc_backtest.meta_labeling import calibration
     from vpoc_backtest.meta_labeling import save_filter
     rests_on = {'basis': _filter_basis(config, market.contract), 'fingerprint': _fingerprint(market.bars), 'source': market.source,
                 'versions': _versions(), 'seed': seed}
@@ -379,7 +380,7 @@ def _ranking_text(table: pd.DataFrame, width: int = 160) -> str:
 def _draw_calibration(predictions: dict[str, pd.DataFrame], file: Path):
     "What became of the orders by the confidence of the best four filters."
     from matplotlib import pyplot as plt
-    from vpoc_backtest.train import calibration, plot_calibration
+    from vpoc_backtest.meta_labeling import calibration, plot_calibration
     best = list(predictions.items())[:4]
     panels = np.atleast_1d(axes(size=(9, 2.9 * len(best)), nrows=len(best)))
     for (name, p), ax in zip(best, panels): plot_calibration(calibration(p.drop(columns='target'), p), ax).set_title(name, loc='left')
