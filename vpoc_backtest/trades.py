@@ -16,9 +16,10 @@ from numba import njit
 
 # %% ../nbs/01b_trades.ipynb #d00718af
 from .data import BadData, CompactBars, ContractSpec, ES, _stretches, _ZONE
+from .profiles import (_choice, _devices, _MAX_VOLUME, _profiles, _SEGMENTS, _sessions,
+                                    _smooth_profiles, _UNIT, VolumeProfiles)
 from .readers import _contract_name
-from .vpoc import (_check_pct, _choice, _devices, _level_prices, _MAX_VOLUME, _profiles,
-                                _SEGMENTS, _sessions, _smooth_profiles, _UNIT, VolumeProfiles)
+from .vpoc import _check_pct, _level_prices
 
 # %% ../nbs/01b_trades.ipynb #c78eeddb
 def _trades_as_bars(trades: pd.DataFrame, contract: ContractSpec) -> CompactBars:
