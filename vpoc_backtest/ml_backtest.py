@@ -439,7 +439,7 @@ def _trained_predictions(market: MarketData, levels: pd.DataFrame, config: RunCo
 def _filtered(market: MarketData, levels: pd.DataFrame, signals: pd.DataFrame, config: RunConfig, model: str, seed: int, device: str,
               say: Callable) -> tuple[dict[str, BacktestResult], FilterResult, _Predicted]:
     "Both strategies over the sessions that the filter had not seen, and what it predicted."
-    from vpoc_backtest.train import calibration
+    from vpoc_backtest.meta_labeling import calibration
     from vpoc_backtest.meta_labeling import filter_signals
     try:
         said = (_trained_predictions(market, levels, config, seed, device, say) if model == 'train'
@@ -747,7 +747,8 @@ def _tables(run: Run) -> dict[str, pd.DataFrame]:
 # %% ../nbs/08_ml_backtest.ipynb #3a6cc8e6
 def _filter_sections(filtered: FilterResult) -> dict[str, str]:
     "What the report says of the filter."
-    from vpoc_backtest.train import plot_calibration, plot_windows
+    from vpoc_backtest.meta_labeling import plot_calibration
+    from vpoc_backtest.train import plot_windows
     table = filtered.calibration.rename(columns={'trades': 'Trades', 'positive': 'Positive', 'mean': 'Mean outcome', 'error': 'Standard error',
                                                  'expected': 'Expected'}).rename_axis('Confidence')
     shown = pd.DataFrame({c: table[c].map('{:,.0f}'.format if c == 'Trades' else '{:.0%}'.format if c == 'Positive' else '{:+.3f}'.format)
