@@ -19,7 +19,7 @@ import pandas as pd
 
 from .backtest import BacktestConfig, BacktestResult
 from .data import BadData, _CONTRACTS, ContractSpec, _ZONE
-from .report import _named_results, _figure_png, _STRATEGY_NAMES
+from .report import _figure_png, _named_results, _STRATEGY_NAMES
 
 # %% ../nbs/04d_report_notebook.ipynb #69806980
 def _run_table(
