@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from .data import BadData
 from .display import _figures_html
+from .signals import _check_levels
 from .stats import _log_returns
 from .volatility import _garch_features, _range_volatilities
 
@@ -253,13 +254,6 @@ def describe_features(
 # %% ../nbs/05_features.ipynb #b227ec3e
 _REQUIRED_COLUMNS = ['open', 'high', 'low', 'close', 'volume', 'vwap', 'vpoc', 'val', 'vah']
 
-def _check_feature_levels(levels: pd.DataFrame):
-    "Raise `BadData` for levels that lack a column or are not in order."
-    missing = [c for c in _REQUIRED_COLUMNS if c not in levels]
-    if missing: raise BadData(f'levels have no column {missing[0]!r}: use session_levels(bars)')
-    if not levels.index.is_monotonic_increasing or levels.index.has_duplicates:
-        raise BadData('levels must have one row a session, in order: use levels.sort_index()')
-
 # %% ../nbs/05_features.ipynb #ebc2a896
 def make_features(
     levels: pd.DataFrame,  # of `session_levels`
@@ -270,7 +264,7 @@ def make_features(
     """Return for each session the figures of the sessions, and VIX closes, before it.
 
     A figure is NaN until its history is filled. Raises `BadData` for data that are not in order."""
-    _check_feature_levels(levels)
+    _check_levels(levels, _REQUIRED_COLUMNS)
     held = levels[levels.complete] if 'complete' in levels else levels
     offset = held.offset.to_numpy() if 'offset' in held else np.zeros(len(held))
     returns = pd.Series(_log_returns(held.close, offset), index=held.index)
