@@ -70,8 +70,8 @@ def _trial_metrics(
 
     `psr`: were the true Sharpe ratio zero, the probability of one below the observed (Bailey & López de
     Prado 2012, Journal of Risk 15(2), 3–44). `dsr`: the probability that the true Sharpe ratio exceeds the
-    highest one that so many worthless trials would be expected to reach, `expected_max_sharpe` (Bailey & López
-    de Prado 2014, Journal of Portfolio Management 40(5), 94–107). Neither is the probability that the
+    highest one that so many worthless trials would be expected to reach, `expected_max_sharpe` (Bailey &
+    López de Prado 2014, Journal of Portfolio Management 40(5), 94–107). Neither is the probability that the
     strategy works.
     """
     independent = float(trials if effective is None else effective)
