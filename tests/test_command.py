@@ -78,12 +78,12 @@ def test_sample_market_twice(tmp_path):
     assert told['placebos'] == 3 and told['columns_that_look_ahead'] == [] and set(told['p_values']) == {'drift', 'mirror', 'block'}
     assert {p for test in told['p_values'].values() for p in test.values()} <= {.25, .5, .75, 1.} and told['orders_tested'] == 230
     told_in_words = ' '.join(first.stdout.split())  # the sentences are wrapped
-    assert 'copies of these bars' in told_in_words and 'with the future scrambled; none changed.' in told_in_words
+    assert 'randomised copies of your data' in told_in_words and 'with the future scrambled; none changed.' in told_in_words
     assert metrics['verdict']['original']['conclusion'] == 'loss' and 'Original: Do not trade this.' in told_in_words
     assert len(ledger) == 25 and ledger.sharpe[0] == metrics['original']['sharpe'] and metrics['original']['trials'] == 25  # the rule is one of its neighbours
     assert 1 < metrics['original']['effective_trials'] < 25
     page = (tmp_path/'a/report.html').read_text()
-    assert all(heading in page for heading in ('Is it luck?', 'Does it use the future?', 'How much hangs on two numbers?', 'Other costs, other fills', 'Monday', 'calm third'))
+    assert all(heading in page for heading in ('Is it luck?', 'Does it use the future?', 'Does it depend on its settings?', 'Sensitivity to costs and fills', 'Monday', 'lowest third'))
 
 
 def test_trials_are_counted(tmp_path):
@@ -397,11 +397,11 @@ def test_verdict_report_and_log_at_the_end(brief):
 
 
 def test_the_interval_is_the_block_bootstrap_of_the_sessions(brief):
-    from vpoc_backtest.report import _load_results
+    from vpoc_backtest.report_notebook import load_results
     from vpoc_backtest.stats import monte_carlo
     folder, args = brief
     if not (folder/'out').exists(): run(*args, cwd=folder)
-    result = _load_results(folder/'out')['original']
+    result = load_results(folder/'out')['rule']
     profits = np.diff(np.r_[result.config.initial_capital, result.equity.to_numpy()])
     low, high = monte_carlo(profits, 10_000, 'block', 0).interval(.9)
     drawn = json.loads((folder/'out/metrics.json').read_text())['monte_carlo']['original']

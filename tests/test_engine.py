@@ -11,7 +11,7 @@ from numba import njit
 from numba.core.runtime import _nrt_python, rtsys
 from plain_engine import plain_backtest
 from test_plain_engine import random_case, with_times
-from vpoc_backtest import backtest, vpoc
+from vpoc_backtest import backtest, profiles, vpoc
 from vpoc_backtest.backtest import BacktestConfig, run_backtest
 from vpoc_backtest.data import add_sessions, ES, random_walk
 from vpoc_backtest.fills import _EXITS, _SKIPS
@@ -71,8 +71,9 @@ def allocated(monkeypatch):
             counts[name] = rtsys.get_allocation_stats().alloc - before
             return found
         monkeypatch.setattr(place, name, call)
-    for name in ('_extremes', '_fill', '_levels', '_means'): watch(vpoc, name)
-    watch(backtest, '_run')
+    loops = {profiles: ('_extremes', '_fill'), vpoc: ('_levels', '_means'), backtest: ('_run',)}
+    for place, names in loops.items():
+        for name in names: watch(place, name)
     on = _nrt_python.memsys_stats_enabled()
     _nrt_python.memsys_enable_stats()
     yield counts

@@ -21,7 +21,7 @@ from .fills import (_ABOVE_MAXIMUM, _ACCOUNT, _AMBIGUOUS, _AT_END, _AT_ROLL, _AT
                                  _MARGIN_TOO_SMALL, _NO_EQUITY, _NO_SESSION, _OPEN, _ORDER, _RISK_TOO_SMALL,
                                  _run, _Sessions, _SKIPS, _State, _Terms)
 from .orders import (_check_orders, check_signals, _named, _order_columns, _order_date,
-                                  _size_factors)
+                                  _OrderArrays, _size_factors)
 from .performance import (compare, _format_metric, _ratio, _returns, _session_metrics,
                                        _session_returns, _too_few_trades, _trade_figures, _trade_metrics)
 from .stats import _drawdowns, sharpe_ratio
@@ -297,7 +297,8 @@ class _Outcome:
         taken = np.flatnonzero(self.ledger['status'] == _FILLED)
         return taken[np.argsort(self.ledger['entry_bar'][taken], kind='stable')]
 
-def _order_records(orders: tuple, contract: ContractSpec, contracts: object, first_bar: object) -> np.ndarray:
+def _order_records(orders: _OrderArrays, contract: ContractSpec, contracts: object,
+                   first_bar: object) -> np.ndarray:
     "Return orders, given as arrays in points, as `_ORDER` records in ticks."
     side, entry, stop, target, factor = orders
     at_market = np.isnan(entry)
@@ -315,7 +316,7 @@ def _order_records(orders: tuple, contract: ContractSpec, contracts: object, fir
 def _simulate(
     market: PreparedBars,  # of `prepare_bars`
     session: np.ndarray,  # (orders,) number of the session in the market, −1: there is none
-    orders: tuple,  # five arrays: side, entry (points, NaN: market order), stop, target, size factor
+    orders: _OrderArrays,  # as many; entry NaN for a market order
     config: BacktestConfig,  # costs, risk and fill assumptions
     contracts: np.ndarray | float = 0.,  # that an order names, 0: it names none
     first_bar: np.ndarray | int = 0  # from which an order works, at the earliest its session's first
@@ -463,7 +464,7 @@ def run_backtest(
 def _order_metrics(
     market: PreparedBars,  # of `prepare_bars`
     dates: np.ndarray,  # (orders,) session of each order, datetime64
-    orders: tuple,  # five arrays: side (+1, −1), entry, stop, target (points), size factor
+    orders: _OrderArrays,  # as many
     config: BacktestConfig = BacktestConfig(),  # costs, risk and fill assumptions
     returns: bool = False  # also the key `returns`: one a session, float32
 ) -> dict:  # `run_backtest(…).metrics`
@@ -471,9 +472,9 @@ def _order_metrics(
 
     Whether an order looks ahead is not checked: the caller must know that none does.
     """
-    _check_orders(dates, *orders, market.contract)
+    _check_orders(dates, orders, market.contract)
     outcome = _simulate(market, market.dates.get_indexer(dates), orders, config)
-    figures = _all_metrics(outcome, orders[0], market, config)
+    figures = _all_metrics(outcome, orders.side, market, config)
     if not returns: return figures
     equity = np.concatenate([[config.initial_capital], outcome.equity])
     return figures | {'returns': _returns(equity).astype(np.float32)}

@@ -300,7 +300,7 @@ def _planted_edge(sample: str | None, data: str | None) -> float | None:
 def _settings(config: str | None, segment: str | None) -> object:
     "The settings of a run: those of a file, and the segment if one is named."
     from vpoc_backtest.ml_backtest import read_config, RunConfig
-    from vpoc_backtest.vpoc import _SEGMENTS
+    from vpoc_backtest.profiles import _SEGMENTS
     if segment is not None and segment not in _SEGMENTS: raise _wrong('segment', segment, f'is not known: use {", ".join(_SEGMENTS)}')
     if config is not None: _check_config_file(config)
     settings = RunConfig() if config is None else read_config(config)

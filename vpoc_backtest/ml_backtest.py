@@ -18,6 +18,7 @@ from typing import Callable
 # %% ../nbs/08_ml_backtest.ipynb #91d067a6
 import numpy as np
 import pandas as pd
+import tomlkit
 from fastcore.docments import docments
 
 # %% ../nbs/08_ml_backtest.ipynb #60910128
@@ -31,16 +32,18 @@ from .evidence import after_trials, Evidence, examine, _JUDGED
 from .features import FilterConfig, ShortHistory
 from .multiple_testing import _record_trials
 from .performance import compare, _format_metric
+from .profiles import _SEGMENTS, _SPREADS
 from .readers import (_bar_files, _how_files_were_read, read_bars, read_vix, _session_vix,
                                    _vix_files)
-from .report import (_drawn_profits, _evidence_sections, _html_figure, _html_table,
-                                  plot_comparison, _report_html, _report_notebook, _run_table)
+from .report import (_drawn_profits, _evidence_sections, _html, _html_figure, plot_comparison,
+                                  _report_html, ReportNotes, ReportTables)
+from .report_notebook import _report_notebook, _run_table
 from .rolls import front_month, roll_table
 from .signals import explain_signals, make_signals, SignalRules
 from .storage import atomic_folder
 from .sweeps import _combinations, _grid_trials, _trial_settings
 from .verdict import _conclusion, recommendation, verdict, verdict_error_rates, VerdictErrorRates
-from .vpoc import _AREAS, plot_migration, _POCS, _SEGMENTS, session_levels, _SPREADS
+from .vpoc import _AREAS, plot_migration, _POCS, session_levels
 
 # %% ../nbs/08_ml_backtest.ipynb #361b70e5
 @dataclass(frozen=True)
@@ -82,35 +85,49 @@ class RunConfig:
 
 # %% ../nbs/08_ml_backtest.ipynb #0e235d59
 def _toml_value(value) -> str:
-    "Strings, numbers, booleans and lists of them are written in TOML as in JSON."
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False, default=str)
+    "Return a value as it would stand in a settings file; a table becomes an inline one."
+    array = tomlkit.array()
+    array.append(value)
+    return array.as_string()[1:-1]
 
 # %% ../nbs/08_ml_backtest.ipynb #44c7eca3
+def _explain(item: tomlkit.items.Item, text: str | None, gap: int):
+    "Write a comment behind a setting, if there is one, after so many spaces."
+    if text: item.comment(text).trivia.comment_ws = ' ' * gap
+
 def _toml_table(
-    name: str, about: str, settings: object, explain: bool  # one group of settings; with a comment on each
-) -> str:
-    "A table of a settings file."
-    values = {k: v for k, v in asdict(settings).items() if v is not None}  # TOML has no word for nothing
-    lines = [f'{k} = {_toml_value(v)}' for k, v in values.items()]
+    settings: object, about: str, explain: bool  # one group of settings; what it is; with a comment on each
+) -> tomlkit.items.Table:
+    "Return a table of a settings file."
+    values = {k: tomlkit.item(v) for k, v in asdict(settings).items() if v is not None}  # TOML has no word for nothing
+    table = tomlkit.table()
+    for k, value in values.items(): table.add(k, value)
     if explain:
-        told, wide = docments(type(settings)), max(map(len, lines))
-        lines = [f'{line:{wide}}  # {told[k]}' for line, k in zip(lines, values)]
-    return '\n'.join([f'[{name}]' + f'  # {about}' * explain, *lines, ''])
+        _explain(table, about, 2)
+        told = docments(type(settings))
+        lengths = {k: len(k) + len(value.as_string()) for k, value in values.items()}
+        for k, value in values.items(): _explain(value, told[k], max(lengths.values()) - lengths[k] + 2)
+    return table
+
+def _add_example(document: tomlkit.TOMLDocument, about: str):
+    "Add a table of a contract that counts for nothing until its marks are taken away."
+    gold = ContractSpec('GC', .1, 100., rth_open='08:20', rth_close='13:30')
+    example = tomlkit.dumps({'contract': _toml_table(gold, about, True)})
+    document.add(tomlkit.nl())
+    for line in example.splitlines(): document.add(tomlkit.comment(line))
 
 def _config_toml(
     config: RunConfig,  # all settings
     explain: bool = False  # with a comment on each
 ) -> str:  # TOML that `read_config` reads back as the same settings
-    "Settings as text."
-    about, tables = docments(type(config)), []
+    "Return settings as text."
+    about = docments(type(config))
+    document = tomlkit.document()
     for group in fields(config):
         settings = getattr(config, group.name)
-        if settings is not None: tables.append(_toml_table(group.name, about[group.name], settings, explain))
-        elif explain:  # an example, which counts for nothing until its marks are taken away
-            gold = ContractSpec('GC', .1, 100., rth_open='08:20', rth_close='13:30')
-            example = _toml_table(group.name, about[group.name], gold, True)
-            tables.append(''.join(f'# {line}\n' for line in example.splitlines()))
-    return '\n'.join(tables)
+        if settings is not None: document.add(group.name, _toml_table(settings, about[group.name], explain))
+    if explain and config.contract is None: _add_example(document, about['contract'])
+    return document.as_string()
 
 # %% ../nbs/08_ml_backtest.ipynb #c454f90a
 def _sane(number) -> bool:
@@ -422,7 +439,7 @@ def _trained_predictions(market: MarketData, levels: pd.DataFrame, config: RunCo
 def _filtered(market: MarketData, levels: pd.DataFrame, signals: pd.DataFrame, config: RunConfig, model: str, seed: int, device: str,
               say: Callable) -> tuple[dict[str, BacktestResult], FilterResult, _Predicted]:
     "Both strategies over the sessions that the filter had not seen, and what it predicted."
-    from vpoc_backtest.train import calibration
+    from vpoc_backtest.meta_labeling import calibration
     from vpoc_backtest.meta_labeling import filter_signals
     try:
         said = (_trained_predictions(market, levels, config, seed, device, say) if model == 'train'
@@ -674,7 +691,7 @@ def _run_metrics(
         'monte_carlo': {name: _profit_interval(result) for name, result in run.results.items()}}
 
 # %% ../nbs/08_ml_backtest.ipynb #12bb38e1
-_PACKAGES = ('vpoc_backtest', 'numpy', 'pandas', 'scipy', 'numba', 'pyarrow', 'matplotlib', 'torch', 'arch')
+_PACKAGES = ('vpoc_backtest', 'numpy', 'pandas', 'scipy', 'scikit-learn', 'numba', 'pyarrow', 'matplotlib', 'torch', 'arch')
 
 def _versions() -> dict[str, str]:
     found = {'python': platform.python_version()}
@@ -730,27 +747,32 @@ def _tables(run: Run) -> dict[str, pd.DataFrame]:
 # %% ../nbs/08_ml_backtest.ipynb #3a6cc8e6
 def _filter_sections(filtered: FilterResult) -> dict[str, str]:
     "What the report says of the filter."
-    from vpoc_backtest.train import plot_calibration, plot_windows
+    from vpoc_backtest.meta_labeling import plot_calibration
+    from vpoc_backtest.train import plot_windows
     table = filtered.calibration.rename(columns={'trades': 'Trades', 'positive': 'Positive', 'mean': 'Mean outcome', 'error': 'Standard error',
                                                  'expected': 'Expected'}).rename_axis('Confidence')
     shown = pd.DataFrame({c: table[c].map('{:,.0f}'.format if c == 'Trades' else '{:.0%}'.format if c == 'Positive' else '{:+.3f}'.format)
                           for c in table}).replace({'nan%': '–', '+nan': '–'})
-    text = f'<p>{filtered.source[:1].upper()}{filtered.source[1:]}. {_describe_filter(filtered)}.</p>'
-    if filtered.evidence: text += ''.join(f'<p>{escape(s)}</p>' for s in filtered.evidence.sentences())
-    pictures = _html_figure(plot_calibration(filtered.calibration, axes(size=(8.5, 2.8))),
-                           'What became of both orders of every session, by the confidence the filter had in them beforehand')
+    told = [f'{filtered.source[:1].upper()}{filtered.source[1:]}. {_describe_filter(filtered)}.']
+    if filtered.evidence: told += filtered.evidence.sentences()
+    caption = 'What became of both orders of every session, by the confidence the filter had in them beforehand'
+    pictures = [_html_figure(plot_calibration(filtered.calibration, axes(size=(8.5, 2.8))), caption)]
     if filtered.windows:
-        pictures += _html_figure(plot_windows(*filtered.windows, axes(size=(8.5, 2.4))), 'What each filter was trained on, and what it was asked about')
-    return {'The filter': text + _html_table(shown) + pictures}
+        drawn = plot_windows(*filtered.windows, axes(size=(8.5, 2.4)))
+        pictures.append(_html_figure(drawn, 'What each filter was trained on, and what it was asked about'))
+    return {'The filter': _html(*told, shown, *pictures)}
 
 # %% ../nbs/08_ml_backtest.ipynb #da7ac0f5
 def _quality_section(quality: pd.DataFrame) -> dict[str, str]:
     "What the report says of the data's completeness."
     out = quality[quality.status == 'incomplete']
     table = pd.DataFrame({'Kind': out.kind, 'Minutes expected': out.rth_expected, 'Minutes present': out.rth_present, 'Longest gap': out.rth_gap})
-    text = f'<p>{_describe_quality(quality, 0)}. Whether a session is complete is known when it is over: an incomplete one is traded, and no order rests on it.</p>'
-    shown = _html_table(table[:10].set_index(out.index[:10].strftime('%Y-%m-%d')).rename_axis('Session')) if len(out) else ''
-    return {'Data quality': text + shown + _html_figure(plot_completeness(quality), 'Completeness of the regular hours, session by session')}
+    told = (f'{_describe_quality(quality, 0)}. Whether a session is complete is known when it is over: '
+            'an incomplete one is traded, and no order rests on it.')
+    dates = out.index[:10].strftime('%Y-%m-%d')
+    shown = [table[:10].set_index(dates).rename_axis('Session')] if len(out) else []
+    picture = _html_figure(plot_completeness(quality), 'Completeness of the regular hours, session by session')
+    return {'Data quality': _html(told, *shown, picture)}
 
 # %% ../nbs/08_ml_backtest.ipynb #3ed33e76
 _NOTE_SAMPLE = ('The sample market: daily bars of the S&P 500 are real, the minutes within each day are simulated. '
@@ -760,22 +782,38 @@ _NOTE_EDGE = ('An invented market: an edge was planted into the minutes of the s
 
 def _title(run: Run) -> str: return f'VPOC backtest: {run.market.source.split(":")[0]}'
 
+def _about(run: Run) -> dict[str, str]:
+    "Return what was run on what, as the page tells it."
+    def text(value):
+        if isinstance(value, list): return ', '.join(map(str, value))
+        return f'{value:,}' if isinstance(value, int) else str(value)
+    told = _describe_market(run.market, run.levels, run.quality)
+    return {name.replace('_', ' '): text(value) for name, value in told.items()}
+
+def _notes(run: Run) -> tuple[str, ...]:
+    "Return the sentences that the reader of the page must see."
+    source, days = run.market.source, run.levels.index
+    notes = []
+    if source.startswith('sample market'): notes.append(_NOTE_EDGE if 'planted' in source else _NOTE_SAMPLE)
+    notes.append(f'{run.market.contract.symbol}, {_format_date(days[0])} to {_format_date(days[-1])}. '
+                 'Times are New York time, money is US dollars after costs.')
+    if run.filtered:
+        before = ('the sessions before serve to train the first filter' if run.filtered.windows
+                  else 'the filter has seen the sessions before')
+        notes.append(f'Both strategies from {_format_date(run.filtered.first)} on: {before}.')
+    return tuple(notes)
+
 def _report(run: Run) -> str:
-    about = {k.replace('_', ' '): ', '.join(map(str, v)) if isinstance(v, list) else f'{v:,}'
-             if isinstance(v, int) else str(v) for k, v in _describe_market(run.market, run.levels, run.quality).items()}
+    "Return the page of a run."
     migration = plot_migration(run.levels[-120:])
     migration.set_title('VPOC and value area of the last sessions', loc='left')
-    notes = [f'{run.market.contract.symbol}, {_format_date(run.levels.index[0])} to {_format_date(run.levels.index[-1])}. '
-             'Times are New York time, money is US dollars after costs.']
-    if run.market.source.startswith('sample market'): notes.insert(0, _NOTE_EDGE if 'planted' in run.market.source else _NOTE_SAMPLE)
-    if run.filtered: notes.append(f'Both strategies from {_format_date(run.filtered.first)} on: the sessions before serve to train the first filter.'
-                                  if run.filtered.windows else f'Both strategies from {_format_date(run.filtered.first)} on: the filter has seen the sessions before.')
     more = _evidence_sections(run.evidence, run.config.rules, run.rates) if run.evidence else {}
     more |= _quality_section(run.quality)
     if run.filtered: more |= _filter_sections(run.filtered)
-    return _report_html(_title(run), about, run.market.bars, run.signals, run.why, run.results,
-                       _config_toml(_saved_config(run)), _versions(), migration, tuple(notes), more, run.levels,
-                       {name: run.evidence_of(name) for name in run.results})
+    notes = ReportNotes(_about(run), _config_toml(_saved_config(run)), _versions(), _notes(run))
+    tables = ReportTables(run.market.bars, run.signals, run.why, run.levels)
+    evidence = {name: run.evidence_of(name) for name in run.results}
+    return _report_html(_title(run), run.results, notes, tables, evidence=evidence, more=more, migration=migration)
 
 # %% ../nbs/08_ml_backtest.ipynb #51c4cc8b
 def _write_files(run: Run, folder: Path, log: Callable[[], str] | None = None):

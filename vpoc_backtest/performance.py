@@ -9,9 +9,8 @@ __all__ = ['compare']
 import numpy as np
 import pandas as pd
 
-from .multiple_testing import _MIN_TRADES
-from .stats import (_drawdowns, expected_max_sharpe, probabilistic_sharpe_ratio, sharpe_ratio,
-                                 _skew_and_kurtosis, sortino_ratio)
+from .stats import (_drawdowns, expected_max_sharpe, _MIN_TRADES, probabilistic_sharpe_ratio,
+                                 sharpe_ratio, _skew_and_kurtosis, sortino_ratio)
 
 # %% ../nbs/03b_performance.ipynb #550c3917
 def _ratio(a: float, b: float) -> float: return float(a / b) if b else float('nan')

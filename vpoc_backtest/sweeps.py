@@ -18,6 +18,7 @@ from .backtest import BacktestConfig, _order_metrics, prepare_bars, run_backtest
 from .data import _compact_bars, CompactBars, ContractSpec, ES, _fingerprint
 from .display import axes
 from .multiple_testing import _plain, _record_trials
+from .orders import _OrderArrays
 from .parallel import (cached_per_process, map_parallel, share_frame, shared_folder, SharedFrame,
                                     worker_count)
 from .performance import _format_metric, _LABELS
@@ -70,9 +71,9 @@ class SweepContext:
             return signals if self.first is None else signals[signals.date >= self.first]
         at, *columns = _rule_orders(self.history, rules)
         dates = self.levels.index[at]
-        if self.first is None: return dates, tuple(columns)
+        if self.first is None: return dates, _OrderArrays(*columns)
         counted = dates >= pd.Timestamp(self.first)
-        return dates[counted], tuple(x[counted] for x in columns)
+        return dates[counted], _OrderArrays(*(x[counted] for x in columns))
 
     def figures(self,
         orders: pd.DataFrame | tuple,  # of `orders`

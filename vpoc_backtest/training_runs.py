@@ -70,7 +70,8 @@ def _out_of_sample(
 def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
     "Draw history.png and calibration.png."
     from matplotlib import pyplot as plt
-    from vpoc_backtest.train import plot_calibration, plot_history
+    from vpoc_backtest.meta_labeling import plot_calibration
+    from vpoc_backtest.train import plot_history
     panels = axes(size=(11, 2.6), ncols=4)
     plot_history(history, panels)
     panels[0].figure.savefig(folder/'history.png', dpi=120, metadata={'Software': None})
@@ -82,7 +83,7 @@ def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
 def _save_training(folder: Path, market: MarketData, config: RunConfig, samples: pd.DataFrame, walked: object,
                    predictions: pd.DataFrame, figures: dict, seed: int):
     "Write what a training found, all of it whole, the manifest last."
-    from vpoc_backtest.train import calibration
+    from vpoc_backtest.meta_labeling import calibration
     from vpoc_backtest.meta_labeling import save_filter
     rests_on = {'basis': _filter_basis(config, market.contract), 'fingerprint': _fingerprint(market.bars), 'source': market.source,
                 'versions': _versions(), 'seed': seed}
@@ -113,7 +114,7 @@ def train_run(
 ) -> dict:  # figures out of sample, see `_out_of_sample`
     "Train a filter and keep it; raises `BadData` where the history is too short."
     from vpoc_backtest.meta_labeling import filter_samples
-    from vpoc_backtest.train import _processes, walk_forward
+    from vpoc_backtest.train import _processes, TrainingFiles, walk_forward
     first = _processes()[0] == 0
     if not first: say = lambda text: None
     config = replace(config, rules=replace(config.rules, tick_size=market.contract.tick_size))
@@ -124,7 +125,7 @@ def train_run(
     _check_enough(samples, last, config, until)
     say(f'samples    {len(samples):,} orders up to {last.date()}, {samples.target.notna().sum():,} with an outcome, {samples.shape[1] - 4} figures each; '
         f'{(levels.index > last).sum():,} later sessions left unseen')
-    try: walked = walk_forward(samples, config.filter, seed=seed, device=device, final=True, checkpoints=folder/'checkpoints', resume=resume, say=say)
+    try: walked = walk_forward(samples, config.filter, seed=seed, device=device, final=True, files=TrainingFiles(folder/'checkpoints', resume), say=say)
     except ValueError as e: raise BadData(f'{market.source}: {e}') from None
     predictions = walked.predictions.merge(samples[['date', 'side', 'target']], on=['date', 'side'])
     found = _out_of_sample(predictions, config.filter.min_confidence)
@@ -379,7 +380,7 @@ def _ranking_text(table: pd.DataFrame, width: int = 160) -> str:
 def _draw_calibration(predictions: dict[str, pd.DataFrame], file: Path):
     "What became of the orders by the confidence of the best four filters."
     from matplotlib import pyplot as plt
-    from vpoc_backtest.train import calibration, plot_calibration
+    from vpoc_backtest.meta_labeling import calibration, plot_calibration
     best = list(predictions.items())[:4]
     panels = np.atleast_1d(axes(size=(9, 2.9 * len(best)), nrows=len(best)))
     for (name, p), ax in zip(best, panels): plot_calibration(calibration(p.drop(columns='target'), p), ax).set_title(name, loc='left')
