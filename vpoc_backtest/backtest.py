@@ -19,7 +19,7 @@ from .display import axes, COLOURS, _figures_html
 from .fills import (_ABOVE_MAXIMUM, _ACCOUNT, _AMBIGUOUS, _AT_END, _AT_ROLL, _AT_TARGET, _CLOSE,
                                  _contracts_or_reason, _EXITS, _FEWER_BY_MARGIN, _FILLED, _LEDGER,
                                  _MARGIN_TOO_SMALL, _NO_EQUITY, _NO_SESSION, _OPEN, _ORDER, _RISK_TOO_SMALL,
-                                 _run, _Sessions, _SKIPS, _State, _Terms)
+                                 _run, _SessionBars, _SKIPS, _State, _Terms)
 from .orders import (_check_orders, check_signals, _named, _order_columns, _order_date,
                                   _OrderArrays, _size_factors)
 from .performance import (compare, _format_metric, _ratio, _returns, _session_metrics,
@@ -118,6 +118,7 @@ def plot_equity(
     if len(results) > 1: ax.legend(frameon=False)
     return ax
 
+# %% ../nbs/04_backtest.ipynb #a2765f3c
 def plot_drawdown(
     ax: object = None,  # matplotlib axes to draw on; None for new ones
     **results  # name=BacktestResult
@@ -131,6 +132,7 @@ def plot_drawdown(
     ax.set_ylabel('drawdown, %')
     return ax
 
+# %% ../nbs/04_backtest.ipynb #b48ee9b8
 def plot_trades(
     ax: object = None,  # matplotlib axes to draw on; None for new ones
     **results  # name=BacktestResult
@@ -218,6 +220,7 @@ def _first_bars(bars: CompactBars) -> np.ndarray:
     "Return the numbers of the bars with which another contract begins."
     return bars.start[1:-1][bars.contract[1:] != bars.contract[:-1]]
 
+# %% ../nbs/04_backtest.ipynb #69ac5cf6
 def _carried_until(changes: np.ndarray, start: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Return for each session the bar up to which a position can be carried, and the exit there.
 
@@ -297,6 +300,7 @@ class _Outcome:
         taken = np.flatnonzero(self.ledger['status'] == _FILLED)
         return taken[np.argsort(self.ledger['entry_bar'][taken], kind='stable')]
 
+# %% ../nbs/04_backtest.ipynb #c1000007
 def _order_records(orders: _OrderArrays, contract: ContractSpec, contracts: object,
                    first_bar: object) -> np.ndarray:
     "Return orders, given as arrays in points, as `_ORDER` records in ticks."
@@ -313,6 +317,7 @@ def _order_records(orders: _OrderArrays, contract: ContractSpec, contracts: obje
     records['entry'][at_market] = np.nan
     return records
 
+# %% ../nbs/04_backtest.ipynb #d5ea33e1
 def _simulate(
     market: PreparedBars,  # of `prepare_bars`
     session: np.ndarray,  # (orders,) number of the session in the market, −1: there is none
@@ -329,7 +334,7 @@ def _simulate(
     account = np.array([(config.initial_capital, config.initial_capital, 0.)], _ACCOUNT)
     state = _State(market.bars.prices, records, ledger, account, _terms(config, market.contract))
     first = np.searchsorted(session[rows], np.arange(len(market.dates) + 1))
-    equity, fall = _run(state, _Sessions(market.start, market.end, market.until, market.close, first))
+    equity, fall = _run(state, _SessionBars(market.start, market.end, market.until, market.close, first))
     risk = market.contract.to_prices(np.abs(records['entry'] - records['stop']))
     return _Outcome(rows, ledger, risk, equity, fall)
 
@@ -348,6 +353,7 @@ def _slippage(done: np.ndarray, config: BacktestConfig, contract: ContractSpec) 
     ticks = done['slipped'] + config.slippage_ticks * (done['exit_reason'] != _AT_TARGET)
     return ticks * done['contracts'] * contract.tick_size * contract.point_value
 
+# %% ../nbs/04_backtest.ipynb #d8ab4970
 def _trade_table(outcome: _Outcome, signals: pd.DataFrame, market: PreparedBars,
                  config: BacktestConfig) -> pd.DataFrame:
     done = outcome.ledger[outcome.done]
@@ -415,6 +421,7 @@ def _check_known(signals: pd.DataFrame, session: np.ndarray, first: pd.DatetimeI
         raise BadData(f'signal {i}, for {_order_date(signals, i)}: known at {signals.known_at.iloc[i]}, '
                       'not before the first bar in which it works: it looks ahead')
 
+# %% ../nbs/04_backtest.ipynb #7ee5ecc1
 def _check_and_simulate(
     market: PreparedBars, signals: pd.DataFrame, config: BacktestConfig
 ) -> tuple[pd.DataFrame, _Outcome]:
@@ -479,6 +486,7 @@ def _order_metrics(
     equity = np.concatenate([[config.initial_capital], outcome.equity])
     return figures | {'returns': _returns(equity).astype(np.float32)}
 
+# %% ../nbs/04_backtest.ipynb #9b5e6a03
 def _with_sizes(market: PreparedBars, signals: pd.DataFrame, config: BacktestConfig) -> pd.DataFrame:
     "Return orders that name the contracts they trade; without those that the account cannot afford."
     signals, outcome = _check_and_simulate(market, signals, config)
