@@ -33,13 +33,18 @@ def plain_backtest(bars, signals, *, initial_capital=100_000., commission_per_tr
         by_margin = floor(cash * (1 - free_capital) / (abs(order['entry']) * point_value * margin) + 1e-9)
         if given(order.get('contracts')):            # all that it names, or none
             n = int(order['contracts'])
-            return n, ('more contracts than max_contracts' if n > max_contracts else
-                       'margin affords fewer contracts' if n > by_margin else None)
+            if n > max_contracts:
+                return n, 'more contracts than max_contracts'
+            return n, 'margin affords fewer contracts' if n > by_margin else None
         per_contract = (order['entry'] - order['stop'] + slip) * point_value + 2 * fees_per_contract
         budget = risk_per_trade * cash * order['size_factor'] / 1.5 - commission_per_trade
         by_risk = floor(budget / per_contract + 1e-9)
-        return min(by_risk, by_margin, max_contracts), ('risk affords no contract' if by_risk < 1 else
-                                                        'margin affords no contract' if by_margin < 1 else None)
+        reason = None
+        if by_risk < 1:
+            reason = 'risk affords no contract'
+        elif by_margin < 1:
+            reason = 'margin affords no contract'
+        return min(by_risk, by_margin, max_contracts), reason
 
     def bracket(pos, o, h, l, first):                # (price, reason, ambiguous), or None: the trade goes on
         stop, target = pos['stop'], pos['target']
@@ -75,7 +80,7 @@ def plain_backtest(bars, signals, *, initial_capital=100_000., commission_per_tr
         if bar['segment'] == 'RTH':
             first_rth.setdefault(bar['date'], i)
             last_rth[bar['date']] = i
-    rolls = {i for i, (bar, after) in enumerate(zip(tape, tape[1:])) if bar.get('contract') != after.get('contract')}
+    rolls = {i for i in range(len(tape) - 1) if tape[i].get('contract') != tape[i + 1].get('contract')}
     orders = [dict(row, signal=k, blocked=False) for k, row in enumerate(signals.to_dict('records'))]
     for order in orders:                             # from here on an order's prices are a long's, too
         order.update({key: order['side'] * order[key] for key in ('entry', 'stop', 'target')})
@@ -85,10 +90,10 @@ def plain_backtest(bars, signals, *, initial_capital=100_000., commission_per_tr
     for order in orders:
         if order['signal'] in why:
             continue
-        i = first_rth[order['date']]
-        while i <= last_rth[order['date']] and given(order.get('active_from')) and tape[i]['ts'] < order['active_from']:
+        i, last = first_rth[order['date']], last_rth[order['date']]
+        while given(order.get('active_from')) and i <= last and tape[i]['ts'] < order['active_from']:
             i += 1
-        if i > last_rth[order['date']]:
+        if i > last:
             why[order['signal']] = 'no bar left to work in'
         else:
             starts.setdefault(i, []).append(order)
@@ -141,13 +146,18 @@ def plain_backtest(bars, signals, *, initial_capital=100_000., commission_per_tr
             end = bracket(pos, o, h, l, first)
             if end is None:                          # it survives the bar, unless its time is up
                 excursion(pos, l, c if first else h)
-                clock = ('close' if hold == 'session' and i == last_rth[bar['date']] else
-                         'roll' if i in rolls else 'end' if i == len(tape) - 1 else None)
+                clock = None
+                if hold == 'session' and i == last_rth[bar['date']]:
+                    clock = 'close'
+                elif i in rolls:
+                    clock = 'roll'
+                elif i == len(tape) - 1:
+                    clock = 'end'
                 end = clock and (c - slip, clock, False)
             if end is not None:
                 trades.append(close_out(pos, i, *end))
                 cash, pos = cash + trades[-1]['net'], None
-        if i == last_rth.get(bar['date']):           # the session ends: drop what waits, note the account value
+        if i == last_rth.get(bar['date']):           # the session ends: drop what waits, note the equity
             for order in waiting:
                 why[order['signal']] = 'another position open' if order['blocked'] else 'not reached'
             waiting = []

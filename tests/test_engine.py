@@ -1,4 +1,7 @@
-"""The compiled engine and the plain one, on thousands of made markets with evenings, rolls, ruin and orders of every kind; and what the loops ask of memory."""
+"""The compiled engine against the plain one, and the memory that the compiled loops allocate.
+
+Both run on thousands of made markets with evenings, rolls, ruin and orders of every kind.
+"""
 import random
 
 import numpy as np
@@ -8,13 +11,15 @@ from numba import njit
 from numba.core.runtime import _nrt_python, rtsys
 from plain_engine import plain_backtest
 from test_plain_engine import random_case, with_times
-from vpoc_backtest import backtest, vpoc
-from vpoc_backtest.backtest import BacktestConfig, _EXITS, run_backtest, _SKIPS
+from vpoc_backtest import backtest, profiles, vpoc
+from vpoc_backtest.backtest import BacktestConfig, run_backtest
 from vpoc_backtest.data import add_sessions, ES, random_walk
+from vpoc_backtest.fills import _EXITS, _SKIPS
 from vpoc_backtest.rolls import front_month
 from vpoc_backtest.signals import make_signals, SignalRules
 
-COLUMNS = ['date', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'exit_reason', 'gross', 'costs', 'net', 'r_multiple', 'mae', 'mfe', 'bars', 'ambiguous', 'slippage']
+COLUMNS = ['date', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'exit_reason', 'gross',
+           'costs', 'net', 'r_multiple', 'mae', 'mfe', 'bars', 'ambiguous', 'slippage']
 
 
 def cases(seed, n):
@@ -35,7 +40,9 @@ def test_twins_agree():
         result = run_backtest(bars, orders, BacktestConfig(**settings))
         slow = pd.DataFrame(trades, columns=['signal', *COLUMNS])[COLUMNS]
         assert len(result.trades) == len(slow)
-        if len(slow): pd.testing.assert_frame_equal(result.trades[COLUMNS], slow, check_exact=False, rtol=0, atol=1e-9, check_dtype=False, check_index_type=False)
+        if len(slow):
+            pd.testing.assert_frame_equal(result.trades[COLUMNS], slow, check_exact=False, rtol=0, atol=1e-9,
+                                          check_dtype=False, check_index_type=False)
         assert result.skipped.reason.tolist() == [s['reason'] for s in skipped]
         assert result.equity.tolist() == pytest.approx(equity, abs=1e-6)
         entry = orders.iloc[[t['signal'] for t in trades]]
@@ -43,11 +50,13 @@ def test_twins_agree():
         kinds['named'] += entry.contracts.notna().sum()
         kinds['late'] += entry.active_from.notna().sum()
         ticks = result.trades.slippage / result.trades.contracts / 12.5  # of which the exit paid its own
-        kinds['marketable'] += int((ticks > settings['slippage_ticks'] * (result.trades.exit_reason != 'target')).sum())
+        at_exit = settings['slippage_ticks'] * (result.trades.exit_reason != 'target')
+        kinds['marketable'] += int((ticks > at_exit).sum())
         seen |= set(result.trades.exit_reason) | set(result.skipped.reason)
     print(kinds)
     assert min(kinds.values()) > 100
-    assert len(seen) == len(_EXITS) - 1 + len(_SKIPS) - 1, 'every kind of exit and every reason for none must have occurred'
+    every = len(_EXITS) - 1 + len(_SKIPS) - 1
+    assert len(seen) == every, 'every kind of exit and every reason for none must have occurred'
 
 
 @pytest.fixture
@@ -62,8 +71,9 @@ def allocated(monkeypatch):
             counts[name] = rtsys.get_allocation_stats().alloc - before
             return found
         monkeypatch.setattr(place, name, call)
-    for name in ('_extremes', '_fill', '_levels', '_means'): watch(vpoc, name)
-    watch(backtest, '_run')
+    loops = {profiles: ('_extremes', '_fill'), vpoc: ('_levels', '_means'), backtest: ('_run',)}
+    for place, names in loops.items():
+        for name in names: watch(place, name)
     on = _nrt_python.memsys_stats_enabled()
     _nrt_python.memsys_enable_stats()
     yield counts
@@ -80,27 +90,32 @@ def test_the_count_of_allocations_counts(allocated):
     assert wasteful(50) == 1275 and rtsys.get_allocation_stats().alloc - before == 50
 
 
-@pytest.mark.parametrize('spread, area, hold', [('uniform', 'single', 'session'), ('ohlc', 'pairs', 'overnight'), ('close', 'single', 'session')])
+@pytest.mark.parametrize('spread, area, hold', [
+    ('uniform', 'single', 'session'), ('ohlc', 'pairs', 'overnight'), ('close', 'single', 'session')])
 def test_loops_allocate_nothing_inside(allocated, spread, area, hold):
     "Ten times the sessions, or ten times the bars in each, and not one allocation more."
     found, trades = [], []
     for sessions, bars_per_session in ((100, 39), (1000, 39), (100, 390)):
         bars = add_sessions(random_walk(sessions, bars_per_session=bars_per_session, seed=1))
-        orders = make_signals(vpoc.session_levels(bars, spread=spread, area=area), SignalRules(rule='migration', min_confidence=0))
+        levels = vpoc.session_levels(bars, spread=spread, area=area)
+        orders = make_signals(levels, SignalRules(rule='migration', min_confidence=0))
         trades.append(len(run_backtest(bars, orders, BacktestConfig(hold=hold)).trades))
         found.append(dict(allocated))
-    assert found[0] == found[1] == found[2] and set(found[0]) == {'_extremes', '_fill', '_levels', '_means', '_run'}
+    assert found[0] == found[1] == found[2]
+    assert set(found[0]) == {'_extremes', '_fill', '_levels', '_means', '_run'}
     assert trades[1] > 5 * trades[0] > 0 and max(found[0].values()) < 30
 
 
 def test_a_runs_own_signals_can_be_fed_back(tmp_path):
-    "signals.csv, as the command writes it, makes the trades of the run; so it does with what a filter said beside each order."
+    "signals.csv, as the command writes it, makes the trades of the run; also with a filter's columns."
     from vpoc_backtest.ml_backtest import MarketData, _NO_REJECTS, run_pipeline, RunConfig, _tables
     made = front_month(random_walk(120, seed=2))
-    run = run_pipeline(MarketData('a random walk', 'made here', made, len(made), _NO_REJECTS, None, ES), RunConfig(rules=SignalRules(rule='migration')))
+    data = MarketData('a random walk', 'made here', made, len(made), _NO_REJECTS, None, ES)
+    run = run_pipeline(data, RunConfig(rules=SignalRules(rule='migration')))
     result, table = run.results['original'], _tables(run)['signals']
     assert len(result.trades)
-    said = {'filter_confidence': 50., 'expectation': .1, 'spread': .2, 'trained_until': '2014-06-02', 'accepted': True}
+    said = {'filter_confidence': 50., 'expectation': .1, 'spread': .2, 'trained_until': '2014-06-02',
+            'accepted': True}
     for written in (table, table.assign(**said)):
         written.to_csv(tmp_path/'signals.csv', index=False)
         again = run_backtest(run.market.bars, pd.read_csv(tmp_path/'signals.csv'))

@@ -8,7 +8,7 @@ import pytest
 
 root = Path(__file__).parents[1]
 ORDER = ['storage', 'parallel', 'display', 'data', 'readers', 'data_quality', 'rolls', 'profiles', 'vpoc', 'trades', 'stats', 'multiple_testing',
-         'volatility', 'signals', 'orders', 'performance', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'report',
+         'volatility', 'signals', 'orders', 'performance', 'fills', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'report',
          'report_notebook',
          'explore', 'features', 'model', 'train', 'meta_labeling', 'ml_backtest', 'training_runs', 'cli']
 ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storage', 'display'], 'readers': ['storage', 'data', 'display'],

@@ -26,15 +26,21 @@ def sell(date=D1, entry=100., stop=102., target=96., size_factor=1.5):
     return dict(date=date, side=-1, entry=entry, stop=stop, target=target, size_factor=size_factor)
 
 
+def turn(row, prices):
+    """An order or a trade of the other side, with its prices mirrored about 100."""
+    return dict(row, side=-row["side"], **{name: 200 - row[name] for name in prices})
+
+
 def run(bars, *orders, mirrored=True, **settings):
     """Run; and check that the market upside down gives the same trades (prices mirrored about 100)."""
     def go(bars, orders):
         return plain_backtest(bars, pd.DataFrame(list(orders)), **settings)
     trades, skipped, equity = go(bars, orders)
     if mirrored:
-        other = bars.assign(open=200 - bars.open, high=200 - bars.low, low=200 - bars.high, close=200 - bars.close)
-        turned = [dict(o, side=-o["side"], **{k: 200 - o[k] for k in ("entry", "stop", "target")}) for o in orders]
-        back = [dict(t, side=-t["side"], entry=200 - t["entry"], exit=200 - t["exit"]) for t in go(other, turned)[0]]
+        other = bars.assign(open=200 - bars.open, close=200 - bars.close, high=200 - bars.low,
+                            low=200 - bars.high)
+        turned = [turn(order, ("entry", "stop", "target")) for order in orders]
+        back = [turn(trade, ("entry", "exit")) for trade in go(other, turned)[0]]
         assert back == trades
         assert go(other, turned)[1:] == (skipped, equity)
     return trades, skipped, equity
@@ -59,13 +65,15 @@ def test_1_orders_live_in_their_own_session_and_in_rth_only():
 def test_2_placement_checks_and_their_order():
     behind, fine = frame((D1, [(98, 99, 97, 98), FILL])), frame((D1, [(98.25, 99, 98.25, 99)]))
     assert reasons(run(behind, buy())[1]) == {0: "stop behind the market"}
-    assert run(fine, buy())[0][0]["entry"] == 98.5             # a tick above the stop it is placed (and takes liquidity)
+    assert run(fine, buy())[0][0]["entry"] == 98.5  # a tick above the stop it is placed (marketable)
     assert reasons(run(behind, buy(size_factor=0.01))[1]) == {0: "stop behind the market"}   # before the size
     assert reasons(run(behind, buy(), initial_capital=0.)[1]) == {0: "no equity left"}       # before both
     assert reasons(run(fine, buy(size_factor=0.01))[1]) == {0: "risk affords no contract"}
     ruin = frame((D1, [FILL, (50, 50, 50, 50)]), (D2, [FILL]))
-    trades, skipped, equity = run(ruin, buy(D1), buy(D2), initial_capital=3000., risk_per_trade=0.1, mirrored=False)
-    assert trades[0]["contracts"] == 2 and equity == [3000 - 5035.] * 2 and reasons(skipped) == {1: "no equity left"}
+    trades, skipped, equity = run(ruin, buy(D1), buy(D2), initial_capital=3000., risk_per_trade=0.1,
+                                  mirrored=False)
+    assert trades[0]["contracts"] == 2 and equity == [3000 - 5035.] * 2
+    assert reasons(skipped) == {1: "no equity left"}
 
 
 def test_2_placement_uses_the_equity_before_the_first_bar_is_traded():
@@ -77,10 +85,11 @@ def test_2_placement_uses_the_equity_before_the_first_bar_is_traded():
     bars = frame((D1, [FILL]), (D2, [(50, 50, 50, 50), QUIET]))
     _, skipped, _ = run(bars, buy(D1), buy(D2, stop=49.), hold="overnight", initial_capital=3000.,
                         risk_per_trade=1., overnight_margin=.01, mirrored=False)
-    assert reasons(skipped) == {1: "another position open"}    # not 'no equity left': it was waiting in that bar
+    assert reasons(skipped) == {1: "another position open"}    # not 'no equity left': it waited in that bar
 
 
-@pytest.mark.parametrize("low, through, filled", [(100, 1, False), (99.75, 1, True), (100, 0, True), (99.75, 2, False)])
+@pytest.mark.parametrize("low, through, filled", [
+    (100, 1, False), (99.75, 1, True), (100, 0, True), (99.75, 2, False)])
 def test_3_the_limit_must_be_traded_through(low, through, filled):
     bars = frame((D1, [(101, 101, low, 100.5)]))
     assert bool(run(bars, buy(), limit_through=through)[0]) is filled
@@ -92,27 +101,31 @@ def test_3_a_gap_through_the_limit_fills_at_the_open():
 
 @pytest.mark.parametrize("slip, through, fill", [(1, 1, 99.75), (0, 1, 99.5), (2, 3, 100), (5, 0, 100)])
 def test_3_a_limit_marketable_when_placed_takes_liquidity(slip, through, fill):
-    t = one(frame((D1, [(99.5, 99.5, 99.5, 99.5), QUIET])), buy(), slippage_ticks=slip, limit_through=through, mirrored=False)
+    bars = frame((D1, [(99.5, 99.5, 99.5, 99.5), QUIET]))
+    t = one(bars, buy(), slippage_ticks=slip, limit_through=through, mirrored=False)
     assert (t["entry"], t["entry_ts"], t["mfe"]) == (fill, pd.Timestamp("2024-01-02"), max(101.5 - fill, 0))
     assert t["slippage"] == (fill - 99.5 + slip / 4) * t["contracts"] * 50
-    assert one(frame((D1, [(99.5, 99.5, 99.5, 99.5), QUIET])), buy(), slippage_ticks=slip, limit_through=through)["entry"] == fill
+    assert one(bars, buy(), slippage_ticks=slip, limit_through=through)["entry"] == fill
 
 
 def test_3_only_the_first_bar_of_its_session_makes_a_limit_marketable():
     night = (99, 99, 99, 99, "ETH")
     bars = frame((D1, [night, QUIET, (99, 99.5, 98.5, 99)]))
-    assert one(bars, buy())["entry"] == 99                     # at a later bar it rested: the open, without slippage
-    assert run(frame((D1, [(100, 100, 100, 100), QUIET])), buy())[0] == []     # the open at the limit is not beyond it
-    assert one(frame((D1, [(100, 100, 100, 100), QUIET])), buy(), limit_through=0)["entry"] == 100
+    assert one(bars, buy())["entry"] == 99  # at a later bar it rested: the open, no slippage
+    at_limit = frame((D1, [(100, 100, 100, 100), QUIET]))      # the open at the limit is not beyond it
+    assert run(at_limit, buy())[0] == []
+    assert one(at_limit, buy(), limit_through=0)["entry"] == 100
 
 
 def test_3_a_marketable_limit_comes_first_and_the_next_one_waits():
     bars = frame((D1, [(99.5, 99.5, 98, 99), (99, 99, 96.5, 97), (97, 98, 97, 97.5)]))
     near, far, other = buy(entry=99., stop=97.), buy(entry=101., stop=97.), buy(entry=100., stop=97.)
     trades, skipped, _ = run(bars, near, far, other)
-    assert [(t["signal"], t["entry"], t["exit"]) for t in trades] == [(1, 99.75, 96.75), (0, 97, 96.75)] or skipped
+    fills = [(t["signal"], t["entry"], t["exit"]) for t in trades]
+    assert fills == [(1, 99.75, 96.75), (0, 97, 96.75)] or skipped
     assert trades[0]["signal"] == 1 and trades[0]["entry"] == 99.75
-    held = frame((D1, [FILL]), (D2, [(99, 99, 97, 97), (97.5, 98, 97.5, 98)]))         # marketable, but another is open: waits
+    # marketable, but another is open: it waits
+    held = frame((D1, [FILL]), (D2, [(99, 99, 97, 97), (97.5, 98, 97.5, 98)]))
     trades, skipped, _ = run(held, buy(D1), buy(D2, entry=99.5, stop=95.), hold="overnight", slippage_ticks=2)
     assert [(t["signal"], t["entry"]) for t in trades] == [(0, 100), (1, 97.5)]
 
@@ -120,11 +133,13 @@ def test_3_a_marketable_limit_comes_first_and_the_next_one_waits():
 def test_market_orders():
     order = {k: v for k, v in buy().items()} | {"entry": float("nan")}
     t = one(frame((D1, [(100.75, 101, 100.5, 101), QUIET])), order)
-    assert (t["entry"], t["contracts"], t["exit"]) == (101, 6, 100.75)         # (3 + .25) * 50 = 162.50 a contract: 990 / 162.50
+    assert (t["entry"], t["contracts"], t["exit"]) == (101, 6, 100.75)  # 990 / ((3 + .25) * 50)
     assert t["r_multiple"] == pytest.approx((-.25 * 6 * 50 - 10) / (3 * 6 * 50))
     assert t["slippage"] == .5 * 6 * 50
     flat = lambda p: frame((D1, [(p, p, p, p)]))
-    assert [reasons(run(flat(p), order)[1])[0] for p in (98, 103.75, 104)] == ["stop behind the market", *["target behind the market"] * 2]
+    assert reasons(run(flat(98), order)[1]) == {0: "stop behind the market"}
+    assert reasons(run(flat(103.75), order)[1]) == {0: "target behind the market"}
+    assert reasons(run(flat(104), order)[1]) == {0: "target behind the market"}
     assert one(flat(103.5), order)["entry"] == 103.75
     trades, skipped, _ = run(frame((D1, [FILL, QUIET])), order, order)
     assert len(trades) == 1 and reasons(skipped) == {1: "another position open"}
@@ -137,12 +152,13 @@ def test_orders_that_begin_to_work_late():
     bars = frame((D1, [FILL, FILL, (99.5, 101, 99.5, 101), (101, 101, 100.5, 101)]))
     late = lambda k, **kw: buy(**kw) | {"active_from": bars.index[k]}
     t = one(bars, late(2))
-    assert (t["entry"], t["entry_ts"]) == (99.75, bars.index[2])               # marketable at the bar from which it works
+    assert (t["entry"], t["entry_ts"]) == (99.75, bars.index[2])  # marketable at the bar from which it works
     assert reasons(run(bars, late(3))[1]) == {0: "not reached"}
-    assert reasons(run(bars, buy() | {"active_from": bars.index[3] + pd.Timedelta("1min")})[1]) == {0: "no bar left to work in"}
+    after = buy() | {"active_from": bars.index[3] + pd.Timedelta("1min")}
+    assert reasons(run(bars, after)[1]) == {0: "no bar left to work in"}
     behind = frame((D1, [FILL, (98, 101, 98, 100), FILL]))
     assert reasons(run(behind, buy() | {"active_from": behind.index[1]})[1]) == {0: "stop behind the market"}
-    trades, skipped, _ = run(bars, buy(), late(1, entry=100.5))                # reached while the first is open
+    trades, skipped, _ = run(bars, buy(), late(1, entry=100.5))  # reached while the first is open
     assert len(trades) == 1 and reasons(skipped) == {1: "another position open"}
 
 
@@ -153,33 +169,35 @@ def test_6_named_contracts():
     assert reasons(named(11)[1]) == {0: "more contracts than max_contracts"}
     assert reasons(named(5, day_margin=4.)[1]) == {0: "margin affords fewer contracts"}
     assert named(4, day_margin=4.)[0][0]["contracts"] == 4
-    assert named(4, risk_per_trade=.00001)[0][0]["contracts"] == 4             # the risk was chosen by whoever named them
+    assert named(4, risk_per_trade=.00001)[0][0]["contracts"] == 4  # whoever named them chose the risk
     assert reasons(named(4, initial_capital=0.)[1]) == {0: "no equity left"}
 
 
 def test_3_nearest_limit_first_then_the_earlier_row():
     bars = frame((D1, [QUIET, (101, 101, 98.5, 99), QUIET]))
     trades, skipped, _ = run(bars, buy(entry=99.), buy(entry=100.), buy(entry=100.))
-    assert [t["signal"] for t in trades] == [1] and reasons(skipped) == dict.fromkeys((0, 2), "another position open")
+    assert [t["signal"] for t in trades] == [1]
+    assert reasons(skipped) == dict.fromkeys((0, 2), "another position open")
     bars = frame((D1, [(100, 101.5, 98.5, 100)]))              # 1 point to the buy, 1 to the sell
     assert [t["signal"] for t in run(bars, sell(entry=101., stop=103.), buy(entry=99., stop=97.))[0]] == [0]
     bars = frame((D1, [(102, 102, 101.5, 102), (99.5, 99.75, 98.5, 99)]))
-    assert one(bars, buy(entry=101.25), buy(entry=99.))["signal"] == 1     # opened through 101.25: plain distance counts
+    assert one(bars, buy(entry=101.25), buy(entry=99.))["signal"] == 1  # opened through 101.25: distance
 
 
 def test_3_after_an_exit_the_next_fill_is_in_the_next_bar():
     bars = frame((D1, [FILL, (100.5, 100.5, 97, 97.5), (97.5, 98, 96.5, 97.5)]))
-    trades, skipped, _ = run(bars, buy(), buy(entry=97.5, stop=95.))   # reached in the exit bar: not filled there
+    trades, skipped, _ = run(bars, buy(), buy(entry=97.5, stop=95.))  # reached in the exit bar: not filled
     assert [t["signal"] for t in trades] == [0, 1]
     assert trades[1]["entry_ts"] == bars.index[2] and trades[0]["exit_ts"] == bars.index[1]
 
 
 def test_3_contracts_are_counted_anew_at_the_fill():
     bars = frame((D1, [FILL, (100.5, 100.5, 97, 97.5), (97.5, 98, 96.5, 97.5)]))
-    trades, _, _ = run(bars, buy(), buy(entry=97.5, stop=95.5), max_contracts=99, risk_per_trade=.1, mirrored=False)
-    assert [t["contracts"] for t in trades] == [88, 79]        # (100 000 -> 90 090)*.1 - 10 over 112.5: 88.8, 79.99
+    second = buy(entry=97.5, stop=95.5)
+    trades, _, _ = run(bars, buy(), second, max_contracts=99, risk_per_trade=.1, mirrored=False)
+    assert [t["contracts"] for t in trades] == [88, 79]  # (100 000 -> 90 090)*.1 - 10 over 112.5: 88.8, 79.99
     # 1 000*.125 = 125 affords one contract of 112.5 + 10; after the first loss it affords none
-    trades, skipped, _ = run(bars, buy(), buy(entry=97.5, stop=95.5), initial_capital=1000., risk_per_trade=.125)
+    trades, skipped, _ = run(bars, buy(), second, initial_capital=1000., risk_per_trade=.125)
     assert len(trades) == 1 and reasons(skipped) == {1: "risk affords no contract"}
 
 
@@ -189,10 +207,11 @@ def test_3_a_fill_without_contracts_uses_up_the_bar():
     trades, skipped, _ = run(bars, buy(), small, buy(entry=97.25, stop=96.5), initial_capital=1000.,
                              risk_per_trade=.125, max_contracts=1)
     assert len(trades) == 1 and reasons(skipped)[1] == "risk affords no contract"
-    assert reasons(skipped)[2] == "another position open"      # (reached in bar 1, while the first trade was open)
+    assert reasons(skipped)[2] == "another position open"  # (reached in bar 1, in the first trade)
     bars = frame((D1, [FILL, (100.5, 100.5, 98, 98), (97.5, 98, 96.5, 97.5), QUIET]))
-    assert reasons(run(bars, buy(), small, buy(entry=97.25, stop=96.5), initial_capital=1000., risk_per_trade=.125,
-                       max_contracts=1)[1]) == {1: "risk affords no contract", 2: "not reached"}
+    _, skipped, _ = run(bars, buy(), small, buy(entry=97.25, stop=96.5), initial_capital=1000.,
+                        risk_per_trade=.125, max_contracts=1)
+    assert reasons(skipped) == {1: "risk affords no contract", 2: "not reached"}
 
 
 def test_4_entry_bar_stop_but_never_target():
@@ -213,7 +232,7 @@ def test_4_filled_at_an_open_below_the_stop():
     ((97.5, 99, 97, 98), 97.25, "stop"),            # opens below the stop
     ((98, 110, 97, 98), 97.75, "stop"),             # opens on the stop; what follows does not count
     ((100, 101, 98, 100), 97.75, "stop"),           # touches it
-    ((104.25, 105, 97, 100), 104.25, "target"),     # opens a tick through the target; what follows does not count
+    ((104.25, 105, 97, 100), 104.25, "target"),     # opens a tick through the target; the rest does not count
     ((104, 104.25, 103, 104), 104, "target"),
     ((104, 104, 103, 104), 103.75, "close")])       # touched, not traded through
 def test_4_exits_of_a_later_bar(bar, exit_price, reason):
@@ -227,10 +246,12 @@ def test_4_target_above_the_limit_when_the_bar_opens_there():
 
 
 def test_4_both_in_one_bar():
-    for bar, path in (((101, 105, 98, 101), "stop"), ((101.5, 105, 98, 101), "stop"), ((102, 105, 98, 101), "target")):
+    price = {"stop": 97.75, "target": 104}
+    for o, path in ((101, "stop"), (101.5, "stop"), (102, "target")):
+        bar = (o, 105, 98, 101)
         for mode, reason in (("stop", "stop"), ("target", "target"), ("path", path)):
             t = one(frame((D1, [FILL, bar])), buy(), ambiguous=mode)
-            assert t["ambiguous"] and t["exit_reason"] == reason and t["exit"] == {"stop": 97.75, "target": 104}[reason]
+            assert t["ambiguous"] and t["exit_reason"] == reason and t["exit"] == price[reason]
 
 
 def test_5_session_close():
@@ -285,8 +306,9 @@ def test_7_blocked_or_not_reached():
     second = buy(entry=99., stop=97.)
     assert reasons(run(frame((D1, trade)), buy(), second)[1]) == {1: "another position open"}
     assert reasons(run(frame((D1, trade[:2])), buy(), second)[1]) == {1: "not reached"}
-    stopped = (101, 101, 97, 97.5)                             # fills, stops, and passes the other limit on the way
-    assert reasons(run(frame((D1, [stopped, QUIET])), buy(), buy(entry=99.5))[1]) == {1: "another position open"}
+    stopped = (101, 101, 97, 97.5)  # fills, stops, and passes the other limit on the way
+    blocked = run(frame((D1, [stopped, QUIET])), buy(), buy(entry=99.5))
+    assert reasons(blocked[1]) == {1: "another position open"}
     trades, skipped, _ = run(frame((D1, [stopped, (100, 100, 99, 100)])), buy(), buy(entry=99.5))
     assert len(trades) == 2 and not skipped                    # blocked once, filled later: a trade
 
@@ -295,17 +317,17 @@ def test_8_money():
     t = one(frame((D1, [FILL, (103, 104.5, 103, 104)])), buy(), fees_per_contract=2., mirrored=False)
     assert (t["contracts"], t["gross"], t["costs"], t["net"]) == (8, 1600, 42, 1558)
     assert t["r_multiple"] == pytest.approx(1558 / 800)
-    t = one(frame((D1, [QUIET, (99, 99, 98.5, 99)])), buy(), mirrored=False)       # better fill, R from the order
+    t = one(frame((D1, [QUIET, (99, 99, 98.5, 99)])), buy(), mirrored=False)  # better fill, R from the order
     assert t["r_multiple"] == pytest.approx((-.25 * 8 * 50 - 10) / 800)
 
 
 @pytest.mark.parametrize("session, mae, mfe", [
-    ([(101, 103, 99, 100.5), (101, 102, 100.5, 101)], 1, 2),                    # entry bar: low and close; later: high
+    ([(101, 103, 99, 100.5), (101, 102, 100.5, 101)], 1, 2),        # entry bar: low and close; later: high
     ([(101, 103, 99.75, 101.5)], .25, 1.5),                                     # entry bar is the closing bar
     ([FILL, (101, 103.75, 97, 98)], 2.25, .5),                                  # stop: only the exit fill
     ([FILL, (101, 104.25, 98.25, 98.5)], .25, 4),                               # target: only the exit fill
     ([(101, 101, 97.5, 100)], 2.25, 0),                                         # stopped in the entry bar
-    ([FILL, (100, 100.25, 98.25, 98.25)], 2, .5)])                              # close: the exit fill counts too
+    ([FILL, (100, 100.25, 98.25, 98.25)], 2, .5)])                  # close: the exit fill counts too
 def test_9_excursions(session, mae, mfe):
     t = one(frame((D1, session)), buy())
     assert (t["mae"], t["mfe"]) == (mae, mfe)
@@ -313,7 +335,8 @@ def test_9_excursions(session, mae, mfe):
 
 def test_10_equity():
     late = (103, 103, 103, 103, "ETH")
-    bars = frame((D1, [FILL, late]), (D2, [late]), (D3, [(102, 102, 102, 102)]), (D4, [(102, 103, 102, 103), late]))
+    bars = frame((D1, [FILL, late]), (D2, [late]), (D3, [(102, 102, 102, 102)]),
+                 (D4, [(102, 103, 102, 103), late]))
     trades, _, equity = run(bars, buy(), hold="overnight", mirrored=False)
     assert equity == [100_000 + .5 * 400, 100_000 + 2 * 400, 100_000 + 2.75 * 400 - 10]
     assert run(bars, buy(), mirrored=False)[2] == [100_000 + .25 * 400 - 10] * 3
@@ -333,29 +356,36 @@ def random_case(rng):
             price = c
         sessions.append((date, bars, f"C{contract}"))
         for _ in range(rng.randint(0, 5)):
-            side, entry = rng.choice([1, -1]), (rng.choice(bars)[0] if bars else price) + rng.randint(-6, 6) / 4
+            side = rng.choice([1, -1])
+            entry = (rng.choice(bars)[0] if bars else price) + rng.randint(-6, 6) / 4
             dates.append(dict(date=date, side=side, entry=entry, stop=entry - side * rng.randint(1, 16) / 4,
-                              target=entry + side * rng.randint(1, 16) / 4, size_factor=rng.choice([.1, 1., 1.5]),
-                              contracts=rng.choice([float("nan")] * 6 + [1, 3, 12]), late=rng.choice([None] * 4 + [*range(9)])))
+                              target=entry + side * rng.randint(1, 16) / 4,
+                              size_factor=rng.choice([.1, 1., 1.5]),
+                              contracts=rng.choice([float("nan")] * 6 + [1, 3, 12]),
+                              late=rng.choice([None] * 4 + [*range(9)])))
             if rng.random() < .15:
                 dates[-1]["entry"] = float("nan")
-    settings = dict(hold=rng.choice(["session", "overnight"]), ambiguous=rng.choice(["stop", "target", "path"]),
+    settings = dict(hold=rng.choice(["session", "overnight"]),
+                    ambiguous=rng.choice(["stop", "target", "path"]),
                     limit_through=rng.randint(0, 2), slippage_ticks=rng.randint(0, 2),
                     fees_per_contract=rng.choice([0., 2.]),
-                    initial_capital=rng.choice([300., 3000., 20_000., 100_000.]), risk_per_trade=rng.choice([.01, .1, 1.]),
+                    initial_capital=rng.choice([300., 3000., 20_000., 100_000.]),
+                    risk_per_trade=rng.choice([.01, .1, 1.]),
                     day_margin=rng.choice([.001, .1]))
     return frame(*sessions), pd.DataFrame(dates), settings
 
 
 def with_times(bars, orders):
-    """The orders with `active_from` for `late`: so many bars after their session's first regular one, now and then half a bar earlier."""
+    """The orders with `active_from` for `late`: so many bars into their session, or half a bar less."""
     if orders.empty or bars.empty:
         return orders
     rth = bars[bars.segment == "RTH"]
     starts = {date: index[0] for date, index in rth.groupby("date").groups.items()}
     step = bars.index[1] - bars.index[0] if len(bars) > 1 else pd.Timedelta("30min")
-    times = [pd.NaT if late is None or late != late or date not in starts else starts[date] + late * step - step * (late % 2) / 2
-             for date, late in zip(orders.date, orders.late)]
+    times = []
+    for date, late in zip(orders.date, orders.late):
+        stated = late is not None and late == late and date in starts
+        times.append(starts[date] + late * step - step * (late % 2) / 2 if stated else pd.NaT)
     return orders.drop(columns="late").assign(active_from=pd.DatetimeIndex(times, tz=bars.index.tz))
 
 
@@ -367,7 +397,7 @@ def test_random_conservation_laws():
             continue
         orders = with_times(bars, orders)
         trades, skipped, equity = plain_backtest(bars, orders, **settings)
-        assert sorted([t["signal"] for t in trades] + [s["signal"] for s in skipped]) == list(range(len(orders)))
+        assert sorted(row["signal"] for row in trades + skipped) == list(range(len(orders)))
         rth = bars[bars.segment == "RTH"]
         assert len(equity) == rth.date.nunique()
         if equity:
@@ -377,26 +407,31 @@ def test_random_conservation_laws():
         at = bars.index.get_loc
         for t in trades:
             life, o = bars.iloc[at(t["entry_ts"]):at(t["exit_ts"]) + 1], orders.iloc[t["signal"]]
-            assert life.iloc[0].segment == "RTH" and life.iloc[0].date == o.date == t["date"] and t["contracts"] >= 1
+            first = life.iloc[0]
+            assert first.segment == "RTH" and first.date == o.date == t["date"] and t["contracts"] >= 1
             assert t["bars"] == len(life) and t["mae"] >= 0 and t["mfe"] >= 0
-            opened = t["side"] * life.iloc[0].open                              # as a long sees it
+            opened = t["side"] * first.open                                     # as a long sees it
             slip = settings["slippage_ticks"] / 4
-            placed = bars[(bars.date == o.date) & (bars.segment == "RTH") & ~(bars.index < o.active_from)].index[0]
+            works = (bars.date == o.date) & (bars.segment == "RTH") & ~(bars.index < o.active_from)
+            placed = bars[works].index[0]
             if pd.isna(o.entry):                                                # a market order
                 assert t["side"] * t["entry"] == opened + slip and t["entry_ts"] == placed
             elif t["entry_ts"] == placed and opened < t["side"] * o.entry:      # marketable when placed
                 seen["marketable"] = seen.get("marketable", 0) + 1
                 assert t["side"] * t["entry"] == min(opened + slip, t["side"] * o.entry)
             else:
-                assert t["side"] * (o.entry - t["entry"]) >= 0 and life.iloc[0].low <= t["entry"] <= life.iloc[0].high
+                assert t["side"] * (o.entry - t["entry"]) >= 0 and first.low <= t["entry"] <= first.high
             assert t["entry_ts"] >= placed and (pd.isna(o.contracts) or t["contracts"] == o.contracts)
-            assert settings["hold"] == "overnight" or (life.segment == "RTH").all() and life.date.nunique() == 1
+            within = (life.segment == "RTH").all() and life.date.nunique() == 1
+            assert settings["hold"] == "overnight" or within
             assert life[life.segment == "RTH"].contract.nunique() == 1
             assert -t["mae"] <= t["side"] * (t["exit"] - t["entry"]) <= t["mfe"]
-        for what in [t["exit_reason"] for t in trades] + [s["reason"] for s in skipped] + [t["ambiguous"] for t in trades]:
+        kinds = [t["exit_reason"] for t in trades] + [t["ambiguous"] for t in trades]
+        for what in kinds + [s["reason"] for s in skipped]:
             seen[what] = seen.get(what, 0) + 1
     print(seen)
-    assert {"stop", "target", "close", "roll", "end", True, "no such session", "no equity left", "stop behind the market",
-            "risk affords no contract", "margin affords no contract", "another position open", "not reached", "marketable",
+    assert {"stop", "target", "close", "roll", "end", True, "no such session", "no equity left",
+            "stop behind the market", "risk affords no contract", "margin affords no contract",
+            "another position open", "not reached", "marketable",
             "target behind the market", "margin affords fewer contracts", "more contracts than max_contracts",
             "no bar left to work in"} <= set(seen)

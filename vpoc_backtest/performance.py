@@ -9,50 +9,53 @@ __all__ = ['compare']
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/03b_performance.ipynb #262574c1
-from .stats import (_drawdowns, expected_max_sharpe, probabilistic_sharpe_ratio, sharpe_ratio,
-                                 _skew_and_kurtosis, sortino_ratio)
+from .stats import (_drawdowns, expected_max_sharpe, _MIN_TRADES, probabilistic_sharpe_ratio,
+                                 sharpe_ratio, _skew_and_kurtosis, sortino_ratio)
 
 # %% ../nbs/03b_performance.ipynb #550c3917
 def _ratio(a: float, b: float) -> float: return float(a / b) if b else float('nan')
 
-# %% ../nbs/03b_performance.ipynb #29776457
-def _longest(below: np.ndarray) -> int:
-    "Length of the longest stretch of True."
-    ends = np.flatnonzero(np.diff(np.concatenate([[False], below, [False]]).astype(int)))
-    return int((ends[1::2] - ends[::2]).max(initial=0))
-
-# %% ../nbs/03b_performance.ipynb #d7d6977d
-def _trade_figures(side: np.ndarray, net: np.ndarray, costs: np.ndarray, r: np.ndarray, ambiguous: np.ndarray) -> dict:
-    won, lost = net[net > 0], net[net <= 0]
+def _trade_figures(side: np.ndarray, net: np.ndarray, costs: np.ndarray, r: np.ndarray,
+                   ambiguous: np.ndarray) -> dict:
+    "Return the figures of trades that are given as arrays."
     n, long = len(net), side > 0
-    spread = r.std(ddof=1) if n > 1 and np.ptp(r) > 1e-12 * np.abs(r).max() else 0.
-    return {'trades': n, 'long_trades': int(long.sum()), 'short_trades': int(n - long.sum()), 'win_rate': _ratio(len(won), n),
-            'total_profit': float(net.sum()), 'profit_by_side': {'long': float(net[long].sum()), 'short': float(net[~long].sum())},
+    won, lost = net[net > 0], net[net <= 0]
+    expectancy = _ratio(r.sum(), n)
+    varies = n > 1 and np.ptp(r) > 1e-12 * np.abs(r).max()
+    return {'trades': n,
+            'long_trades': int(long.sum()),
+            'short_trades': int(n - long.sum()),
+            'win_rate': _ratio(len(won), n),
+            'total_profit': float(net.sum()),
+            'profit_by_side': {'long': float(net[long].sum()), 'short': float(net[~long].sum())},
             'average_profit': _ratio(net.sum(), n),
             'profit_factor': _ratio(won.sum(), -lost.sum()),
             'payoff': _ratio(_ratio(won.sum(), len(won)), -_ratio(lost.sum(), len(lost))),
-            'expectancy_r': _ratio(r.sum(), n), 't_stat': _ratio(_ratio(r.sum(), n) * n**.5, spread),
-            'costs': float(costs.sum()), 'ambiguous_share': _ratio(ambiguous.sum(), n)}
+            'expectancy_r': expectancy,
+            't_stat': _ratio(expectancy * n**.5, r.std(ddof=1) if varies else 0.),
+            'costs': float(costs.sum()),
+            'ambiguous_share': _ratio(ambiguous.sum(), n)}
 
-# %% ../nbs/03b_performance.ipynb #15ba849f
 def _trade_metrics(
     trades: pd.DataFrame,  # columns side, net, costs, r_multiple, ambiguous
-) -> dict:  # trades, long_ and short_trades, win_rate, total_ and average_profit, profit_by_side, profit_factor, payoff, …
-    "Return the figures of the trades alone: US dollars after costs, shares as fractions, NaN where there is nothing to divide."
-    return _trade_figures(*(trades[c].to_numpy(float) for c in ('side', 'net', 'costs', 'r_multiple', 'ambiguous')))
+) -> dict:  # trades, long_ and short_trades, win_rate, total_ and average_profit, profit_factor, payoff, …
+    "Return the figures of the trades alone: US dollars after costs, shares as fractions, else NaN."
+    columns = ('side', 'net', 'costs', 'r_multiple', 'ambiguous')
+    return _trade_figures(*(trades[c].to_numpy(float) for c in columns))
 
 # %% ../nbs/03b_performance.ipynb #ef04d6ad
 def _returns(values: np.ndarray) -> np.ndarray:
-    "Simple returns from value to value; NaN throughout if one of them is not above zero."
-    return values[1:] / values[:-1] - 1 if (values > 0).all() else np.full(len(values) - 1, np.nan)
+    "Return the simple returns from value to value; NaN throughout if one of them is not above zero."
+    if (values > 0).all(): return values[1:] / values[:-1] - 1
+    return np.full(len(values) - 1, np.nan)
 
 def _session_returns(
-    equity: pd.Series,  # account value at the end of each session
+    equity: pd.Series,  # account value (US dollars) at the end of each session
     initial_capital: float  # before the first of them
 ) -> pd.Series:  # one a session, index of `equity`; NaN throughout if the account was ever down to nothing
-    "Simple return of the account in each session."
-    return pd.Series(_returns(np.concatenate([[initial_capital], equity.to_numpy(float)])), index=equity.index, name='return')
+    "Return the simple return of the account in each session."
+    values = np.concatenate([[initial_capital], equity.to_numpy(float)])
+    return pd.Series(_returns(values), index=equity.index, name='return')
 
 # %% ../nbs/03b_performance.ipynb #c5c65d5a
 def _trial_metrics(
@@ -64,58 +67,85 @@ def _trial_metrics(
 ) -> dict:  # psr, trials, effective_trials, expected_max_sharpe (annual), dsr
     """Return the probabilistic and the deflated Sharpe ratio; NaN where there is no Sharpe ratio.
 
-    `psr`: were the true Sharpe ratio zero, the probability of one below the observed (Bailey & López de Prado 2012).
-    `dsr`: the probability that the true Sharpe ratio exceeds the highest one that so many worthless trials would be
-    expected to reach, `expected_max_sharpe` (Bailey & López de Prado 2014). Neither is the probability that the strategy works.
+    `psr`: were the true Sharpe ratio zero, the probability of one below the observed (Bailey & López de
+    Prado 2012, Journal of Risk 15(2), 3–44). `dsr`: the probability that the true Sharpe ratio exceeds the
+    highest one that so many worthless trials would be expected to reach, `expected_max_sharpe` (Bailey &
+    López de Prado 2014, Journal of Portfolio Management 40(5), 94–107). Neither is the probability that the
+    strategy works.
     """
-    n = len(returns)
-    counted = {'trials': trials, 'effective_trials': float(trials if effective is None else effective)}
-    nothing = float('nan')
-    if not np.isfinite(sharpe): return {'psr': nothing, **counted, 'expected_max_sharpe': nothing, 'dsr': nothing}
-    highest = expected_max_sharpe(counted['effective_trials'], max(variance or 0., 1 / n))
-    psr, dsr = (probabilistic_sharpe_ratio(sharpe / 252**.5, n, bar, *_skew_and_kurtosis(returns)) for bar in (0., highest))
-    return {'psr': psr, **counted, 'expected_max_sharpe': highest * 252**.5, 'dsr': dsr}
+    independent = float(trials if effective is None else effective)
+    highest = psr = dsr = float('nan')
+    if np.isfinite(sharpe):
+        n, moments = len(returns), _skew_and_kurtosis(returns)
+        highest = expected_max_sharpe(independent, max(variance or 0., 1 / n))
+        psr = probabilistic_sharpe_ratio(sharpe / 252**.5, n, 0., *moments)
+        dsr = probabilistic_sharpe_ratio(sharpe / 252**.5, n, highest, *moments)
+    return {'psr': psr, 'trials': trials, 'effective_trials': independent,
+            'expected_max_sharpe': highest * 252**.5, 'dsr': dsr}
 
 # %% ../nbs/03b_performance.ipynb #b2261a47
+def _longest(below: np.ndarray) -> int:
+    "Return the length of the longest stretch of True."
+    ends = np.flatnonzero(np.diff(np.concatenate([[False], below, [False]]).astype(int)))
+    return int((ends[1::2] - ends[::2]).max(initial=0))
+
 def _session_metrics(
-    equity: pd.Series | np.ndarray,  # account value at the end of each session
+    equity: pd.Series | np.ndarray,  # account value (US dollars) at the end of each session
     drawdown: pd.Series | np.ndarray,  # deepest fall from the peak within each session, fractions ≤ 0
     config: object,  # a `BacktestConfig`, for the capital, and the rate that its cash earns
     trials: int = 1  # strategies tried on these data, this one included
 ) -> dict:  # sharpe, sortino, cagr, max_drawdown, max_drawdown_sessions and those of `_trial_metrics`
     """Return the figures of the account, from one return a session; ratios annual (252 sessions).
 
-    The returns of `equity` are those of trading, and the account's cash earns `risk_free_rate` beside them. The
-    rate is in `cagr`; from the ratios it is subtracted again, which leaves the returns of trading.
+    The returns of `equity` are those of trading, and the account's cash earns `risk_free_rate` beside them.
+    The rate is in `cagr`; from the ratios it is subtracted again, which leaves the returns of trading.
     """
+    n = len(equity)
     values = np.concatenate([[config.initial_capital], np.asarray(equity, dtype=float)])
-    returns, n = _returns(values), len(equity)
-    sharpe, solvent = sharpe_ratio(returns), np.isfinite(returns).all()
+    returns = _returns(values)
+    sharpe = sharpe_ratio(returns)
     growth = np.prod(1 + returns + config.risk_free_rate / 252)
-    return {'sharpe': sharpe, 'sortino': sortino_ratio(returns),
-            'cagr': float(growth**(252 / n) - 1) if solvent and n else (float('nan') if solvent else -1.),
-            'max_drawdown': float(drawdown.min()) if n else 0., 'max_drawdown_sessions': _longest(_drawdowns(values) < 0),
+    if not np.isfinite(returns).all(): cagr = -1.
+    else: cagr = float(growth**(252 / n) - 1) if n else float('nan')
+    return {'sharpe': sharpe,
+            'sortino': sortino_ratio(returns),
+            'cagr': cagr,
+            'max_drawdown': float(drawdown.min()) if n else 0.,
+            'max_drawdown_sessions': _longest(_drawdowns(values) < 0),
             **_trial_metrics(returns, sharpe, trials)}
 
 # %% ../nbs/03b_performance.ipynb #255f1e38
-_LABELS = {'trades': ('Trades', '{:,.0f}'), 'long_trades': ('Long trades', '{:,.0f}'),
-          'short_trades': ('Short trades', '{:,.0f}'), 'win_rate': ('Win rate', '{:.1%}'),
-          'total_profit': ('Total profit', '${:,.0f}'), 'profit_by_side': ('Profit long, short', '${:,.0f}'),
-          'average_profit': ('Average profit', '${:,.2f}'),
-          'profit_factor': ('Profit factor', '{:.2f}'), 'payoff': ('Payoff (average win / loss)', '{:.2f}'),
-          'expectancy_r': ('Expectancy, R', '{:+.3f}'), 't_stat': ('t of expectancy', '{:+.2f}'),
-          'sharpe': ('Sharpe ratio', '{:.2f}'), 'sortino': ('Sortino ratio', '{:.2f}'),
-          'cagr': ('Growth a year', '{:.1%}'), 'max_drawdown': ('Max drawdown', '{:.1%}'),
-          'max_drawdown_sessions': ('Longest drawdown, sessions', '{:,.0f}'), 'exposure': ('Exposure', '{:.1%}'),
-          'beta': ('Beta to holding one contract', '{:+.3f}'),
-          'costs': ('Costs', '${:,.0f}'), 'ambiguous_share': ('Ambiguous trades', '{:.1%}'),
-          'skipped': ('Orders skipped', '{:,.0f}'), 'psr': ('Probabilistic Sharpe ratio', '{:.1%}'), 'trials': ('Trials', '{:,.0f}'),
-          'effective_trials': ('Trials, as independent ones', '{:.1f}'),
-          'expected_max_sharpe': ('Best Sharpe ratio expected by luck', '{:.2f}'),
-          'dsr': ('Deflated Sharpe ratio', '{:.1%}')}
+_LABELS = {
+    'trades': ('Trades', '{:,.0f}'),
+    'long_trades': ('Long trades', '{:,.0f}'),
+    'short_trades': ('Short trades', '{:,.0f}'),
+    'win_rate': ('Win rate', '{:.1%}'),
+    'total_profit': ('Total profit', '${:,.0f}'),
+    'profit_by_side': ('Profit long, short', '${:,.0f}'),
+    'average_profit': ('Average profit', '${:,.2f}'),
+    'profit_factor': ('Profit factor', '{:.2f}'),
+    'payoff': ('Payoff (average win / loss)', '{:.2f}'),
+    'expectancy_r': ('Expectancy, R', '{:+.3f}'),
+    't_stat': ('t of expectancy', '{:+.2f}'),
+    'sharpe': ('Sharpe ratio', '{:.2f}'),
+    'sortino': ('Sortino ratio', '{:.2f}'),
+    'cagr': ('Growth a year', '{:.1%}'),
+    'max_drawdown': ('Max drawdown', '{:.1%}'),
+    'max_drawdown_sessions': ('Longest drawdown, sessions', '{:,.0f}'),
+    'exposure': ('Exposure', '{:.1%}'),
+    'beta': ('Beta to holding one contract', '{:+.3f}'),
+    'costs': ('Costs', '${:,.0f}'),
+    'ambiguous_share': ('Ambiguous trades', '{:.1%}'),
+    'skipped': ('Orders skipped', '{:,.0f}'),
+    'psr': ('Probabilistic Sharpe ratio', '{:.1%}'),
+    'trials': ('Trials', '{:,.0f}'),
+    'effective_trials': ('Trials, as independent ones', '{:.1f}'),
+    'expected_max_sharpe': ('Expected Sharpe, best of N worthless', '{:.2f}'),
+    'dsr': ('Deflated Sharpe ratio', '{:.1%}')}
 
-_MIN_TRADES = 30  # with fewer no ratio is shown
-_RATIOS = ('profit_factor', 'payoff', 'expectancy_r', 't_stat', 'sharpe', 'sortino', 'beta', 'psr', 'expected_max_sharpe', 'dsr')
+# not shown for fewer than `_MIN_TRADES` trades
+_RATIOS = ('profit_factor', 'payoff', 'expectancy_r', 't_stat', 'sharpe', 'sortino', 'beta', 'psr',
+           'expected_max_sharpe', 'dsr')
 
 def _format_metric(
     name: str,  # a key of `_LABELS`
@@ -133,14 +163,16 @@ def _show_metric(
 ) -> str:  # with unit; 'too few trades' for a ratio of fewer than 30
     "Return a figure of a result as it may be shown."
     shown = _format_metric(name, metrics.get(name))
-    return 'too few trades' if name in _RATIOS and metrics['trades'] < _MIN_TRADES and shown != '–' else shown
+    hidden = name in _RATIOS and metrics['trades'] < _MIN_TRADES
+    return 'too few trades' if hidden and shown != '–' else shown
 
 def _trades_needed(
     metrics: dict  # of a result
 ) -> int:  # at least 30
     "Return the number of trades at which t is 2, if the mean and the spread of R stay what they are."
-    n, t = metrics['trades'], metrics['t_stat'] or 0.  # None, where it was read from metrics.json and there is none
-    return max(_MIN_TRADES, int(np.ceil(n * (2 / t)**2))) if np.isfinite(t) and t else _MIN_TRADES
+    n, t = metrics['trades'], metrics['t_stat']
+    if not t or not np.isfinite(t): return _MIN_TRADES  # t is None where metrics.json has none
+    return max(_MIN_TRADES, int(np.ceil(n * (2 / t)**2)))
 
 def _too_few_trades(
     metrics: dict  # of a result
@@ -148,8 +180,9 @@ def _too_few_trades(
     "Say that there are too few trades to tell anything, and how many it would take."
     n, needed = metrics['trades'], _trades_needed(metrics)
     if n >= _MIN_TRADES: return ''
-    more = f', and with a mean R like this one about {needed:,} to tell it from zero (t = 2)' if needed > _MIN_TRADES else ''
-    return f"{n:,} trade{'s' * (n != 1)}: too few trades to tell. It would take at least {_MIN_TRADES}{more}."
+    more = f', and with a mean R like this one about {needed:,} to tell it from zero (t = 2)'
+    end = more if needed > _MIN_TRADES else ''
+    return f"{n:,} trade{'s' * (n != 1)}: too few trades to tell. It would take at least {_MIN_TRADES}{end}."
 
 # %% ../nbs/03b_performance.ipynb #5c42e386
 def compare(
@@ -157,6 +190,7 @@ def compare(
     **named  # name=BacktestResult
 ) -> pd.DataFrame:  # one row a figure, one column a result, as text; no ratio of fewer than 30 trades
     "Return the figures of several results side by side."
-    column = lambda r: {label: _show_metric(k, r.metrics) for k, (label, _) in _LABELS.items()}
-    called = {f'result {i}': r for i, r in enumerate(results, 1)} | {name.replace('_', ' '): r for name, r in named.items()}
+    called = {f'result {i}': r for i, r in enumerate(results, 1)}
+    called |= {name.replace('_', ' '): r for name, r in named.items()}
+    def column(r): return {label: _show_metric(k, r.metrics) for k, (label, _) in _LABELS.items()}
     return pd.DataFrame({name: column(r) for name, r in called.items()})
