@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from html import escape
 import numpy as np
 import pandas as pd
-from .backtest import BacktestResult, _CLOSE, _OPEN, prepare_bars, PreparedBars
+from .backtest import BacktestResult, prepare_bars, PreparedBars
 from .data import BadData
 from .display import axes, COLOURS
-from .performance import _format_metric, _LABELS, _MIN_TRADES
-from .stats import sharpe_ratio
+from .fills import _CLOSE, _OPEN
+from .performance import _format_metric, _LABELS
+from .stats import _MIN_TRADES, sharpe_ratio
 
 # %% ../nbs/04b_drift.ipynb #26b460c4
 def _deepest_fall(

@@ -25,8 +25,9 @@ from .drift import drift_panel, DriftPanel
 from .multiple_testing import Trials
 from .parallel import (cached_per_process, map_parallel, share_frame, shared_folder, SharedFrame,
                                     worker_count)
-from .performance import _format_metric, _LABELS, _MIN_TRADES, _trial_metrics
+from .performance import _format_metric, _LABELS, _trial_metrics
 from .signals import make_signals, SignalRules
+from .stats import _MIN_TRADES
 from .sweeps import neighbouring_settings, sweep, SweepContext
 from .vpoc import session_levels
 

@@ -22,9 +22,9 @@ from .display import axes, COLOURS
 from .evidence import _null_markets, _NullMarkets, _p_value, _read_case
 from .multiple_testing import effective_trials, _plain
 from .parallel import cached_per_process, map_parallel, share_frame, shared_folder, worker_count
-from .performance import _format_metric, _MIN_TRADES, _too_few_trades, _trial_metrics
+from .performance import _format_metric, _too_few_trades, _trial_metrics
 from .signals import SignalRules
-from .stats import minimum_track_record, _skew_and_kurtosis
+from .stats import _MIN_TRADES, minimum_track_record, _skew_and_kurtosis
 from .storage import atomic_file
 from .sweeps import _combinations, _library, neighbouring_settings, _replace_fields, SweepContext
 from .vpoc import session_levels
