@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from vpoc_backtest import data, storage
+from vpoc_backtest import data, readers, storage
 from vpoc_backtest.cli import main
 from vpoc_backtest.data import BadData, check_bars, ES, _PRICES, random_walk, _ZONE
 from vpoc_backtest.ml_backtest import load_market
@@ -521,7 +521,7 @@ def test_cut_off_in_the_last_line(tmp_path, layout):
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     monkeypatch.setenv('VPOC_CACHE', str(tmp_path/'cache'))
-    monkeypatch.setattr(data, '_LEAST_TO_KEEP', 0)
+    monkeypatch.setattr(readers, '_LEAST_TO_KEEP', 0)
     lines = written_as('kibot').split('\n')
     lines[5] = 'torn'
     (tmp_path/'ESZ13.csv').write_text('\n'.join(lines))
@@ -532,7 +532,7 @@ def test_the_second_reading_is_the_first(kept, monkeypatch):
     bars, rejects = read_bars(kept/'ESZ13.csv')
     readers._finish_keeping()
     assert len(list((kept/'cache').iterdir())) == 1
-    monkeypatch.setattr(data, '_read_tables', None)  # would fail if it were called
+    monkeypatch.setattr(readers, '_read_tables', None)  # would fail if it were called
     again, refused = read_bars(kept/'ESZ13.csv')
     pd.testing.assert_frame_equal(bars, again)
     pd.testing.assert_frame_equal(rejects, refused)
@@ -549,7 +549,7 @@ def test_whatever_changes_is_read_anew(kept, monkeypatch):
     assert read_bars(kept/'ESZ13.csv')[0].volume.sum() != before.volume.sum()
     (kept/'ESZ13.csv').rename(kept/'ESH14.csv')
     assert list(read_bars(kept/'ESH14.csv')[0].contract.unique()) == ['ES 03-14']
-    monkeypatch.setattr(data, '_code_digest', lambda: b'another version')
+    monkeypatch.setattr(readers, '_code_digest', lambda: b'another version')
     read_bars(kept/'ESH14.csv')
     readers._finish_keeping()
     assert len(list((kept/'cache').iterdir())) == 6
@@ -578,7 +578,7 @@ def test_the_sixteen_newest_are_kept(kept):
 
 def half_file(cache, name, age=0):
     "What a killed writer leaves, so many seconds ago."
-    path = cache/f'.{name}.parquet{_UNFINISHED}x.parquet'
+    path = cache/f'.{name}.arrow{_UNFINISHED}x.arrow'
     path.write_bytes(b'PAR1')
     os.utime(path, (time.time() - age,) * 2)
     return path
@@ -587,7 +587,7 @@ def half_file(cache, name, age=0):
 @pytest.mark.parametrize('locks, lives', [(True, 60), (False, 90_000)], ids=['locks', 'no locks'])
 def test_what_the_killed_leave_is_swept_up_and_never_read(kept, monkeypatch, locks, lives):
     "A process that dies right after reading leaves the whole, nothing, or a file that nobody reads and that a later one removes: at once, or after a day where there are no locks."
-    code = ("import os, sys; from vpoc_backtest import data; data._LEAST_TO_KEEP = 0\ndata.read_bars(sys.argv[1])\nos._exit(0)")
+    code = ("import os, sys; from vpoc_backtest import readers; readers._LEAST_TO_KEEP = 0\nreaders.read_bars(sys.argv[1])\nos._exit(0)")
     env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
     subprocess.run([sys.executable, '-c', code, str(kept/'ESZ13.csv')], env=env, timeout=120, check=True)
     (kept/'cache').mkdir(exist_ok=True)
@@ -603,7 +603,7 @@ def test_half_files_are_not_counted(kept):
     half = [half_file(kept/'cache', k) for k in range(20)]
     for k in range(16): read_bars(kept/'ESZ13.csv', tz=f'Etc/GMT+{k % 12}', stamp=('open', 'end')[k // 12])
     readers._finish_keeping()
-    assert len(list((kept/'cache').glob('[!.]*.parquet'))) == 16 and all(path.exists() for path in half)
+    assert len(list((kept/'cache').glob('[!.]*.arrow'))) == 16 and all(path.exists() for path in half)
 
 
 def test_processes_at_once(kept):
@@ -612,17 +612,17 @@ def test_processes_at_once(kept):
     walk.tz_localize(None).rename_axis('timestamp').to_csv(kept/'walk.csv')
     code = """
 import sys
-from vpoc_backtest import data, keeping
+from vpoc_backtest import data, readers, storage
 path, writes = sys.argv[1], sys.argv[2] == 'writes'
-data._LEAST_TO_KEEP, look, found = 0, data._kept, 0
+readers._LEAST_TO_KEEP, look, found = 0, readers._kept, 0
 def kept(*what):
     global found
     got = None if writes else look(*what)
     found += got is not None
     return got
-data._kept = kept
+readers._kept = kept
 print('ready', flush=True), sys.stdin.readline()
-seen = {(data.fingerprint(bars), len(rejects)) for bars, rejects in (data.read_bars(path) for _ in range(25))}
+seen = {(data._fingerprint(bars), len(rejects)) for bars, rejects in (readers.read_bars(path) for _ in range(25))}
 print(*seen, found, sep='|')"""
     env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
     processes = [subprocess.Popen([sys.executable, '-c', code, str(kept/'walk.csv'), role], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for role in ('writes', 'writes', 'reads')]
@@ -633,4 +633,4 @@ print(*seen, found, sep='|')"""
     readers._finish_keeping()
     assert [t[0] for t in told] == [right] * 3 and [len(t) for t in told] == [2] * 3
     assert [int(t[1]) > 0 for t in told] == [False, False, True]
-    assert [f.suffix for f in (kept/'cache').iterdir()] == ['.parquet']
+    assert [f.suffix for f in (kept/'cache').iterdir()] == ['.arrow']
