@@ -671,34 +671,34 @@ _CELL_KINDS = (
     ('markdown', '# TITLE\n\nWhat `report.html` beside it shows, from the files of this run directory: change a cell and go on from here. Times are New York time (ET), money is US dollars after costs.'),
     ('code', 'import json\nfrom pathlib import Path'),
     ('code', 'import pandas as pd'),
-    ('code', 'from vpoc_backtest.backtest import compare, plot_r_multiples\nfrom vpoc_backtest.multiple_testing import plot_fan\n'
-             'from vpoc_backtest.report import by_hour, by_year, load_results, plot_comparison, plot_months, plot_when\n'
+    ('code', 'from vpoc_backtest.backtest import plot_r_multiples\nfrom vpoc_backtest.multiple_testing import plot_monte_carlo\nfrom vpoc_backtest.performance import compare\n'
+             'from vpoc_backtest.report import _by_hour, _by_year, _load_results, plot_by_time, plot_comparison, plot_months\n'
              'from vpoc_backtest.stats import monte_carlo\nfrom vpoc_backtest.vpoc import plot_migration'),
     ('markdown', '## The strategies'),
-    ('code', "run = Path('.')  # the run directory\nresults = _load_results(run)\ncompare(**results)"),
+    ('code', "run = Path('.')  # the run directory\nresults = _load_results(run)\nnames = {'original': 'rule', 'ml': 'rule + filter'}\nshown = {names[key]: result for key, result in results.items()}\ncompare(**shown)"),
     ('code', "metrics = json.loads((run/'metrics.json').read_text(encoding='utf-8'))\n"
-             "for name, said in metrics['verdict'].items(): print(f\"{name}: {said['recommendation']} {said['reasons']}\\n\")"),
+             "for key, said in metrics['verdict'].items(): print(f\"{names[key].capitalize()}: {said['recommendation']} {said['reasons']}\\n\")"),
     ('code', "for finding in (metrics['evidence'] or {}).get('findings', []): print(finding)"),
-    ('code', 'plot_comparison(**results);'),
+    ('code', 'plot_comparison(**shown);'),
     ('markdown', '## When it earned'),
     ('code', "result = results['original']\nplot_months(result);"),
-    ('code', 'by_year(result)'),
-    ('code', "levels = pd.read_parquet(run/'levels.parquet')\nplot_when(result, levels);"),
-    ('code', 'by_hour(result)'),
+    ('code', '_by_year(result)'),
+    ('code', "levels = pd.read_parquet(run/'levels.parquet')\nplot_by_time(result, levels);"),
+    ('code', '_by_hour(result)'),
     ('markdown', '## How trades ended'),
-    ('code', 'plot_r_multiples(**results);'),
+    ('code', 'plot_r_multiples(**shown);'),
     ('code', "result.trades.sort_values('net').drop(columns=['contract', 'gross', 'confidence'])"),
     ('code', "result.skipped.reason.value_counts().to_frame('orders')"),
     ('markdown', '## Other records that were possible\n\nThe sessions of this record drawn again in blocks: how far luck can stray, not whether there is an edge.'),
     ('code', 'profits = result.equity.diff().fillna(result.equity.iloc[:1] - result.config.initial_capital).to_numpy()\n'
-             "plot_fan(monte_carlo(profits, method='block'), profits);"),
+             "plot_monte_carlo(monte_carlo(profits, method='block'), profits);"),
     ('markdown', '## Where value was'),
     ('code', 'plot_migration(levels[-120:]);'),
     ('markdown', '## What was assumed'),
     ('code', "print((run/'config.toml').read_text(encoding='utf-8'))"),
     ('code', "pd.Series(json.loads((run/'manifest.json').read_text(encoding='utf-8'))['versions'], name='version').to_frame()"),
     ('markdown', '## From here\n\nWith the bars of the run its trades can be seen where they happened, and other settings be tried; the ledger counts a trial whenever `vpoc_backtest` is called.\n\n'
-                 '```python\nfrom vpoc_backtest.data import add_sessions, front_month, read_bars, sample_market\nfrom vpoc_backtest.report import plot_trade\n\n'
+                 '```python\nfrom vpoc_backtest.data import add_sessions, sample_market\nfrom vpoc_backtest.readers import read_bars\nfrom vpoc_backtest.report import plot_trade\nfrom vpoc_backtest.rolls import front_month\n\n'
                  "bars = add_sessions(front_month(read_bars('PATH OF THE BARS')[0]))  # or sample_market()[0]\n"
                  "signals = pd.read_csv(run/'signals.csv', parse_dates=['date'])\ntrade = result.trades.loc[result.trades.net.idxmin()]\n"
                  'order = signals[(signals.date == trade.date) & (signals.side == trade.side)].iloc[0]\nplot_trade(bars, trade, order);\n```'))
