@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 from vpoc_backtest.data import ES, _PRICES, random_walk
 from vpoc_backtest.features import make_features
-from vpoc_backtest.ml_backtest import load_market, load_run, read_config, RunConfig
+from vpoc_backtest.ml_backtest import load_run
 from vpoc_backtest.multiple_testing import load_trials
 from vpoc_backtest.readers import read_bars
 from vpoc_backtest.rolls import front_month, roll_table
+from vpoc_backtest.run_config import load_market, read_config, RunConfig
 from vpoc_backtest.stats import deflated_sharpe_ratio, expected_max_sharpe, _skew_and_kurtosis
 from vpoc_backtest.vpoc import session_levels
 
@@ -79,7 +80,7 @@ def test_sample_market_twice(tmp_path):
     assert {p for test in told['p_values'].values() for p in test.values()} <= {.25, .5, .75, 1.} and told['orders_tested'] == 230
     told_in_words = ' '.join(first.stdout.split())  # the sentences are wrapped
     assert 'copies of these bars' in told_in_words and 'with the future scrambled; none changed.' in told_in_words
-    assert metrics['verdict']['original']['conclusion'] == 'loss' and 'Original: Do not trade this.' in told_in_words
+    assert metrics['verdict']['original']['conclusion'] == 'loss' and 'Rule: Do not trade this.' in told_in_words
     assert len(ledger) == 25 and ledger.sharpe[0] == metrics['original']['sharpe'] and metrics['original']['trials'] == 25  # the rule is one of its neighbours
     assert 1 < metrics['original']['effective_trials'] < 25
     page = (tmp_path/'a/report.html').read_text()
@@ -398,7 +399,8 @@ def test_verdict_report_and_log_at_the_end(brief):
 
 def test_the_interval_is_the_block_bootstrap_of_the_sessions(brief):
     from vpoc_backtest.report import _load_results
-    from vpoc_backtest.stats import monte_carlo
+    from vpoc_backtest.run_config import load_market, read_config, RunConfig
+from vpoc_backtest.stats import monte_carlo
     folder, args = brief
     if not (folder/'out').exists(): run(*args, cwd=folder)
     result = _load_results(folder/'out')['original']

@@ -19,10 +19,11 @@ from vpoc_backtest.cli import _backtest_command, cli_errors
 from vpoc_backtest.data import ES, random_walk
 from vpoc_backtest.features import FilterConfig
 from vpoc_backtest.meta_labeling import load_filter
-from vpoc_backtest.ml_backtest import load_run, MarketData, _NO_REJECTS, run_pipeline, RunConfig, save_run
+from vpoc_backtest.ml_backtest import load_run, run_pipeline, save_run
 from vpoc_backtest.multiple_testing import load_trials, record_trial
 from vpoc_backtest.readers import read_bars
 from vpoc_backtest.rolls import front_month
+from vpoc_backtest.run_config import load_market, MarketData, _NO_REJECTS, RunConfig
 from vpoc_backtest.signals import SignalRules
 from vpoc_backtest.storage import remove_stale, _UNFINISHED
 
@@ -106,7 +107,7 @@ def cache_is_whole(place, runs): assert len(read_bars(place/'bars.csv')[0]) == 6
 OPTIONS = dict.fromkeys(training_runs._OPTIONS) | {'symbol': 'ES', 'seed': 0}
 
 
-def keep_training(place, small, runs, n): training_runs.run_training(OPTIONS, QUICK, place/f'training-{n}')
+def keep_training(place, small, runs, n): training_runs._train_in_folder(OPTIONS, QUICK, place/f'training-{n}')
 
 
 def trainings_are_whole(place, runs):
@@ -130,7 +131,7 @@ def finish_trainings(place, small):
     "What a person does after a kill: --resume where that is possible, the same command again where not."
     for folder in place.glob('training-*'):
         if (folder/'manifest.json').exists(): continue
-        training_runs.run_training(OPTIONS, QUICK, folder, resume=(folder/'arguments.json').exists())
+        training_runs._train_in_folder(OPTIONS, QUICK, folder, resume=(folder/'arguments.json').exists())
         assert (folder/'manifest.json').exists()
 
 
@@ -207,7 +208,6 @@ def test_two_runs_at_once_do_not_mix(place):
     assert [p.wait(300) for p in processes] == [0, 0]
     saved = load_run(place/'out')
     assert saved.metrics['original']['trades'] == len(saved.trades) and saved.trades.net.sum() == pytest.approx(saved.metrics['original']['total_profit'])
-    from vpoc_backtest.ml_backtest import load_market
     alone = save_run(run_pipeline(load_market(place/'walk.csv'), saved.config), place/'alone')
     for name in ('trades.csv', 'signals.csv', 'equity.csv'): assert (alone/name).read_bytes() == (place/'out'/name).read_bytes()
     ledger = pd.read_parquet(place/'BACKTEST/trials.parquet')
@@ -269,14 +269,14 @@ def test_a_full_or_closed_disk_is_a_line(place, mounted, capsys, monkeypatch):
     assert asked(capsys, monkeypatch, place, out='again', ledger=str(closed))[0] == 0 and load_run(place/'again').metrics == load_run(place/'out').metrics
     bars = random_walk(240, bars_per_session=13, seed=3)
     monkeypatch.setattr(training_runs, 'load_market', lambda *args, **kwargs: MarketData('a walk', 'made here', front_month(bars), len(bars), _NO_REJECTS, None, ES))
-    with pytest.raises(OSError, match='No space left'): training_runs.run_training(OPTIONS, QUICK, full/'training')
+    with pytest.raises(OSError, match='No space left'): training_runs._train_in_folder(OPTIONS, QUICK, full/'training')
 
 
 def test_a_file_that_may_not_grow_is_a_line(place):
     "The same without mounting anything: the system refuses to write more than a few KB to any file."
     limited = ('import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); import vpoc_backtest.ml_backtest; '
-               'resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); from vpoc_backtest.cli import backtest_command, errors_in_one_line; '
-               "cli_errors(backtest_command)(model='none', placebo=0, data='walk.csv', out='out')")
+               'resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); from vpoc_backtest.cli import _backtest_command, cli_errors; '
+               "cli_errors(_backtest_command)(model='none', placebo=0, data='walk.csv', out='out')")
     done = subprocess.run([sys.executable, '-c', limited], cwd=place, capture_output=True, text=True, timeout=300, env=os.environ | {'NUMBA_CACHE_DIR': str(place/'numba')})
     assert done.returncode == 2 and 'Traceback' not in done.stderr and 'file too large' in done.stderr.splitlines()[-1], done.stderr
     assert not (place/'out').exists() and not leftovers(place)

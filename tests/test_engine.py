@@ -95,7 +95,8 @@ def test_loops_allocate_nothing_inside(allocated, spread, area, hold):
 
 def test_a_runs_own_signals_can_be_fed_back(tmp_path):
     "signals.csv, as the command writes it, makes the trades of the run; so it does with what a filter said beside each order."
-    from vpoc_backtest.ml_backtest import MarketData, _NO_REJECTS, run_pipeline, RunConfig, _tables
+    from vpoc_backtest.ml_backtest import run_pipeline, _tables
+    from vpoc_backtest.run_config import MarketData, _NO_REJECTS, RunConfig
     made = front_month(random_walk(120, seed=2))
     run = run_pipeline(MarketData('a random walk', 'made here', made, len(made), _NO_REJECTS, None, ES), RunConfig(rules=SignalRules(rule='migration')))
     result, table = run.results['original'], _tables(run)['signals']

@@ -9,7 +9,7 @@ import pytest
 root = Path(__file__).parents[1]
 ORDER = ['storage', 'parallel', 'display', 'data', 'readers', 'data_quality', 'rolls', 'vpoc', 'trades', 'stats', 'multiple_testing',
          'volatility', 'signals', 'orders', 'performance', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'report',
-         'explore', 'features', 'model', 'train', 'meta_labeling', 'ml_backtest', 'training_runs', 'cli']
+         'explore', 'features', 'model', 'train', 'meta_labeling', 'run_config', 'ml_backtest', 'training_runs', 'cli']
 ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storage', 'display'], 'readers': ['storage', 'data', 'display'],
          'data_quality': ['display', 'data', 'readers'], 'rolls': ['data', 'display'], 'vpoc': ['data', 'display', 'readers'], 'trades': ['data', 'readers', 'vpoc'],
          'stats': ['display'], 'multiple_testing': ['storage', 'display', 'data', 'stats'], 'signals': ['data', 'stats'],

@@ -155,7 +155,8 @@ def test_filters_are_judged_on_other_bars(market):
     ranking = pd.read_csv(market/'judged/ranking.csv')
     last = json.loads((training/'metrics.json').read_text())['training_span'][1]
     assert ranking.first_session[0] > last and ranking.source[0] == 'later.parquet' and {p.name for p in (market/'judged').iterdir()} == {'ranking.csv', 'calibration.png'}
-    from vpoc_backtest.ml_backtest import load_market, read_config, run_pipeline
+    from vpoc_backtest.ml_backtest import run_pipeline
+    from vpoc_backtest.run_config import load_market, read_config
     judged = run_pipeline(load_market(market/'later.parquet'), read_config(training/'config.toml'), model=str(training), device='cpu').filtered
     assert str(judged.first.date()) == ranking.first_session[0]  # as vpoc_backtest --model judges it
     seen = run('vpoc_evaluate', training, '--data', 'walk.parquet', cwd=market)
