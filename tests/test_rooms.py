@@ -40,7 +40,7 @@ def test_heavy_packages_wait(path):
     assert not names & {'torch', 'arch', 'matplotlib', 'pyarrow', 'scipy', 'pandas_market_calendars'}
 
 
-INNER = {'Lesson', 'Task'}  # handed from one part of a training to the next, and to nobody else
+INNER = {'FittedWindow', 'TrainingBatch'}  # handed from one part of a training to the next, and to nobody else
 BULKY = re.compile('ndarray|DataFrame|Series|DatetimeIndex|Tensor')
 
 
