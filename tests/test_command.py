@@ -73,11 +73,9 @@ def test_both_strategies_on_the_sample_market(tmp_path):
     assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
     folder = tmp_path/'out'
     assert {p.name for p in folder.iterdir()} == FILES
-    metrics, trades, equity = (
-        json.loads((folder / 'metrics.json').read_text()),
-        pd.read_csv(folder / 'trades.csv'),
-        pd.read_csv(folder / 'equity.csv'),
-    )
+    metrics = json.loads((folder / 'metrics.json').read_text())
+    trades = pd.read_csv(folder / 'trades.csv')
+    equity = pd.read_csv(folder / 'equity.csv')
     told, signals = metrics['filter'], pd.read_csv(folder/'signals.csv')
     assert (
         told['accepted'] + told['refused'] + told['unjudged']
@@ -88,9 +86,8 @@ def test_both_strategies_on_the_sample_market(tmp_path):
     assert equity.date.iloc[0] == told['first_session'] and trades.date.min() >= told['first_session']
     for name in ('original', 'ml'):
         net = trades.net[trades.strategy == name]
-        assert equity[f'{name}_equity'].iloc[-1] == pytest.approx(100_000 + net.sum(), abs=0.005) and metrics[
-            name
-        ]['trades'] == len(net)
+        assert equity[f'{name}_equity'].iloc[-1] == pytest.approx(100_000 + net.sum(), abs=0.005)
+        assert metrics[name]['trades'] == len(net)
     assert (signals.trained_until.dropna() < signals.date[signals.trained_until.notna()]).all()
     page = (folder/'report.html').read_text()
     assert 'The filter' in page and page.count('data:image/png') >= 6 and len(page) < 5e6
@@ -103,37 +100,26 @@ def test_sample_market_twice(tmp_path):
     assert first.returncode == second.returncode == 0, first.stderr
     assert 'sample market' in first.stderr and 'Win rate' in first.stdout and 'Traceback' not in first.stderr
     metrics, trades = check_run(tmp_path/'a')
-    assert (
-        metrics['data']['sessions'] == 1257 and metrics['ml'] is None and set(trades.strategy) == {'original'}
-    )
+    assert metrics['data']['sessions'] == 1257
+    assert metrics['ml'] is None
+    assert set(trades.strategy) == {'original'}
     for name in ('metrics.json', 'trades.csv', 'signals.csv', 'equity.csv'):
         assert (tmp_path / 'a' / name).read_bytes() == (tmp_path / 'b' / name).read_bytes()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith('.')]
     told, ledger = metrics['evidence'], pd.read_parquet(tmp_path/'BACKTEST/trials.parquet')
-    assert (
-        told['placebos'] == 3
-        and told['columns_that_look_ahead'] == []
-        and set(told['p_values']) == {'drift', 'mirror', 'block'}
-    )
-    assert {p for test in told['p_values'].values() for p in test.values()} <= {
-        0.25,
-        0.5,
-        0.75,
-        1.0,
-    } and told['orders_tested'] == 230
+    assert told['placebos'] == 3
+    assert told['columns_that_look_ahead'] == []
+    assert set(told['p_values']) == {'drift', 'mirror', 'block'}
+    assert {p for test in told['p_values'].values() for p in test.values()} <= {0.25, 0.5, 0.75, 1.0}
+    assert told['orders_tested'] == 230
     told_in_words = ' '.join(first.stdout.split())  # the sentences are wrapped
-    assert (
-        'copies of these bars' in told_in_words
-        and 'with the future scrambled; none changed.' in told_in_words
-    )
-    assert (
-        metrics['verdict']['original']['conclusion'] == 'loss' and 'Rule: Do not trade this.' in told_in_words
-    )
-    assert (
-        len(ledger) == 25
-        and ledger.sharpe[0] == metrics['original']['sharpe']
-        and metrics['original']['trials'] == 25
-    )  # the rule is one of its neighbours
+    assert 'copies of these bars' in told_in_words
+    assert 'with the future scrambled; none changed.' in told_in_words
+    assert metrics['verdict']['original']['conclusion'] == 'loss'
+    assert 'Rule: Do not trade this.' in told_in_words
+    assert len(ledger) == 25
+    assert ledger.sharpe[0] == metrics['original']['sharpe']
+    assert metrics['original']['trials'] == 25  # the rule is one of its neighbours
     assert 1 < metrics['original']['effective_trials'] < 25
     page = (tmp_path/'a/report.html').read_text()
     assert all(
@@ -255,11 +241,9 @@ def test_a_folder_of_contracts_in_DATA(tmp_path):
     done = run('--out', 'out', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics, trades = check_run(tmp_path/'out')
-    assert (
-        metrics['data']['rolls'] == 1
-        and metrics['data']['vix_closes'] == 2
-        and metrics['data']['source'] == 'DATA'
-    )
+    assert metrics['data']['rolls'] == 1
+    assert metrics['data']['vix_closes'] == 2
+    assert metrics['data']['source'] == 'DATA'
     assert set(trades.contract) <= {'ES 03-15', 'ES 06-15'}
 
 
@@ -297,10 +281,8 @@ MISTAKES = [
 
 @pytest.mark.parametrize('args, message', MISTAKES)
 def test_what_a_user_can_mend_is_one_line(tmp_path, args, message):
-    head, rows = (
-        'timestamp,open,high,low,close,volume\n',
-        '2020-01-06 {}:30,4000,4001,4000,{},5\n2020-01-06 {}:31,4000,4001,4000,4000,5\n',
-    )
+    head = 'timestamp,open,high,low,close,volume\n'
+    rows = '2020-01-06 {}:30,4000,4001,4000,{},5\n2020-01-06 {}:31,4000,4001,4000,4000,5\n'
     (tmp_path/'bars.csv').write_text(head + rows.format('09', 4000, '09'))
     (tmp_path/'adjusted.csv').write_text(head + rows.format('09', 4000.1, '09'))
     (tmp_path/'evening.csv').write_text(head + rows.format('19', 4000, '19'))
@@ -396,14 +378,10 @@ def test_settings_to_begin_with(tmp_path):
     done = run('--write_config', 'my.toml', cwd=tmp_path)
     assert done.returncode == 0 and [p.name for p in tmp_path.iterdir()] == ['my.toml'], done.stderr
     text = (tmp_path/'my.toml').read_text()
-    assert (
-        all('#' in line for line in text.splitlines() if line)
-        and read_config(tmp_path / 'my.toml') == RunConfig()
-    )
-    assert (
-        run('--write_config', 'my.toml', cwd=tmp_path).returncode == 2
-        and (tmp_path / 'my.toml').read_text() == text
-    )
+    assert all('#' in line for line in text.splitlines() if line)
+    assert read_config(tmp_path / 'my.toml') == RunConfig()
+    assert run('--write_config', 'my.toml', cwd=tmp_path).returncode == 2
+    assert (tmp_path / 'my.toml').read_text() == text
 
 
 def test_a_reader_that_has_read_enough(tmp_path):
@@ -416,11 +394,9 @@ def test_a_reader_that_has_read_enough(tmp_path):
         text=True,
         timeout=300,
     )
-    assert (
-        'Traceback' not in done.stderr
-        and 'Exception' not in done.stderr
-        and (tmp_path / 'out/metrics.json').exists()
-    )
+    assert 'Traceback' not in done.stderr
+    assert 'Exception' not in done.stderr
+    assert (tmp_path / 'out/metrics.json').exists()
 
 
 def test_incomplete_sessions_are_listed_and_traded(tmp_path):
@@ -435,28 +411,20 @@ def test_incomplete_sessions_are_listed_and_traded(tmp_path):
         for n in ('my', 'all')
     )
     assert done.returncode == every.returncode == 0, done.stderr + every.stderr
-    assert (
-        f'5 incomplete, which make no levels: {days[70].date()}' in done.stderr
-        and 'incomplete' not in every.stderr
-    )
+    assert f'5 incomplete, which make no levels: {days[70].date()}' in done.stderr
+    assert 'incomplete' not in every.stderr
     metrics, trades = check_run(tmp_path/'my')
     saved, other = load_run(tmp_path/'my'), load_run(tmp_path/'all')
     out = saved.quality.query("status == 'incomplete'").date
     assert metrics['data']['incomplete_sessions'] == 5 and (out.dt.date == days[70:75].date).all()
-    assert (
-        metrics['data']['fingerprint'] == other.metrics['data']['fingerprint']
-        and other.metrics['data']['incomplete_sessions'] == 0
-    )
+    assert metrics['data']['fingerprint'] == other.metrics['data']['fingerprint']
+    assert other.metrics['data']['incomplete_sessions'] == 0
     assert saved.levels.vpoc.isna().sum() == 5 and other.levels.vpoc.notna().all()
     assert saved.signals.date.isin(out).any() and saved.equity.date.isin(out).sum() == 5
-    assert (
-        not saved.signals.known_at.dt.tz_localize(None).dt.normalize().isin(out).any()
-        and other.signals.known_at.dt.tz_localize(None).dt.normalize().isin(out).any()
-    )
-    assert (
-        other.metrics['original']['trials'] == 50
-        and 'Data quality' in (tmp_path / 'my/report.html').read_text()
-    )
+    assert not saved.signals.known_at.dt.tz_localize(None).dt.normalize().isin(out).any()
+    assert other.signals.known_at.dt.tz_localize(None).dt.normalize().isin(out).any()
+    assert other.metrics['original']['trials'] == 50
+    assert 'Data quality' in (tmp_path / 'my/report.html').read_text()
 
 
 def test_what_was_rejected_is_corrected_and_read_again(tmp_path):
@@ -468,11 +436,9 @@ def test_what_was_rejected_is_corrected_and_read_again(tmp_path):
     )
     good = {k: lines[k] for k in (100, 200, 300)}
     torn = lines[:]
-    torn[100], torn[200], torn[300] = (
-        lines[100].replace(',', ',-', 1),
-        lines[200] + ',what,is,this',
-        '2015-13-45 10:00:00' + lines[300][19:],
-    )
+    torn[100] = lines[100].replace(',', ',-', 1)
+    torn[200] = lines[200] + ',what,is,this'
+    torn[300] = '2015-13-45 10:00:00' + lines[300][19:]
     (data/'es.csv').write_text('\n'.join(torn) + '\n')
     first = run('--model', 'none', '--data', data, '--out', 'first', cwd=tmp_path)
     assert first.returncode == 0 and '3 rows refused (see rejects.csv)' in first.stderr, first.stderr
@@ -656,16 +622,12 @@ def test_verdict_report_and_log_at_the_end(brief):
     assert verdict in ' '.join(done.stdout.split())
     stages = [line for line in done.stderr.splitlines() if not line.startswith(('reading', 'evidence'))]
     assert all(re.search(r'  \(\d+\.\d s\)$', line) for line in stages) and len(stages) >= 8
-    metrics, log = (
-        json.loads((folder / 'out/metrics.json').read_text()),
-        (folder / 'out/log.txt').read_text().splitlines(),
-    )
+    metrics = json.loads((folder / 'out/metrics.json').read_text())
+    log = (folder / 'out/log.txt').read_text().splitlines()
     drawn = metrics['monte_carlo']['original']
-    assert (
-        drawn['method'] == 'block'
-        and drawn['profit_low'] < metrics['original']['total_profit'] < drawn['profit_high']
-        and metrics['data']['outlier_bars'] == 0
-    )
+    assert drawn['method'] == 'block'
+    assert drawn['profit_low'] < metrics['original']['total_profit'] < drawn['profit_high']
+    assert metrics['data']['outlier_bars'] == 0
     assert 'Outlier bars in the data' in done.stdout and f"${abs(drawn['profit_low']):,.0f}" in done.stdout
     assert all(re.match(r'\d\d:\d\d:\d\d', line) for line in log[1:])
     assert [line[10:] for line in log[1:]] == [line.rstrip() for line in done.stderr.splitlines() + lines]

@@ -93,10 +93,8 @@ def keep_run(place, small, runs, n): save_run(runs[n % 2], place/'run')
 
 def run_is_whole(place, runs):
     saved = load_run(place / 'run')  # of one run: its figures are those of its trades, settings and orders
-    assert (
-        saved.metrics['original']['trades'] == len(saved.trades)
-        and abs(saved.trades.net.sum() - saved.metrics['original']['total_profit']) < 0.005
-    )
+    assert saved.metrics['original']['trades'] == len(saved.trades)
+    assert abs(saved.trades.net.sum() - saved.metrics['original']['total_profit']) < 0.005
     assert len(saved.signals) == len(saved.trades) + len(saved.skipped)
     written = runs[saved.config.rules.stop_volatility == .6]
     assert (saved.signals.stop.to_numpy() == written.signals.stop.to_numpy()).all()
@@ -261,16 +259,15 @@ def test_two_runs_at_once_do_not_mix(place):
         )
     assert [p.wait(300) for p in processes] == [0, 0]
     saved = load_run(place/'out')
-    assert saved.metrics['original']['trades'] == len(
-        saved.trades
-    ) and saved.trades.net.sum() == pytest.approx(saved.metrics['original']['total_profit'])
+    assert saved.metrics['original']['trades'] == len(saved.trades)
+    assert saved.trades.net.sum() == pytest.approx(saved.metrics['original']['total_profit'])
     alone = save_run(run_pipeline(load_market(place/'walk.csv'), saved.config), place/'alone')
     for name in ('trades.csv', 'signals.csv', 'equity.csv'):
         assert (alone / name).read_bytes() == (place / 'out' / name).read_bytes()
     ledger = pd.read_parquet(place/'BACKTEST/trials.parquet')
-    assert (
-        len(ledger) == 50 and ledger.settings.nunique() == 35 and not leftovers(place)
-    )  # stops of 0.3, 0.45 and 0.6 are neighbours of both
+    assert len(ledger) == 50
+    assert ledger.settings.nunique() == 35
+    assert not leftovers(place)  # stops of 0.3, 0.45 and 0.6 are neighbours of both
 
 
 def test_two_trainings_at_the_same_time(place):
@@ -336,11 +333,9 @@ def mounted(place):
 def test_a_full_or_closed_disk_is_a_line(place, mounted, capsys, monkeypatch):
     full, closed = mounted
     done = command(*COMMAND[:-1], full/'out', cwd=place)
-    assert (
-        done.returncode == 2
-        and 'Traceback' not in done.stderr
-        and 'no space left on device: free some space' in done.stderr.splitlines()[-1]
-    ), done.stderr
+    assert done.returncode == 2, done.stderr
+    assert 'Traceback' not in done.stderr, done.stderr
+    assert 'no space left on device: free some space' in done.stderr.splitlines()[-1], done.stderr
     assert list(full.iterdir()) == []
     is_a_line(asked(capsys, monkeypatch, place, out=str(closed/'out')), 'nothing can be written', '--out')
     code, told = asked(capsys, monkeypatch, place, ledger=str(closed))
@@ -348,10 +343,8 @@ def test_a_full_or_closed_disk_is_a_line(place, mounted, capsys, monkeypatch):
     monkeypatch.setenv('VPOC_CACHE', str(full/'cache'))
     monkeypatch.setattr('vpoc_backtest.readers._LEAST_TO_KEEP', 0)
     (full/'ballast').write_bytes(b' ' * 98_000)
-    assert (
-        asked(capsys, monkeypatch, place, out='again', ledger=str(closed))[0] == 0
-        and load_run(place / 'again').metrics == load_run(place / 'out').metrics
-    )
+    assert asked(capsys, monkeypatch, place, out='again', ledger=str(closed))[0] == 0
+    assert load_run(place / 'again').metrics == load_run(place / 'out').metrics
     bars = random_walk(240, bars_per_session=13, seed=3)
     monkeypatch.setattr(
         training_runs,
@@ -381,11 +374,9 @@ def test_a_file_that_may_not_grow_is_a_line(place):
         timeout=300,
         env=os.environ | {'NUMBA_CACHE_DIR': str(place / 'numba')},
     )
-    assert (
-        done.returncode == 2
-        and 'Traceback' not in done.stderr
-        and 'file too large' in done.stderr.splitlines()[-1]
-    ), done.stderr
+    assert done.returncode == 2, done.stderr
+    assert 'Traceback' not in done.stderr, done.stderr
+    assert 'file too large' in done.stderr.splitlines()[-1], done.stderr
     assert not (place/'out').exists() and not leftovers(place)
 
 
@@ -421,9 +412,8 @@ def test_nothing_read_can_write_elsewhere(place, capsys, monkeypatch):
         'does not describe a model',
     )
     assert {p.name for p in inside.iterdir()} == {'out', 'BACKTEST', 'my.toml', 'filter'}
-    assert {p.name for p in place.iterdir()} == {'walk.csv', 'bars.zip', 'a'} and [
-        p.name for p in (place / 'a').iterdir()
-    ] == ['b']
+    assert {p.name for p in place.iterdir()} == {'walk.csv', 'bars.zip', 'a'}
+    assert [p.name for p in (place / 'a').iterdir()] == ['b']
 
 
 def test_a_run_or_filter_of_another_version_says_why_not(place, runs, capsys, monkeypatch):

@@ -88,8 +88,11 @@ def test_the_drawing_answers(page, folder):
     browser, equity = page(1000), pd.read_csv(folder/'equity.csv', parse_dates=['date'])
 
     def told(row):
-        def one(name): return f'{name} ${row[f"{name}_equity"]:,.0f} ({100 * row[f"{name}_drawdown"]:.1f}%)'.replace('-', '−')
-        return f'{row.date:%a} {row.date.day} {row.date:%b %Y}: {one("original")}, {one("ml")}'
+        def one(key, name):
+            fall = 100 * row[f'{key}_drawdown']
+            return f'{name} ${row[f"{key}_equity"]:,.0f} ({fall:.1f}%)'.replace('-', '−')
+        both = f'{one("original", "rule")}, {one("ml", "rule + filter")}'
+        return f'{row.date:%a} {row.date.day} {row.date:%b %Y}: {both}'
     chart, = browser.all('figure.chart')
     assert browser.texts('figure.chart output') == [told(equity.iloc[-1])]
     ActionChains(browser.driver).move_to_element(browser.all('.plot.tall')[0]).perform()
