@@ -189,7 +189,7 @@ def _no_orders(why: pd.DataFrame) -> str:
     if not len(why): return 'one session has no day before it'
     return f'most frequent reason for none: {why.failed.str.split("; ").explode().mode()[0]}'
 
-def _rule_orders(market: MarketData, config: RunConfig, seed: int, say: Callable) -> _RuleOrders:
+def _prepare_rule(market: MarketData, config: RunConfig, seed: int, say: Callable) -> _RuleOrders:
     "Compute levels and orders of a market; raise `BadData` where no bar lies in the hours that count."
     config = replace(config, rules=replace(config.rules, tick_size=market.contract.tick_size))
     market, quality = mark_sessions(market, config)
@@ -399,7 +399,7 @@ def run_pipeline(
 
     Raises `BadData` for data, settings or a filter that do not fit, and for too short a history.
     """
-    rule = _rule_orders(market, config, seed, say)
+    rule = _prepare_rule(market, config, seed, say)
     results, filtered, said = _trade(rule, model, device, say)
     _say_results(results, filtered, say)
     found = None

@@ -457,16 +457,16 @@ def _model_folder(model: str) -> Path:
     raise BadData(f'{_TRAINING}/ holds no finished training: run vpoc_train first, or use --model train')
 
 # %% ../nbs/07b_run_config.ipynb #a206e5c9
-def _plain(value):
+def _json_value(value):
     "Return a value as JSON can hold it: numpy numbers as Python's, NaN and infinity as None."
-    if isinstance(value, dict): return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [_plain(v) for v in value]
+    if isinstance(value, dict): return {k: _json_value(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [_json_value(v) for v in value]
     if isinstance(value, (float, np.floating)): return float(value) if np.isfinite(value) else None
     return int(value) if isinstance(value, np.integer) else value
 
 def _json(value) -> str:
     "Return a value as the text of a JSON file."
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + '\n'
+    return json.dumps(_json_value(value), indent=2, ensure_ascii=False, allow_nan=False) + '\n'
 
 # %% ../nbs/07b_run_config.ipynb #12bb38e1
 _PACKAGES = ('vpoc_backtest', 'numpy', 'pandas', 'scipy', 'numba', 'pyarrow', 'matplotlib', 'torch', 'arch')

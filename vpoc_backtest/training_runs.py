@@ -144,6 +144,7 @@ class _Training:
 
     def __repr__(self): return f'_Training: {self.market.source}, in {self.folder}'
 
+# %% ../nbs/08a_training_runs.ipynb #f1debda1
 def _training_samples(
     market: MarketData, config: RunConfig, until: str | None, say: Callable
 ) -> tuple[MarketData, pd.DataFrame]:
@@ -160,7 +161,8 @@ def _training_samples(
         'unseen')
     return market, samples
 
-def _train(training: _Training, say: Callable) -> dict:
+# %% ../nbs/08a_training_runs.ipynb #61636eab
+def _train_and_save(training: _Training, say: Callable) -> dict:
     "Train a filter and save it; return its figures out of sample."
     from vpoc_backtest.train import _processes, walk_forward
     first = _processes()[0] == 0
@@ -188,7 +190,7 @@ def train_run(
     say: Callable[[str], None] = lambda text: None  # called with each line of progress
 ) -> dict:  # figures out of sample, see `_out_of_sample`
     "Train a filter and save it in a folder; raise `BadData` where the history is too short."
-    return _train(_Training(market, config, Path(folder), until, seed, device), say)
+    return _train_and_save(_Training(market, config, Path(folder), until, seed, device), say)
 
 # %% ../nbs/08a_training_runs.ipynb #8217f824
 def _whole_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -317,14 +319,14 @@ def _train_in_folder(
                          tz=options['tz'], stamp=options['stamp'], sample=SampleConfig(options['seed']))
     folder = _new_training(None, options['data']) if folder is None else Path(folder)
     training = _Training(market, config, folder, options['until'], options['seed'], device, resume)
-    if _processes()[0] != 0: return folder, _train(training, say)
+    if _processes()[0] != 0: return folder, _train_and_save(training, say)
     if not resume:
         _check_empty(folder, config)
         folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         if not resume: _write_start_note(folder, options, config)
         say(f'{"resuming" if resume else "training":10} {folder}, on {market.source}')
-        try: return folder, _train(training, say)
+        try: return folder, _train_and_save(training, say)
         except BadData:
             if not resume and not (folder/'checkpoints').exists(): shutil.rmtree(folder)
             raise
@@ -455,6 +457,7 @@ def _new_predictions(training: Path, market: MarketData, device: str) -> tuple[R
     except ValueError as e: raise BadData(f'{training}: {e}') from None
     return settings, _with_outcomes(said.predictions, said.samples)
 
+# %% ../nbs/08a_training_runs.ipynb #28f5285b
 def _predict_all(
     market: MarketData, folders: str | Path | list, device: str, say: Callable
 ) -> tuple[dict[str, dict], dict[str, pd.DataFrame]]:
@@ -471,6 +474,7 @@ def _predict_all(
         else: rows[name] = row | about | {'folder': path, 'confidence': settings.filter.min_confidence}
     return rows, predictions
 
+# %% ../nbs/08a_training_runs.ipynb #4104f480
 def _evaluate_on(
     market: MarketData,  # of `load_market`
     folders: str | Path | list,  # trainings, folders of trainings, or several of either
