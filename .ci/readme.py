@@ -1,6 +1,7 @@
 """Write README.md from nbs/index.ipynb, saved outputs and all; pictures go to nbs/images/."""
 import re
 from pathlib import Path
+from textwrap import fill
 
 import nbformat
 from nbconvert import MarkdownExporter
@@ -11,7 +12,9 @@ notebook.metadata['language_info'] = {'name': 'python'}
 notebook.cells = [c for c in notebook.cells if not re.match(r'#\|\s*hide\b', c.source)]
 for cell in notebook.cells:
     if re.match(r'#\|\s*echo:\s*false', cell.source): cell.source = ''
-    for output in cell.get('outputs', []): output.get('data', {}).pop('text/html', None)
+    for output in cell.get('outputs', []):
+        output.get('data', {}).pop('text/html', None)
+        if 'text' in output: output.text = '\n'.join(fill(line, 105) if len(line) > 105 else line for line in output.text.split('\n'))
 
 text, resources = MarkdownExporter().from_notebook_node(notebook, {'output_files_dir': 'nbs/images', 'unique_key': 'readme'})
 text = re.sub(r'```python\s*```\n', '', text)                                      # cells whose code is not shown

@@ -85,7 +85,7 @@ def figure_of(view):
     "What the page must show of a view, computed here."
     bars, rules = random_walk(120, seed=3), SignalRules(rule='migration')
     result = run_backtest(bars, make_signals(session_levels(bars), rules))
-    return room.figure_values(room.day_of(room.cut_sessions(bars, result, rules=rules), view))
+    return room._figure_values(room.load_day(room.split_sessions(bars, result, rules=rules), view))
 
 
 def differences(browser, wanted):

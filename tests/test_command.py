@@ -113,7 +113,7 @@ def test_sample_market_twice(tmp_path):
     assert {p for test in told['p_values'].values() for p in test.values()} <= {0.25, 0.5, 0.75, 1.0}
     assert told['orders_tested'] == 230
     told_in_words = ' '.join(first.stdout.split())  # the sentences are wrapped
-    assert 'copies of these bars' in told_in_words
+    assert 'randomised copies of your data' in told_in_words
     assert 'with the future scrambled; none changed.' in told_in_words
     assert metrics['verdict']['original']['conclusion'] == 'loss'
     assert 'Rule: Do not trade this.' in told_in_words

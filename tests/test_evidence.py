@@ -1,4 +1,4 @@
-"""What needs several processes, and leaks that a check of every order must find: on bars, by night, and in one order only."""
+"""Null markets and the ledger on several processes; leaks in a single order, on bars and by night."""
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +10,51 @@ from vpoc_backtest.data import add_sessions, random_walk
 from vpoc_backtest.evidence import placebo_test
 from vpoc_backtest.multiple_testing import load_trials, record_trial
 from vpoc_backtest.signals import make_signals, SignalRules
+from vpoc_backtest.verdict import verdict_error_rates
 from vpoc_backtest.vpoc import session_levels
+
+PLAIN = SignalRules(rule='migration')
 
 
 def test_placebos_do_not_depend_on_processes():
     bars = add_sessions(random_walk(90, bars_per_session=13))
-    on_two, on_one = (placebo_test(bars, SignalRules(rule='migration'), n=4, jobs=jobs).placebos for jobs in (2, 1))
+    on_two, on_one = (placebo_test(bars, PLAIN, n=4, jobs=jobs).placebos for jobs in (2, 1))
     assert on_two.equals(on_one)
 
 
+@pytest.mark.parametrize('null', ['drift', 'block'])
+def test_columns_that_prices_do_not_tell_reach_other_processes(null):
+    "A roll, and sessions that are not complete: workers have these columns of the levels too."
+    bars = add_sessions(random_walk(90, bars_per_session=13))
+    late = (bars.date > bars.date.iloc[600]).to_numpy()
+    bars = bars.assign(complete=bars.date.dt.day != 4, offset=np.where(late, 7., 0.),
+                       contract=np.where(late, 'ES 06-15', 'ES 03-15'))
+    on_two, on_one = (placebo_test(bars, PLAIN, n=6, null=null, jobs=jobs).placebos for jobs in (2, 1))
+    assert on_two.equals(on_one)
+
+
+def test_error_rates_do_not_depend_on_processes():
+    bars = add_sessions(random_walk(90, bars_per_session=4))
+    bars = bars.assign(complete=bars.date.dt.day != 4)
+    on_two, on_one = (verdict_error_rates(bars, PLAIN, n=20, jobs=jobs) for jobs in (2, 1))
+    assert on_two.given.equals(on_one.given) and on_two.best.equals(on_one.best)
+
+
 def write_ten(folder, first):
+    "Record ten trials, of which five are different; return the counts."
     days = pd.bdate_range('2020-01-01', periods=30)
-    made = [pd.Series(np.random.default_rng(i % 5).normal(size=30), days) for i in range(first, first + 10)]  # five different, over and over
-    return [record_trial(folder, 'abc', {'i': i}, i / 100, 40, r).number for i, r in zip(range(first, first + 10), made)]
+    numbers = []
+    for i in range(first, first + 10):
+        returns = pd.Series(np.random.default_rng(i % 5).normal(size=30), days)
+        numbers.append(record_trial(folder, 'abc', {'i': i}, i / 100, 40, returns).number)
+    return numbers
 
 
 def test_two_processes_write_one_ledger(tmp_path):
-    "Every trial twice, while this process reads: none is lost, none counted twice, and no reading fails or goes back."
+    "Every trial twice, while this process reads: none is lost or counted twice, no reading goes back."
     seen, told = [], []
-    for numbers in Parallel(n_jobs=2, return_as='generator_unordered')(delayed(write_ten)(tmp_path, first) for first in range(0, 50, 5)):
+    writers = (delayed(write_ten)(tmp_path, first) for first in range(0, 50, 5))
+    for numbers in Parallel(n_jobs=2, return_as='generator_unordered')(writers):
         seen.append(load_trials(tmp_path, 'abc').number)
         told += numbers
     final = load_trials(tmp_path, 'abc')
@@ -38,7 +64,7 @@ def test_two_processes_write_one_ledger(tmp_path):
 
 
 def orders_of(bars):
-    return make_signals(session_levels(bars), SignalRules(rule='migration'))
+    return make_signals(session_levels(bars), PLAIN)
 
 
 def peek(bars, date, what):
@@ -46,11 +72,14 @@ def peek(bars, date, what):
     orders, day = orders_of(bars), bars[(bars.date == date) & (bars.segment == 'RTH')]
     own = (orders.date == date).to_numpy()
     if not own.any(): return orders
-    if what == 'close': return orders.assign(target=orders.target + own * (day.close.iloc[-1] - day.open.iloc[0]))
-    if what == 'won': return orders[~own | (orders.side * (day.close.iloc[-1] - day.open.iloc[0]) > 0)]
+    rise = day.close.iloc[-1] - day.open.iloc[0]
+    if what == 'close': return orders.assign(target=orders.target + own * rise)
+    if what == 'won': return orders[~own | (orders.side * rise > 0)]
     limit = orders.entry[own].iloc[0]
-    if what == 'reached': return orders.assign(size_factor=orders.size_factor - own * .1 * ((day.low <= limit) & (day.high >= limit)).any())
-    return orders.assign(confidence=orders.confidence + own * (bars.date.iloc[-1] - date).days * 1e-9)  # how long the file is
+    reached = ((day.low <= limit) & (day.high >= limit)).any()
+    if what == 'reached': return orders.assign(size_factor=orders.size_factor - own * .1 * reached)
+    days = (bars.date.iloc[-1] - date).days  # how long the file is
+    return orders.assign(confidence=orders.confidence + own * days * 1e-9)
 
 
 @pytest.fixture(scope='module')
@@ -82,14 +111,14 @@ def test_orders_do_not_depend_on_processes(market):
     assert len(leak[0]) and leak[0].equals(leak[1])
 
 
-def test_known_at_is_put_to_the_test(market):
-    "An order that rests on the evening before passes if it says so, and does not if it says that it was known at the close."
+def test_known_at_is_tested(market):
+    "An order that rests on the evening before passes if it says so, and fails if it claims the close before."
     bars, orders = market
     evening = bars[bars.segment == 'ETH'].groupby('date')
 
     def with_evening(bars, say):
-        orders, night = orders_of(bars), bars[bars.segment == 'ETH']
-        last = night.reset_index(names='ts').groupby('date').agg(close=('close', 'last'), ts=('ts', 'last')).reindex(orders.date)
+        orders, night = orders_of(bars), bars[bars.segment == 'ETH'].reset_index(names='ts')
+        last = night.groupby('date').agg(close=('close', 'last'), ts=('ts', 'last')).reindex(orders.date)
         known = last.ts.array if say else orders.known_at.array
         return orders.assign(confidence=last.close.to_numpy(), known_at=pd.DatetimeIndex(known))
 

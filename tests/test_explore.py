@@ -67,10 +67,10 @@ def test_slider_and_calendar_choose_a_session(panel):
     assert panel.texts['note'].value == ''
 
 
-@pytest.mark.parametrize('to', room.JUMPS)
+@pytest.mark.parametrize('to', room._NAVIGATION)
 def test_buttons_jump(panel, to):
     panel.controls['slider'].value = 150
-    there = room.jump(panel.sessions, panel.view, to)
+    there = room.navigate(panel.sessions, panel.view, to)
     panel.jumps[to].click()
     assert panel.view == there and panel.view.date != panel.sessions.dates[150]
     agree(panel)
@@ -92,7 +92,7 @@ def test_no_jump_to_trades_without_a_result(extra, market):
 
 def test_errors_are_raised_and_shown(panel, monkeypatch):
     def broken(*args): raise RuntimeError('lost & found')
-    monkeypatch.setattr(room, 'day_of', broken)
+    monkeypatch.setattr(room, 'load_day', broken)
     before = panel.view
     with pytest.raises(RuntimeError, match='lost'): panel.controls['slider'].value = 7
     assert 'lost &amp; found' in panel.texts['note'].value and panel.view == before
@@ -104,7 +104,7 @@ def test_errors_are_raised_and_shown(panel, monkeypatch):
 def test_shows_a_picture_where_there_is_no_kernel(panel):
     assert panel._repr_png_().startswith(b'\x89PNG')
     assert set(panel._repr_mimebundle_()) == {'application/vnd.jupyter.widget-view+json'}
-    assert repr(panel).startswith(room.heading(panel.day))
+    assert repr(panel).startswith(room._heading(panel.day))
 
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.name)

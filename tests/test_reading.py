@@ -20,10 +20,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from vpoc_backtest import data, storage
 from vpoc_backtest.cli import main
-from vpoc_backtest.data import BadData, check_bars, ES, _PRICES, random_walk, read_vix, _ZONE
+from vpoc_backtest.data import BadData, check_bars, ES, _PRICES, random_walk, _ZONE
+from vpoc_backtest.readers import (_bar_files, bars_from_trades, _contract_name, read_bars, read_vix,
+                                   _session_vix, sniff_layout)
 from vpoc_backtest.run_config import load_market
-from vpoc_backtest.readers import (_bar_files, bars_from_trades, _contract_name, read_bars, _session_vix,
-                                   sniff_layout)
 from vpoc_backtest.storage import _UNFINISHED
 
 shared = Path(__file__).parents[2]/'shared/data'

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).parents[1]
+templates = {f'templates/{name}' for name in ('report.html.j2', 'blocks.html.j2', 'report.css', 'chart.js', 'report_cells.txt')}
 pytest.importorskip('build', reason='no build: pip install -c constraints.txt -e ".[dev]"')
 
 
@@ -66,11 +67,17 @@ def test_commands_tell_their_version(wheel, tmp_path):
         assert ran(wheel[0]/command, '--version', cwd=tmp_path).stdout.strip() == f'vpoc_backtest {settings["DEFAULT"]["version"]}'
 
 
+def package_files(site):
+    "Paths of the files of the installed package, compiled ones left out."
+    package = site/'vpoc_backtest'
+    return sorted(p.relative_to(package).as_posix() for p in package.rglob('*') if p.is_file() and '__pycache__' not in p.parts)
+
+
 def test_source_distribution_installs_the_same_files(built, wheel, tmp_path):
     commands, site = installed(*built.glob('*.tar.gz'), tmp_path/'sdist')
-    files = sorted(p.name for p in (wheel[1]/'vpoc_backtest').iterdir() if p.is_file())
-    assert files == sorted(p.name for p in (site/'vpoc_backtest').iterdir() if p.is_file())
-    assert 'py.typed' in files
+    files = package_files(wheel[1])
+    assert files == package_files(site)
+    assert {'py.typed', *templates} <= set(files)
     for name in files: assert (site/'vpoc_backtest'/name).read_bytes() == (wheel[1]/'vpoc_backtest'/name).read_bytes()
     done = ran(commands/'vpoc_backtest', '--version', cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -365,8 +365,7 @@ def _entry(command: Callable, name: str, stopped: str = 'stopped; nothing was wr
 def _write_settings(path: Path):
     "Write every setting with its default; raise `BadData` for a file that is there already."
     from vpoc_backtest.data import BadData
-    from vpoc_backtest.ml_backtest import _check_writable
-    from vpoc_backtest.run_config import _config_toml, RunConfig
+    from vpoc_backtest.run_config import _check_writable, _config_toml, RunConfig
     from vpoc_backtest.storage import atomic_file
     if path.exists(): raise BadData(f'{path}: is there already: name another file with --write_config')
     _check_writable(path.absolute().parent, path, '--write_config')
@@ -396,7 +395,7 @@ def _planted_edge(sample: str | None, data: str | None) -> float | None:
 def _settings(config: str | None, segment: str | None) -> object:
     "Return the settings of a run: those of a file, and the segment if one is named; raise `BadData`."
     from vpoc_backtest.run_config import read_config, RunConfig
-    from vpoc_backtest.vpoc import _SEGMENTS
+    from vpoc_backtest.profiles import _SEGMENTS
     if segment is not None and segment not in _SEGMENTS:
         raise _wrong('segment', segment, f'is not known: use {", ".join(_SEGMENTS)}')
     if config is not None: _check_config_file(config)

@@ -6,47 +6,53 @@
 __all__ = ['COLOURS', 'axes']
 
 # %% ../nbs/00f_display.ipynb #343a978d
+from html import escape
+
 import numpy as np
 
 # %% ../nbs/00f_display.ipynb #9dc260e0
-COLOURS = {'blue': '#0072B2', 'vermilion': '#D55E00', 'green': '#009E73', 'orange': '#E69F00', 'sky': '#56B4E9',
-           'purple': '#CC79A7', 'grey': '#777777'}
-_STYLE = {'figure.dpi': 100, 'savefig.dpi': 130, 'font.size': 9.5, 'axes.spines.top': False, 'axes.spines.right': False,
-         'axes.grid': True, 'grid.alpha': .25, 'grid.linewidth': .6, 'axes.axisbelow': True,
-         'axes.titlesize': 10.5, 'axes.titleweight': 'normal',
-         'legend.frameon': False, 'lines.linewidth': 1.3, 'figure.constrained_layout.use': True}
+COLOURS = {'blue': '#0072B2', 'vermilion': '#D55E00', 'green': '#009E73', 'orange': '#E69F00',
+           'sky': '#56B4E9', 'purple': '#CC79A7', 'grey': '#777777'}
+_STYLE = {'figure.dpi': 80, 'savefig.dpi': 130, 'font.size': 9.5,
+          'axes.spines.top': False, 'axes.spines.right': False,
+          'axes.grid': True, 'grid.alpha': .25, 'grid.linewidth': .6, 'axes.axisbelow': True,
+          'axes.titlesize': 10.5, 'axes.titleweight': 'normal',
+          'legend.frameon': False, 'lines.linewidth': 1.3, 'figure.constrained_layout.use': True}
 
 def axes(
     ax: object = None,  # matplotlib axes to draw on; None for new ones
-    size: tuple = (8.5, 3.6),  # inches, for new ones
-    **kwargs  # for `plt.subplots`
-):
-    "The axes to draw on: `ax` itself, or new ones in the library's style."
+    size: tuple[float, float] = (8.5, 3.6),  # width and height in inches, for new ones
+    **kwargs  # for `plt.subplots`, such as nrows, ncols, sharex
+) -> object:  # matplotlib axes, or an array of them where `kwargs` ask for several
+    "Return the axes to draw on: `ax` itself, or new ones in the style of this library."
     if ax is not None: return ax
     import matplotlib.pyplot as plt
-    plt.draw_if_interactive()  # loads the backend now: loaded inside rc_context, a notebook would show no later figure
+    plt.draw_if_interactive()  # loads the backend; if loaded inside rc_context, later figures are not shown
     with plt.rc_context(_STYLE): return plt.subplots(figsize=size, **kwargs)[1]
 
 # %% ../nbs/00f_display.ipynb #51909abd
 def _format_date(
     date: object,  # a date or a time
     pattern: str = '%d %B %Y'  # of `strftime`; %d has no leading zero here
-) -> str:  # on every system the same
-    "A date in words."
+) -> str:  # the same on every system
+    "Return a date in words."
     return date.strftime(pattern.replace('%d', str(date.day)))
 
 # %% ../nbs/00f_display.ipynb #4760f9cf
 def _figure(x: float) -> str:
-    "A number as a person reads it: three digits, or all of them before the point."
+    "Return a number as text: three significant digits, or all digits before the point."
     if isinstance(x, (int, np.integer)): return f'{x:,}'
-    return '–' if np.isnan(x) else (f'{x:,.0f}' if abs(x) >= 100 else f'{x:.3g}').replace('-', '−')
+    if np.isnan(x): return '–'
+    text = f'{x:,.0f}' if abs(x) >= 100 else f'{x:.3g}'
+    return text.replace('-', '−')
 
 def _figures_html(
     title: str,  # what it is, in a line
     figures: dict  # label: text with its unit, or a number
 ) -> str:  # HTML
-    "A result as JupyterLab shows it: a line, and under it the figures."
+    "Return a result as JupyterLab shows it: a line, and a table of its figures."
     import pandas as pd
-    from html import escape
     texts = {label: x if isinstance(x, str) else _figure(x) for label, x in figures.items()}
-    with pd.option_context('display.max_colwidth', None): return f'<b>{escape(title)}</b>{pd.DataFrame({"figure": texts}).to_html(header=False)}'
+    with pd.option_context('display.max_colwidth', None):
+        table = pd.DataFrame({"figure": texts}).to_html(header=False)
+    return f'<b>{escape(title)}</b>{table}'

@@ -8,7 +8,6 @@ __all__ = ['EvidenceConfig', 'run_pipeline', 'save_run', 'SavedRun', 'load_run']
 # %% ../nbs/08_ml_backtest.ipynb #2ebef5b2
 import json
 import re
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from html import escape
@@ -28,12 +27,12 @@ from .evidence import _JUDGED, after_trials, Evidence, examine
 from .features import FilterConfig, ShortHistory
 from .multiple_testing import _record_trials
 from .performance import _format_metric, compare
-from .report import (_drawn_profits, _evidence_sections, _html_figure, _html_table,
-                                  _report_html, _report_notebook, _run_table, plot_comparison)
-from .run_config import (_check_basis, _config_toml, _describe_market, _describe_quality,
-                                      _FORMAT, _git_revision, _json, _known_format, _model_folder,
-                                      _own_levels, _versions, load_market as load_market, mark_sessions,
-                                      MarketData, read_config, RunConfig)
+from .report import (_drawn_profits, _evidence_sections, _html, _html_figure, _report_html,
+                                  _report_notebook, _run_table, plot_comparison, ReportNotes, ReportTables)
+from .run_config import (_check_basis, _check_writable, _config_toml, _describe_market,
+                                      _describe_quality, _FORMAT, _git_revision, _json, _known_format,
+                                      _model_folder, _own_levels, _versions, load_market as load_market,
+                                      mark_sessions, MarketData, read_config, RunConfig)
 from .signals import explain_signals, make_signals
 from .storage import atomic_folder
 from .sweeps import _combinations, _grid_trials, _trial_settings
@@ -144,14 +143,13 @@ def _filter_metrics(
 ) -> dict:  # plain values
     "Return how many orders a filter accepted and refused, and what the refused ones would have made."
     judged = filtered.judged
+    refused = filtered.refused.metrics
     return {'source': filtered.source,
             'first_session': str(filtered.first.date()),
-            'signals': len(judged),
-            'accepted': int(judged.accepted.sum()),
+            'signals': len(judged), 'accepted': int(judged.accepted.sum()),
             'refused': int((~judged.accepted & judged.confidence.notna()).sum()),
             'unjudged': int(judged.confidence.isna().sum()),
-            'refused_trades': filtered.refused.metrics['trades'],
-            'refused_profit': filtered.refused.metrics['total_profit'],
+            'refused_trades': refused['trades'], 'refused_profit': refused['total_profit'],
             'findings': filtered.evidence.sentences() if filtered.evidence else []}
 
 # %% ../nbs/08_ml_backtest.ipynb #c6afe9b6
@@ -180,8 +178,6 @@ class _RuleOrders:
     why: pd.DataFrame  # of `explain_signals`
     signals: pd.DataFrame  # of `make_signals`
     seed: int  # of everything random
-
-    def __repr__(self): return f'_RuleOrders: {len(self.signals):,} orders on {self.market.source}'
 
 # %% ../nbs/08_ml_backtest.ipynb #bcb9337e
 def _no_orders(why: pd.DataFrame) -> str:
@@ -425,13 +421,10 @@ def _evidence_metrics(
             'p_values': {null: {k: test.p_values[k] for k in _JUDGED} for null, test in nulls.items()},
             'placebos': max((len(test.placebos) for test in nulls.values()), default=0),
             'null_trades': {null: float(test.placebos.trades.median()) for null, test in nulls.items()},
-            'orders_tested': evidence.causality.tested,
-            'columns_that_look_ahead': [str(c) for c in evidence.causality.leaks.index],
+            'orders_tested': evidence.causality.tested, 'columns_that_look_ahead': [str(c) for c in evidence.causality.leaks.index],
             'holding_profit': float(evidence.panel.holding.sum()),
-            'random_entries_p': evidence.panel.p_values,
-            'all_on_one_side': bool(evidence.panel.one_sided),
-            'neighbours': len(profit),
-            'neighbours_with_profit': int((profit > 0).sum()),
+            'random_entries_p': evidence.panel.p_values, 'all_on_one_side': bool(evidence.panel.one_sided),
+            'neighbours': len(profit), 'neighbours_with_profit': int((profit > 0).sum()),
             'findings': evidence.sentences()}
 
 def _rate_metrics(
@@ -471,10 +464,8 @@ def _manifest(run: Run) -> dict:
     return {'format': _FORMAT,
             'created': datetime.now(timezone.utc).isoformat(timespec='seconds'),
             'fingerprint': _fingerprint(run.market.bars),
-            'seed': run.seed,
-            'contract': asdict(run.market.contract),
-            'git_revision': _git_revision(),
-            'versions': _versions()}
+            'seed': run.seed, 'contract': asdict(run.market.contract),
+            'git_revision': _git_revision(), 'versions': _versions()}
 
 def _saved_config(run: Run) -> RunConfig:
     "Return the settings of a run, with its contract where --symbol would not name the same."
@@ -516,54 +507,83 @@ def _tables(run: Run) -> dict[str, pd.DataFrame]:
             'quality': run.quality.rename_axis('date').reset_index()}
 
 # %% ../nbs/08_ml_backtest.ipynb #3a6cc8e6
+def _calibration_table(table: pd.DataFrame) -> pd.DataFrame:
+    "Return the outcome by confidence as the page shows it."
+    names = {'trades': 'Trades', 'positive': 'Positive', 'mean': 'Mean outcome', 'error': 'Standard error',
+             'expected': 'Expected'}
+    formats = {'Trades': '{:,.0f}', 'Positive': '{:.0%}'}
+    table = table.rename(columns=names).rename_axis('Confidence')
+    shown = pd.DataFrame({c: table[c].map(formats.get(c, '{:+.3f}').format) for c in table})
+    return shown.replace({'nan%': '–', '+nan': '–'})
+
 def _filter_sections(filtered: FilterResult) -> dict[str, str]:
-    "What the report says of the filter."
+    "Return what the report says of the filter."
     from vpoc_backtest.train import plot_calibration, plot_windows
-    table = filtered.calibration.rename(columns={'trades': 'Trades', 'positive': 'Positive', 'mean': 'Mean outcome', 'error': 'Standard error',
-                                                 'expected': 'Expected'}).rename_axis('Confidence')
-    shown = pd.DataFrame({c: table[c].map('{:,.0f}'.format if c == 'Trades' else '{:.0%}'.format if c == 'Positive' else '{:+.3f}'.format)
-                          for c in table}).replace({'nan%': '–', '+nan': '–'})
-    text = f'<p>{filtered.source[:1].upper()}{filtered.source[1:]}. {_describe_filter(filtered)}.</p>'
-    if filtered.evidence: text += ''.join(f'<p>{escape(s)}</p>' for s in filtered.evidence.sentences())
-    pictures = _html_figure(plot_calibration(filtered.calibration, axes(size=(8.5, 2.8))),
-                           'What became of both orders of every session, by the confidence the filter had in them beforehand')
+    told = [f'{filtered.source[:1].upper()}{filtered.source[1:]}. {_describe_filter(filtered)}.']
+    if filtered.evidence: told += filtered.evidence.sentences()
+    caption = 'Outcome of both orders of every session, by the confidence of the filter beforehand'
+    pictures = [_html_figure(plot_calibration(filtered.calibration, axes(size=(8.5, 2.8))), caption)]
     if filtered.windows:
-        pictures += _html_figure(plot_windows(*filtered.windows, axes(size=(8.5, 2.4))), 'What each filter was trained on, and what it was asked about')
-    return {'The filter': text + _html_table(shown) + pictures}
+        drawn = plot_windows(*filtered.windows, axes(size=(8.5, 2.4)))
+        pictures.append(_html_figure(drawn, 'What each filter was trained on, and what it was asked about'))
+    return {'The filter': _html(*told, _calibration_table(filtered.calibration), *pictures)}
 
 # %% ../nbs/08_ml_backtest.ipynb #da7ac0f5
 def _quality_section(quality: pd.DataFrame) -> dict[str, str]:
-    "What the report says of the data's completeness."
+    "Return what the report says of the data's completeness."
     out = quality[quality.status == 'incomplete']
-    table = pd.DataFrame({'Kind': out.kind, 'Minutes expected': out.rth_expected, 'Minutes present': out.rth_present, 'Longest gap': out.rth_gap})
-    text = f'<p>{_describe_quality(quality, 0)}. Whether a session is complete is known when it is over: an incomplete one is traded, and no order rests on it.</p>'
-    shown = _html_table(table[:10].set_index(out.index[:10].strftime('%Y-%m-%d')).rename_axis('Session')) if len(out) else ''
-    return {'Data quality': text + shown + _html_figure(plot_completeness(quality), 'Completeness of the regular hours, session by session')}
+    table = pd.DataFrame({'Kind': out.kind, 'Minutes expected': out.rth_expected,
+                          'Minutes present': out.rth_present, 'Longest gap': out.rth_gap})
+    told = (f'{_describe_quality(quality, 0)}. Whether a session is complete is known when it is over: '
+            'an incomplete one is traded, and no order uses it.')
+    dates = out.index[:10].strftime('%Y-%m-%d')
+    shown = [table[:10].set_index(dates).rename_axis('Session')] if len(out) else []
+    caption = 'Completeness of the regular hours, session by session'
+    picture = _html_figure(plot_completeness(quality), caption)
+    return {'Data quality': _html(told, *shown, picture)}
 
 # %% ../nbs/08_ml_backtest.ipynb #3ed33e76
-_NOTE_SAMPLE = ('The sample market: daily bars of the S&P 500 are real, the minutes within each day are simulated. '
-               'Results on it show that the code works. They say nothing about the strategy.')
-_NOTE_EDGE = ('An invented market: an edge was planted into the minutes of the sample market, so that the reader sees what a found edge looks like. '
-             'Nothing on this page says anything about a real market.')
+_NOTE_SAMPLE = ('The sample market: daily bars of the S&P 500 are real, the minutes within each day are '
+                'simulated. Results on it show that the code works. They say nothing about the strategy.')
+_NOTE_EDGE = ('An invented market: an edge was planted into the minutes of the sample market, so that the '
+              'reader sees what a found edge looks like. Nothing here says anything about a real market.')
 
 def _title(run: Run) -> str: return f'VPOC backtest: {run.market.source.split(":")[0]}'
 
+def _about(run: Run) -> dict[str, str]:
+    "Return what was run on what, as the page tells it."
+    def text(value):
+        if isinstance(value, list): return ', '.join(map(str, value))
+        return f'{value:,}' if isinstance(value, int) else str(value)
+    told = _describe_market(run.market, run.levels, run.quality)
+    return {name.replace('_', ' '): text(value) for name, value in told.items()}
+
+def _notes(run: Run) -> tuple[str, ...]:
+    "Return the sentences that the reader of the page must see."
+    source = run.market.source
+    days = run.levels.index
+    notes = []
+    if source.startswith('sample market'): notes.append(_NOTE_EDGE if 'planted' in source else _NOTE_SAMPLE)
+    notes.append(f'{run.market.contract.symbol}, {_format_date(days[0])} to {_format_date(days[-1])}. '
+                 'Times are New York time, money is US dollars after costs.')
+    if run.filtered:
+        before = ('the sessions before serve to train the first filter' if run.filtered.windows
+                  else 'the filter has seen the sessions before')
+        notes.append(f'Both strategies from {_format_date(run.filtered.first)} on: {before}.')
+    return tuple(notes)
+
 def _report(run: Run) -> str:
-    about = {k.replace('_', ' '): ', '.join(map(str, v)) if isinstance(v, list) else f'{v:,}'
-             if isinstance(v, int) else str(v) for k, v in _describe_market(run.market, run.levels, run.quality).items()}
+    "Return the page of a run."
     migration = plot_migration(run.levels[-120:])
     migration.set_title('VPOC and value area of the last sessions', loc='left')
-    notes = [f'{run.market.contract.symbol}, {_format_date(run.levels.index[0])} to {_format_date(run.levels.index[-1])}. '
-             'Times are New York time, money is US dollars after costs.']
-    if run.market.source.startswith('sample market'): notes.insert(0, _NOTE_EDGE if 'planted' in run.market.source else _NOTE_SAMPLE)
-    if run.filtered: notes.append(f'Both strategies from {_format_date(run.filtered.first)} on: the sessions before serve to train the first filter.'
-                                  if run.filtered.windows else f'Both strategies from {_format_date(run.filtered.first)} on: the filter has seen the sessions before.')
     more = _evidence_sections(run.evidence, run.config.rules, run.rates) if run.evidence else {}
     more |= _quality_section(run.quality)
     if run.filtered: more |= _filter_sections(run.filtered)
-    return _report_html(_title(run), about, run.market.bars, run.signals, run.why, _named_results(run.results),
-                       _config_toml(_saved_config(run)), _versions(), migration, tuple(notes), more, run.levels,
-                       _named_results({name: run.evidence_of(name) for name in run.results}))
+    notes = ReportNotes(_about(run), _config_toml(_saved_config(run)), _versions(), _notes(run))
+    tables = ReportTables(run.market.bars, run.signals, run.why, run.levels)
+    evidence = _named_results({name: run.evidence_of(name) for name in run.results})
+    return _report_html(_title(run), _named_results(run.results), notes, tables, evidence=evidence, more=more,
+                        migration=migration)
 
 # %% ../nbs/08_ml_backtest.ipynb #51c4cc8b
 def _write_files(run: Run, folder: Path, log: Callable[[], str] | None = None):
@@ -596,15 +616,6 @@ def _is_earlier_run(folder: Path) -> bool:
     return 'vpoc_backtest' in str(manifest.get('versions', '')) and names <= _FILES | _EARLIER_FILES
 
 # %% ../nbs/08_ml_backtest.ipynb #bf6284f4
-def _check_writable(folder: Path, named: str | Path, option: str):
-    "Raise `BadData` where nothing can be written into a folder or the nearest existing one above it."
-    above = next(p for p in (folder, *folder.parents) if p.exists())
-    try:
-        with tempfile.TemporaryDirectory(prefix='.', dir=above): pass
-    except OSError:
-        raise BadData(f'{named}: nothing can be written in {above}: '
-                      f'name another place with {option}') from None
-
 def _free_place(out: str | Path) -> Path:
     "Return where a run directory can be written; raise `BadData` if something else is in the way."
     place = Path(out).resolve()

@@ -10,6 +10,7 @@ import json
 import platform
 import subprocess
 import sys
+import tempfile
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import tomlkit
 from fastcore.docments import docments
 
 from .backtest import BacktestConfig
@@ -25,11 +27,12 @@ from .data import (_CONTRACTS, _fingerprint, _how_to_describe, BadData, Contract
 from .data_quality import mark_complete, _MIN_COMPLETENESS
 from .display import _figures_html
 from .features import FilterConfig
+from .profiles import _SEGMENTS, _SPREADS
 from .readers import (_bar_files, _how_files_were_read, read_bars, read_vix, _session_vix,
                                    _vix_files)
 from .rolls import front_month, roll_table
 from .signals import SignalRules
-from .vpoc import _AREAS, _POCS, _SEGMENTS, session_levels, _SPREADS
+from .vpoc import _AREAS, _POCS, session_levels
 
 # %% ../nbs/07b_run_config.ipynb #361b70e5
 def _check_choice(settings: object, name: str, options: tuple):
@@ -80,35 +83,50 @@ class RunConfig:
 
 # %% ../nbs/07b_run_config.ipynb #0e235d59
 def _toml_value(value) -> str:
-    "Strings, numbers, booleans and lists of them are written in TOML as in JSON."
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False, default=str)
+    "Return a value as it would stand in a settings file; a table becomes an inline one."
+    array = tomlkit.array()
+    array.append(value)
+    return array.as_string()[1:-1]
 
 # %% ../nbs/07b_run_config.ipynb #44c7eca3
+def _explain(item: tomlkit.items.Item, text: str | None, gap: int):
+    "Write a comment behind a setting, if there is one, after so many spaces."
+    if text: item.comment(text).trivia.comment_ws = ' ' * gap
+
 def _toml_table(
-    name: str, about: str, settings: object, explain: bool  # one group of settings; with a comment on each
-) -> str:
-    "A table of a settings file."
-    values = {k: v for k, v in asdict(settings).items() if v is not None}  # TOML has no word for nothing
-    lines = [f'{k} = {_toml_value(v)}' for k, v in values.items()]
+    settings: object, about: str, explain: bool  # one group of settings; what it is; with a comment on each
+) -> tomlkit.items.Table:
+    "Return a table of a settings file."
+    given = {k: v for k, v in asdict(settings).items() if v is not None}  # TOML has no word for nothing
+    values = {k: tomlkit.item(v) for k, v in given.items()}
+    table = tomlkit.table()
+    for k, value in values.items(): table.add(k, value)
     if explain:
-        told, wide = docments(type(settings)), max(map(len, lines))
-        lines = [f'{line:{wide}}  # {told[k]}' for line, k in zip(lines, values)]
-    return '\n'.join([f'[{name}]' + f'  # {about}' * explain, *lines, ''])
+        _explain(table, about, 2)
+        told = docments(type(settings))
+        lengths = {k: len(k) + len(value.as_string()) for k, value in values.items()}
+        for k, value in values.items(): _explain(value, told[k], max(lengths.values()) - lengths[k] + 2)
+    return table
+
+def _add_example(document: tomlkit.TOMLDocument, about: str):
+    "Add a table of a contract that counts for nothing until its marks are taken away."
+    gold = ContractSpec('GC', .1, 100., rth_open='08:20', rth_close='13:30')
+    example = tomlkit.dumps({'contract': _toml_table(gold, about, True)})
+    document.add(tomlkit.nl())
+    for line in example.splitlines(): document.add(tomlkit.comment(line))
 
 def _config_toml(
     config: RunConfig,  # all settings
     explain: bool = False  # with a comment on each
 ) -> str:  # TOML that `read_config` reads back as the same settings
-    "Settings as text."
-    about, tables = docments(type(config)), []
+    "Return settings as text."
+    about = docments(type(config))
+    document = tomlkit.document()
     for group in fields(config):
         settings = getattr(config, group.name)
-        if settings is not None: tables.append(_toml_table(group.name, about[group.name], settings, explain))
-        elif explain:  # an example, which counts for nothing until its marks are taken away
-            gold = ContractSpec('GC', .1, 100., rth_open='08:20', rth_close='13:30')
-            example = _toml_table(group.name, about[group.name], gold, True)
-            tables.append(''.join(f'# {line}\n' for line in example.splitlines()))
-    return '\n'.join(tables)
+        if settings is not None: document.add(group.name, _toml_table(settings, about[group.name], explain))
+    if explain and config.contract is None: _add_example(document, about['contract'])
+    return document.as_string()
 
 # %% ../nbs/07b_run_config.ipynb #c454f90a
 def _sane(number) -> bool:
@@ -469,7 +487,8 @@ def _json(value) -> str:
     return json.dumps(_json_value(value), indent=2, ensure_ascii=False, allow_nan=False) + '\n'
 
 # %% ../nbs/07b_run_config.ipynb #12bb38e1
-_PACKAGES = ('vpoc_backtest', 'numpy', 'pandas', 'scipy', 'numba', 'pyarrow', 'matplotlib', 'torch', 'arch')
+_PACKAGES = ('vpoc_backtest', 'numpy', 'pandas', 'scipy', 'scikit-learn', 'numba', 'pyarrow', 'matplotlib',
+             'torch', 'arch')
 
 def _versions() -> dict[str, str]:
     "Return the versions of Python and of the packages that figures depend on."
@@ -514,3 +533,13 @@ def _known_format(manifest: Path, oldest: int) -> dict:
     if form > _FORMAT: raise BadData(f'{written} up to {_FORMAT}: update vpoc_backtest')
     if form < oldest: raise BadData(f'{written} from {oldest} on: run it again')
     return found
+
+# %% ../nbs/07b_run_config.ipynb #dcde2fbe
+def _check_writable(folder: Path, named: str | Path, option: str):
+    "Raise `BadData` where nothing can be written into a folder or the nearest existing one above it."
+    above = next(p for p in (folder, *folder.parents) if p.exists())
+    try:
+        with tempfile.TemporaryDirectory(prefix='.', dir=above): pass
+    except OSError:
+        raise BadData(f'{named}: nothing can be written in {above}: '
+                      f'name another place with {option}') from None

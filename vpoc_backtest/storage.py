@@ -10,25 +10,32 @@ import contextlib, errno, functools, os, shutil, tempfile, time
 from pathlib import Path
 from typing import Callable, Iterator
 
+# %% ../nbs/00d_storage.ipynb #8ce0459c
+from filelock import lock_descriptor
+
 # %% ../nbs/00d_storage.ipynb #d640e4ad
 _UNFINISHED = '.unfinished-'  # what stands in the names
-_PATIENCE, _A_DAY = 10, 86_400  # seconds that a writer has to take its lock; and to finish, where there are no locks
+_PATIENCE = 10  # seconds that a writer has to take its lock
+_A_DAY = 86_400  # seconds that a writer has to finish, where there are no locks
 
 def _lock(path: Path) -> int | None:
-    "A descriptor that holds a file or folder until it is closed; None where there are no locks. Raises `BlockingIOError` if another holds it."
-    try: from fcntl import LOCK_EX, LOCK_NB, flock
-    except ImportError: return None  # Windows
+    """Return a descriptor that holds a file or folder until it is closed, or None where there are no locks.
+
+    Raises `BlockingIOError` if another process holds it.
+    """
+    if os.name == 'nt': return None  # there a lock keeps the writer out of its own file
     descriptor = os.open(path, os.O_RDONLY)
-    try: flock(descriptor, LOCK_EX | LOCK_NB)
-    except OSError as e:
+    try: is_ours = lock_descriptor(descriptor, blocking=False)
+    except OSError:  # this file system has no locks
         os.close(descriptor)
-        if isinstance(e, BlockingIOError): raise
         return None
-    return descriptor
+    if is_ours: return descriptor
+    os.close(descriptor)
+    raise BlockingIOError(errno.EWOULDBLOCK, 'another process is writing', str(path))
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[bool]:
-    "Hold a file or folder, or say that there are no locks here; raises `BlockingIOError` if another holds it."
+    "Hold a file or folder, and yield whether there are locks here; raises `BlockingIOError` if it is held."
     descriptor = _lock(path)
     try: yield descriptor is not None
     finally:
@@ -75,7 +82,7 @@ def _beside(place: Path, make: Callable, suffix: str = '') -> Iterator[Path]:
 def atomic_file(
     path: str | Path  # of the file; its folder is made if need be
 ) -> Iterator[Path]:  # where to write, beside it and with the same ending
-    "A file that appears when it is finished, in the place of an earlier one; if writing fails, nothing has happened."
+    "Write a file that appears when it is finished, in the place of an earlier one; a failure leaves that."
     path = Path(path)
     with _beside(path, tempfile.mkstemp, path.suffix) as new:
         yield new
@@ -112,7 +119,7 @@ def _move_into_place(new: Path, place: Path):
 def atomic_folder(
     place: str | Path  # of the folder; those above it are made if need be
 ) -> Iterator[Path]:  # a folder to fill, beside it
-    "A folder that appears when it is finished, in the place of an earlier one; if filling it fails, nothing has happened."
+    "Fill a folder that appears when it is finished, in the place of an earlier one; a failure leaves that."
     place = Path(place).resolve()
     with _beside(place, tempfile.mkdtemp) as new:
         yield new
@@ -124,7 +131,7 @@ def atomic_folder(
 def atomic_update(
     folder: str | Path  # made if need be; what else is in it stays
 ) -> Iterator[Path]:  # a folder to fill, within it
-    "Files and folders that appear in a folder when all of them are finished."
+    "Write files and folders that appear in a folder when all of them are finished."
     folder = Path(folder)
     with _beside(folder/'files', tempfile.mkdtemp) as new:
         yield new
@@ -135,5 +142,5 @@ def atomic_update(
 def lock_folder(
     folder: str | Path  # that exists
 ):  # nothing
-    "Hold a folder against other processes that ask in the same way; raises `BlockingIOError` if one of them has it."
+    "Hold a folder against other processes that ask the same way; raises `BlockingIOError` if one has it."
     with _held(Path(folder)): yield

@@ -6,26 +6,23 @@
 __all__ = ['recommendation', 'verdict', 'verdict_error_rates']
 
 # %% ../nbs/04b_verdict.ipynb #35ce4eb6
-import functools, hashlib, json
+import functools
+import hashlib
+import json
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 from typing import Callable
 from uuid import uuid4
-
-# %% ../nbs/04b_verdict.ipynb #6b66fc94
 import numpy as np
 import pandas as pd
-
-# %% ../nbs/04b_verdict.ipynb #bc419389
 from .backtest import BacktestConfig, BacktestResult
-from .data import add_sessions, CompactBars, ContractSpec, ES, _fingerprint, _Moves
+from .data import add_sessions, CompactBars, ContractSpec, ES, _fingerprint
 from .display import axes, COLOURS
-from .evidence import Evidence, _null_markets, _p_value
-from .multiple_testing import effective_trials, _MIN_TRADES, _plain
-from .parallel import (cached_per_process, map_parallel, share_frame, shared_folder, SharedFrame,
-                                    worker_count)
-from .performance import _format_metric, _too_few_trades, _trial_metrics
+from .evidence import _null_markets, _NullMarkets, _p_value, _read_case
+from .multiple_testing import effective_trials, _plain
+from .parallel import cached_per_process, map_parallel, share_frame, shared_folder, worker_count
+from .performance import _format_metric, _MIN_TRADES, _too_few_trades, _trial_metrics
 from .signals import SignalRules
 from .stats import minimum_track_record, _skew_and_kurtosis
 from .storage import atomic_file
@@ -41,10 +38,11 @@ _CONCLUSIONS = {
     'luck': 'Not told apart from luck.',
     'worth testing': 'Worth testing on data that no choice has seen.'}
 
-_MAX_P, _MIN_DSR = .05, .95  # what a result must reach to be worth testing
+_MAX_P = .05  # the largest p of a result that is worth testing …
+_MIN_DSR = .95  # … and its smallest deflated Sharpe ratio
 
 def _conclude(metrics: dict, p: float, looks_ahead: bool = False) -> str:
-    "The key in `_CONCLUSIONS` for the figures of a result; `p`: NaN where no null market was run."
+    "Return the key in `_CONCLUSIONS` for the figures of a result; `p`: NaN where no null market was run."
     if looks_ahead: return 'look-ahead'
     if not metrics['trades']: return 'no trades'
     if metrics['trades'] < _MIN_TRADES: return 'too few'
@@ -54,38 +52,37 @@ def _conclude(metrics: dict, p: float, looks_ahead: bool = False) -> str:
 
 # %% ../nbs/04b_verdict.ipynb #44ce3057
 def _money_sentence(result: BacktestResult) -> str:
-    "What the trades made."
-    m, years = result.metrics, len(result.equity) / 252
+    "Say what the trades made."
+    m = result.metrics
+    years = len(result.equity) / 252
     made = 'made' if m['total_profit'] > 0 else 'lost'
     money = _format_metric('total_profit', abs(m['total_profit']))
-    return (f"{m['trades']:,} trade{'s' if m['trades'] != 1 else ''} in {years:.1f} years {made} {money} after costs, "
-            f"{_format_metric('expectancy_r', m['expectancy_r'])} R a trade.")
+    return (f"{m['trades']:,} trade{'s' if m['trades'] != 1 else ''} in {years:.1f} years {made} {money} "
+            f"after costs, {_format_metric('expectancy_r', m['expectancy_r'])} R a trade.")
 
+# %% ../nbs/04b_verdict.ipynb #d60bdad2
 def _trial_sentence(result: BacktestResult) -> str:
-    "What the deflated Sharpe ratio says, of how many settings, and how long a record it would take."
+    "Say what the deflated Sharpe ratio is, of how many settings, and how long a record it would take."
     metrics = result.metrics
     trials, effective = metrics['trials'], metrics.get('effective_trials', metrics['trials'])
     best = 'a worthless setting' if trials == 1 else f'the best of {trials:,} worthless settings'
     like = f' (they count as {effective:.1f} independent ones)' if trials > 1 else ''
-    said = (f"The deflated Sharpe ratio is {metrics['dsr']:.0%}, and {_MIN_DSR:.0%} is asked for: the probability that the true Sharpe "
-            f"ratio exceeds {metrics['expected_max_sharpe']:.2f}, the ratio expected from {best}{like}.")
+    said = (f"The deflated Sharpe ratio is {metrics['dsr']:.0%}, and {_MIN_DSR:.0%} is asked for: "
+            f"the probability that the true Sharpe ratio exceeds {metrics['expected_max_sharpe']:.2f}, "
+            f'the ratio expected from {best}{like}.')
     return f'{said} {_record_sentence(result)}'.rstrip()
 
 def _record_sentence(result: BacktestResult) -> str:
-    "How long a record would have to be; empty where the ratio is high enough, or not above zero."
-    m = result.metrics
-    if m['dsr'] >= _MIN_DSR or not m['sharpe'] > 0: return ''
-    needed = minimum_track_record(m['sharpe'] / 252**.5, m['expected_max_sharpe'] / 252**.5, *_skew_and_kurtosis(result.returns)) / 252
-    if np.isfinite(needed): return f'At a Sharpe ratio of {m["sharpe"]:.2f} it would take a record of about {needed:,.0f} years.'
-    return f'A Sharpe ratio of {m["sharpe"]:.2f} would not reach it, however long the record.'
+    "Say how long a record would have to be; empty where the ratio is high enough, or not above zero."
+    sharpe, expected = result.metrics['sharpe'], result.metrics['expected_max_sharpe']
+    if result.metrics['dsr'] >= _MIN_DSR or not sharpe > 0: return ''
+    skew, kurtosis = _skew_and_kurtosis(result.returns)
+    years = minimum_track_record(sharpe / 252**.5, expected / 252**.5, skew, kurtosis) / 252
+    if not np.isfinite(years):
+        return f'A Sharpe ratio of {sharpe:.2f} would not reach it, however long the record.'
+    return f'At a Sharpe ratio of {sharpe:.2f} it would take a record of about {years:,.0f} years.'
 
-def recommendation(
-    result: BacktestResult,  # of `run_backtest`
-    evidence: object = None  # of `examine` or `examine_filter` on this result: `looks_ahead` and `p`; None: none was gathered
-) -> str:  # one of `_CONCLUSIONS`
-    "Return what to do about a result, in a short sentence."
-    return _CONCLUSIONS[_conclusion(result, evidence)]
-
+# %% ../nbs/04b_verdict.ipynb #b7e6216f
 def _conclusion(
     result: BacktestResult,  # of `run_backtest`
     evidence: object = None  # as for `recommendation`
@@ -93,6 +90,13 @@ def _conclusion(
     "Return what is concluded from a result; without evidence it can never be *worth testing*."
     if evidence is None: return _conclude(result.metrics, float('nan'))
     return _conclude(result.metrics, evidence.p, evidence.looks_ahead)
+
+def recommendation(
+    result: BacktestResult,  # of `run_backtest`
+    evidence: object = None  # of `examine` or `examine_filter` on this result; None: none was gathered
+) -> str:  # one of `_CONCLUSIONS`
+    "Return what to do about a result, in a short sentence."
+    return _CONCLUSIONS[_conclusion(result, evidence)]
 
 def verdict(
     result: BacktestResult,  # of `run_backtest`
@@ -110,10 +114,11 @@ def verdict(
 _BASE_PULLS = (0., .03, .06, .09, .13, .18)  # of `_plant_edge`, for 390 bars a session
 
 def _pulls(bars: CompactBars, sessions: int) -> tuple[float, ...]:
-    "Pulls that move a session about as far whatever the length of its bars."
+    "Return pulls that move a session about as far whatever the length of its bars."
     scale = (390 * sessions / len(bars))**.5
     return tuple(sorted({round(min(pull * scale, 1.), 4) for pull in _BASE_PULLS}))
 
+# %% ../nbs/04b_verdict.ipynb #31a9feb6
 @dataclass(frozen=True, eq=False)
 class _Trial:
     "A rule, its neighbours, and all they are judged under; a call tries them on a market."
@@ -126,73 +131,73 @@ class _Trial:
 
     def __call__(self, bars: CompactBars, along: dict) -> list[dict]:
         at = session_levels(bars, contract=self.contract, **self.levels).assign(**along)
-        bench = SweepContext(bars, contract=self.contract, first=self.first, levels=at)
-        settings, _ = _combinations(self.grid, self.rules)
-        own = [bench.figures(bench.orders(_replace_fields(self.rules, s)), self.config, returns=True) for s in settings]
-        return _judged(own, self.chosen)
+        context = SweepContext(bars, contract=self.contract, first=self.first, levels=at)
+        figures = lambda rules: context.figures(context.orders(rules), self.config, returns=True)
+        return _judged([figures(rules) for rules in self.settings], self.chosen)
+
+    @property
+    def settings(self) -> list[SignalRules]:
+        "The rule with each of the neighbouring settings."
+        combinations, _ = _combinations(self.grid, self.rules)
+        return [_replace_fields(self.rules, values) for values in combinations]
 
     @property
     def chosen(self) -> int:
         "The number of the given setting among its neighbours."
-        settings, _ = _combinations(self.grid, self.rules)
-        return next(i for i, s in enumerate(settings) if _replace_fields(self.rules, s) == self.rules)
+        return self.settings.index(self.rules)
 
+# %% ../nbs/04b_verdict.ipynb #d321c3dc
 def _judged(figures: list[dict], chosen: int) -> list[dict]:
-    "The figures of every setting that the verdict needs; the deflated Sharpe ratio of the chosen and of the best one."
+    "Return the figures of every setting that the verdict needs, with the DSR of the chosen and the best one."
     returns = np.stack([f['returns'] for f in figures], axis=1)
     best = int(np.argmax([f['sharpe'] if f['trades'] >= _MIN_TRADES else -np.inf for f in figures]))
     count = effective_trials(returns, draws=500) if np.isfinite(returns).all() else float(len(figures))
     rows = []
     for i, f in enumerate(figures):
-        row = {'setting': i, 'best': i == best} | {k: f[k] for k in ('trades', 'total_profit', 'expectancy_r', 'sharpe')}
+        row = {'setting': i, 'best': i == best}
+        row |= {k: f[k] for k in ('trades', 'total_profit', 'expectancy_r', 'sharpe')}
         if i in (best, chosen):
-            row |= {'dsr': _trial_metrics(f['returns'], f['sharpe'], len(figures), effective=max(count, 1.))['dsr']}
+            counted = _trial_metrics(f['returns'], f['sharpe'], len(figures), effective=max(count, 1.))
+            row['dsr'] = counted['dsr']
         rows.append(row)
     return rows
 
 # %% ../nbs/04b_verdict.ipynb #00891fe9
-@dataclass(frozen=True, eq=False)
-class _Made:
-    "Markets made of some bars, with the market's own drift and an edge of any size."
-    moves: _Moves
-    along: dict  # columns of the levels that every market shares with the real one
-
-    def __call__(self, seed: int, pull: float) -> tuple[CompactBars, dict]:
-        return self.moves.toss(seed, pull, drift=True), self.along
-
-def _made_markets(bars: pd.DataFrame, contract: ContractSpec, levels: dict) -> _Made:
-    null = _null_markets(bars, 'drift', contract, levels)
-    return _Made(null.source, null.along)
-
-def _read_made(bars: SharedFrame, trial: _Trial) -> tuple[_Trial, _Made]:
-    return trial, _made_markets(bars.read(), trial.contract, trial.levels)
+def _parts(pulls: tuple[float, ...], n: int, planted: int, seed: int) -> list[list[tuple[float, int]]]:
+    "Return pull and seed of all markets in parts of ten: n without an edge, `planted` of each size of one."
+    markets = [(pull, seed + i) for pull in pulls for i in range(planted if pull else n)]
+    return [markets[i:i + 10] for i in range(0, len(markets), 10)]
 
 def _try_markets(of: Callable, part: list[tuple[float, int]]) -> pd.DataFrame:
-    "The figures of every setting on some markets, given by pull and seed."
+    "Return the figures of every setting on some markets, given by pull and seed."
     trial, markets = of()
-    rows = [{'pull': pull, 'seed': seed} | row for pull, seed in part for row in trial(*markets(seed, pull))]
+    rows = []
+    for pull, seed in part:
+        for figures in trial(*markets(seed, pull)): rows.append({'pull': pull, 'seed': seed} | figures)
     return pd.DataFrame(rows)
 
 # %% ../nbs/04b_verdict.ipynb #80d7ed4d
 def _with_p(tried: pd.DataFrame) -> pd.DataFrame:
-    "Figures with the p of each, among the markets without an edge under the same setting."
+    "Add to figures the p of each, among the markets without an edge under the same setting."
     ranked = []
     for _, rows in tried.groupby('setting', sort=False):
-        urn = rows.expectancy_r[rows.pull == 0].to_numpy()
         of_null = rows.pull.to_numpy() == 0
-        p = np.array([_p_value(r, urn) for r in rows.expectancy_r])
-        itself = len(urn) + 1
-        p[of_null] = (p[of_null] * itself - 1) / (itself - 1)  # it is in the urn already
+        nulls = rows.expectancy_r[of_null].to_numpy()
+        p = np.array([_p_value(r, nulls) for r in rows.expectancy_r])
+        itself = len(nulls) + 1
+        p[of_null] = (p[of_null] * itself - 1) / (itself - 1)  # it is among them already
         ranked.append(rows.assign(p=p))
     return pd.concat(ranked)
 
+# %% ../nbs/04b_verdict.ipynb #05391a50
 def _concluded(some: pd.DataFrame) -> np.ndarray:
-    "The conclusion for each row of figures."
+    "Return the conclusion for each row of figures."
     return np.array([_conclude(row, row['p']) for row in some.to_dict('records')])
 
 def _rates(some: pd.DataFrame, edge: pd.Series) -> pd.DataFrame:
-    "Share of markets with each conclusion, a row a pull."
-    said = pd.crosstab(some.pull, pd.Categorical(_concluded(some), list(_CONCLUSIONS)), dropna=False, normalize='index')
+    "Return the share of markets with each conclusion, a row a pull."
+    conclusions = pd.Categorical(_concluded(some), list(_CONCLUSIONS))
+    said = pd.crosstab(some.pull, conclusions, dropna=False, normalize='index')
     counts = some.groupby('pull').trades.agg(['size', 'mean'])
     table = pd.DataFrame({'edge': edge, 'markets': counts['size'], 'trades': counts['mean']}).join(said)
     return table.drop(columns='look-ahead').rename_axis('pull')
@@ -201,14 +206,14 @@ def _rates(some: pd.DataFrame, edge: pd.Series) -> pd.DataFrame:
 @dataclass(frozen=True)
 class VerdictErrorRates:
     "How often each conclusion is reached on markets with a known edge, made of the data at hand."
-    given: pd.DataFrame  # of the given setting, a row a pull: edge (mean R after costs), markets, trades, share of each conclusion
+    given: pd.DataFrame  # a row a pull: edge (mean R after costs), markets, trades, share of each conclusion
     best: pd.DataFrame  # the same of the best of the neighbouring settings
     settings: int  # that were tried on each market
 
     def edge_found(self,
         share: float = .8  # of the markets
     ) -> float:  # R a trade after costs; NaN: no planted edge was found so often
-        "Return the edge from which on the given setting is found *worth testing* in this share of the markets."
+        "Return the edge from which on the given setting is *worth testing* in this share of markets."
         return _edge_found(self.given, share)
 
     def sentences(self) -> list[str]:
@@ -232,7 +237,7 @@ class VerdictErrorRates:
 
 # %% ../nbs/04b_verdict.ipynb #a8b80223
 def _edge_found(rates: pd.DataFrame, share: float) -> float:
-    "The edge at which `share_frame` of the markets is worth testing, between the pulls that were tried; NaN: none."
+    "Return the edge at which `share` of the markets is worth testing, by interpolation; NaN: none."
     rates = rates[np.isfinite(rates.edge)]  # without the sizes at which no market had a trade
     if not len(rates): return float('nan')
     found = np.maximum.accumulate(rates['worth testing'].to_numpy())
@@ -242,8 +247,9 @@ def _edge_found(rates: pd.DataFrame, share: float) -> float:
     if not k: return float(edge[0])
     return float(np.interp(share, found[k - 1:k + 1], edge[k - 1:k + 1]))
 
+# %% ../nbs/04b_verdict.ipynb #dd66b58e
 def _praised(rates: pd.DataFrame) -> str:
-    "How many markets without an edge were praised, with an exact interval."
+    "Say how many markets without an edge were praised, with an exact interval (Clopper & Pearson 1934)."
     from scipy.stats import binomtest
     none = rates.loc[0.]
     n = int(none.markets)
@@ -252,30 +258,39 @@ def _praised(rates: pd.DataFrame) -> str:
     return f'{k} of {n} ({k / n:.1%}; 95% interval {low:.1%} to {high:.1%})'
 
 def _praise_sentence(rates: VerdictErrorRates) -> str:
-    "How often noise is praised."
-    return (f'Of markets made of these data without an edge, this procedure would have called {_praised(rates.given)} worth testing, '
-            f'and {_praised(rates.best)} where the best of {rates.settings} settings was taken.')
+    "Say how often noise is praised."
+    return (f'Of markets made of these data without an edge, this procedure would have called '
+            f'{_praised(rates.given)} worth testing, and {_praised(rates.best)} where the best of '
+            f'{rates.settings} settings was taken.')
 
 def _power_sentence(rates: VerdictErrorRates) -> str:
-    "From which edge on one is found."
+    "Say from which edge on one is found."
     if not np.isfinite(rates.given.edge).any():
-        return 'On no market made of these data does the rule make a trade: they could not have shown anything.'
+        return ('On no market made of these data does the rule make a trade: '
+                'they could not have shown anything.')
     edges = {share: rates.edge_found(share) for share in (.5, .8, .95)}
     known = [f'{edge:.2f} R a trade in {share:.0%}' for share, edge in edges.items() if np.isfinite(edge)]
     if known: return f'It finds an edge of {", of ".join(known)} of the markets (R after costs).'
     most = rates.given['worth testing'].max()
-    return (f'No edge up to {rates.given.edge.max():.2f} R a trade after costs is found in more than {most:.0%} of the markets, where the rule '
-            f'makes {rates.given.trades.iloc[0]:.0f} trades: these data are too short, or the rule trades too seldom, to show one.')
+    largest = rates.given.edge.max()
+    trades = rates.given.trades.iloc[0]
+    return (f'No edge up to {largest:.2f} R a trade after costs is found in more than {most:.0%} of '
+            f'the markets, where the rule makes {trades:.0f} trades: these data are too short, '
+            'or the rule trades too seldom, to show one.')
 
-_SHORT = {'no trades': 'Nothing to judge', 'too few': 'Too few trades', 'loss': 'Do not trade this', 'luck': 'Not told apart from luck',
-          'worth testing': 'Worth testing'}
+# %% ../nbs/04b_verdict.ipynb #a76606d4
+_SHORT = {'no trades': 'Nothing to judge', 'too few': 'Too few trades', 'loss': 'Do not trade this',
+          'luck': 'Not told apart from luck', 'worth testing': 'Worth testing'}
 
 def _rate_table(rates: VerdictErrorRates) -> pd.DataFrame:
-    "Both settings side by side, as text; a conclusion that was never reached is left out."
+    "Return both settings side by side, as text; a conclusion that was never reached is left out."
     given = rates.given
-    table = {'Edge, R a trade': given.edge.map('{:+.2f}'.format), 'Markets': given.markets.map('{:.0f}'.format), 'Trades': given.trades.map('{:.0f}'.format)}
-    table |= {name: given[k].map('{:.0%}'.format) for k, name in _SHORT.items() if given[k].any() or k == 'worth testing'}
-    table |= {f'Worth testing, best of {rates.settings}': rates.best['worth testing'].map('{:.0%}'.format)}
+    table = {'Edge, R a trade': given.edge.map('{:+.2f}'.format),
+             'Markets': given.markets.map('{:.0f}'.format),
+             'Trades': given.trades.map('{:.0f}'.format)}
+    for k, name in _SHORT.items():
+        if given[k].any() or k == 'worth testing': table[name] = given[k].map('{:.0%}'.format)
+    table[f'Worth testing, best of {rates.settings}'] = rates.best['worth testing'].map('{:.0%}'.format)
     return pd.DataFrame(table).map(lambda text: text.replace('-', '−')).set_index('Edge, R a trade')
 
 # %% ../nbs/04b_verdict.ipynb #9ec90dfa
@@ -284,37 +299,53 @@ def _plot_error_rates(
     ax: object = None  # matplotlib axes to draw on; None for new ones
 ):  # the axes
     "Draw how often each conclusion is reached, by the size of the edge; stacked, in per cent of the markets."
-    ax, given = axes(ax, size=(8.5, 3.2)), rates.given[np.isfinite(rates.given.edge)]
+    ax = axes(ax, size=(8.5, 3.2))
     ax.set_title('What could these data have shown?', loc='left')
+    given = rates.given[np.isfinite(rates.given.edge)]
     if not len(given):
         ax.text(.5, .5, 'no trade on any market', transform=ax.transAxes, ha='center')
         return ax
-    colours = {'worth testing': 'green', 'luck': 'sky', 'loss': 'vermilion', 'too few': 'grey', 'no trades': 'black'}
+    colours = {'worth testing': COLOURS['green'], 'luck': COLOURS['sky'], 'loss': COLOURS['vermilion'],
+               'too few': COLOURS['grey'], 'no trades': 'black'}
     shown = [k for k in colours if given[k].any()]
-    ax.stackplot(given.edge, *(100 * given[k] for k in shown), colors=[COLOURS.get(colours[k], colours[k]) for k in shown],
+    ax.stackplot(given.edge, *(100 * given[k] for k in shown), colors=[colours[k] for k in shown],
                  labels=[_CONCLUSIONS[k] for k in shown], alpha=.75, lw=0)
-    ax.plot(given.edge, 100 * rates.best['worth testing'][given.index], 'k--', lw=1, label=f'worth testing, best of {rates.settings}')
-    ax.set(xlabel='true edge, R a trade after costs', ylabel='% of the markets', ylim=(0, 100), xlim=(given.edge.min(), given.edge.max() + 1e-9))
+    best = 100 * rates.best['worth testing'][given.index]
+    ax.plot(given.edge, best, 'k--', lw=1, label=f'worth testing, best of {rates.settings}')
+    ax.set(xlabel='true edge, R a trade after costs', ylabel='% of the markets', ylim=(0, 100),
+           xlim=(given.edge.min(), given.edge.max() + 1e-9))
     ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(1, 1))
     return ax
 
 # %% ../nbs/04b_verdict.ipynb #93485392
-def _kept_rates(folder: Path, name: str) -> VerdictErrorRates | None:
-    "Rates that were measured before, None if there are none."
-    try: kept = json.loads((folder/f'{name}.json').read_text(encoding='utf-8'))
+def _load_rates(file: Path) -> VerdictErrorRates | None:
+    "Return rates that were measured before, None if there are none."
+    try: kept = json.loads(file.read_text(encoding='utf-8'))
     except (OSError, ValueError): return None
     given, best = (pd.DataFrame(kept[k]).set_index('pull') for k in ('given', 'best'))
     return VerdictErrorRates(given, best, kept['settings'])
 
-def _keep_rates(folder: Path, name: str, rates: VerdictErrorRates):
-    tables = {k: getattr(rates, k).reset_index().to_dict('list') for k in ('given', 'best')}
-    with atomic_file(folder/f'{name}.json') as new: new.write_text(json.dumps(tables | {'settings': rates.settings}), encoding='utf-8')
+def _save_rates(file: Path, rates: VerdictErrorRates):
+    "Write rates to a file, all or nothing."
+    kept = {k: getattr(rates, k).reset_index().to_dict('list') for k in ('given', 'best')}
+    kept['settings'] = rates.settings
+    with atomic_file(file) as new: new.write_text(json.dumps(kept), encoding='utf-8')
 
-def _parts(pulls: tuple[float, ...], n: int, planted: int, seed: int) -> list[list[tuple[float, int]]]:
-    "Pull and seed of all markets, in parts of ten."
-    markets = [(pull, seed + i) for pull in pulls for i in range(planted if pull else n)]
-    return [markets[i:i + 10] for i in range(0, len(markets), 10)]
+# %% ../nbs/04b_verdict.ipynb #438481a5
+def _try_all(bars: pd.DataFrame, trial: _Trial, markets: _NullMarkets, parts: list, jobs: int | None
+             ) -> pd.DataFrame:
+    "Return the figures of every setting on all markets, made here or by several processes."
+    with shared_folder(None, jobs) as folder:
+        of = lambda: (trial, markets)
+        if worker_count(jobs) > 1:
+            table = share_frame(bars, folder)
+            along = pd.DataFrame(markets.along)
+            of = functools.partial(cached_per_process, uuid4().hex,
+                                   functools.partial(_read_case, table, 'drift', trial, along))
+        rows = list(map_parallel(functools.partial(_try_markets, of), parts, jobs=jobs, title='error rates'))
+    return pd.concat(rows, ignore_index=True)
 
+# %% ../nbs/04b_verdict.ipynb #fde776b5
 def verdict_error_rates(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     rules: SignalRules = SignalRules(),  # the given setting
@@ -324,30 +355,28 @@ def verdict_error_rates(
     contract: ContractSpec = ES,  # what is traded
     first: object = None,  # date of the session from which trades count; None: all do
     seed: int = 1_000_000,  # of the first market; far from the seeds of `placebo_test`
-    jobs: int | None = None,  # processes, None: as `joblib.parallel_config` says; the result does not depend on them
-    folder: str | Path | None = None,  # where the rates are kept for the next call on the same data; None: nowhere
-    **levels  # settings of `session_levels`
+    jobs: int | None = None,  # processes, None: as `joblib.parallel_config` says; they change no result
+    folder: str | Path | None = None,  # where the rates are kept for the next call; None: nowhere
+    **levels  # settings of `session_levels`: segment, spread, poc, area, pct, smooth
 ) -> VerdictErrorRates:  # shares of markets by conclusion and edge
     """Measure how often the verdict praises noise on data like these, and from which edge on it finds one.
 
-    Levels, 25 neighbouring settings, p and deflated Sharpe ratio are computed on every market; the filter is not
-    trained again. Raises `BadData` for invalid bars, `ValueError` for n below 20.
+    Levels, 25 neighbouring settings, p and deflated Sharpe ratio are computed on every market; the filter is
+    not trained again. Raises `BadData` for invalid bars, `ValueError` for n below 20.
     """
     if n < 20: raise ValueError(f'n={n} must be at least 20: with fewer no p reaches 0.05')
     bars = bars if 'date' in bars else add_sessions(bars, contract)
     trial = _Trial(rules, config, neighbouring_settings(rules), contract, first, levels)
     asked = [_library(), _fingerprint(bars), asdict(trial), n, seed]
-    name = 'error-rates-' + hashlib.blake2b(json.dumps(asked, default=_plain, sort_keys=True).encode(), digest_size=8).hexdigest()
-    if folder and (kept := _kept_rates(Path(folder), name)): return kept
-    markets = _made_markets(bars, contract, levels)
-    parts = _parts(_pulls(markets.moves.bars, bars.date.nunique()), n, max(n // 3, 1), seed)
-    with shared_folder(None, jobs) as place:
-        of = lambda: (trial, markets)
-        if worker_count(jobs) > 1: of = functools.partial(cached_per_process, uuid4().hex, functools.partial(_read_made, share_frame(bars, place), trial))
-        rows = list(map_parallel(functools.partial(_try_markets, of), parts, jobs=jobs, title='error rates'))
-    tried = _with_p(pd.concat(rows, ignore_index=True))
+    text = json.dumps(asked, default=_plain, sort_keys=True)
+    name = 'error-rates-' + hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    file = folder and Path(folder)/f'{name}.json'
+    if file and (kept := _load_rates(file)): return kept
+    markets = _null_markets(bars, 'drift', contract, session_levels(bars, contract=contract, **levels))
+    parts = _parts(_pulls(markets.source.bars, bars.date.nunique()), n, max(n // 3, 1), seed)
+    tried = _with_p(_try_all(bars, trial, markets, parts, jobs))
     given = tried[tried.setting == trial.chosen]
     edge = given.groupby('pull').expectancy_r.mean()
-    rates = VerdictErrorRates(_rates(given, edge), _rates(tried[tried.best], edge), len(parts and _combinations(trial.grid, rules)[0]))
-    if folder: _keep_rates(Path(folder), name, rates)
+    rates = VerdictErrorRates(_rates(given, edge), _rates(tried[tried.best], edge), len(trial.settings))
+    if file: _save_rates(file, rates)
     return rates

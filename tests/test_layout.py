@@ -1,4 +1,4 @@
-"""The rooms of the house: imports run down the table of the design only, and no notebook is passed over."""
+"""The layout: imports run down the list of modules, notebooks are run and of a readable size, the surface is small."""
 import ast
 import json
 import re
@@ -14,12 +14,12 @@ ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storag
          'data_quality': ['display', 'data', 'readers'], 'rolls': ['data', 'display'], 'vpoc': ['data', 'display', 'readers'], 'trades': ['data', 'readers', 'vpoc'],
          'stats': ['display'], 'multiple_testing': ['storage', 'display', 'data', 'stats'], 'signals': ['data', 'stats'],
          'volatility': ['display', 'data', 'stats'], 'model': ['storage']}
-# keeping needs Python alone, so that whatever writes files may import it
+# storage needs Python alone, so that whatever writes files may import it
 modules = sorted(p for p in (root/'vpoc_backtest').glob('*.py') if not p.name.startswith('_'))
 notebooks = sorted((root/'nbs').rglob('*.ipynb'))
 
 
-def imported_rooms(path):
+def imported_modules(path):
     for node in ast.walk(ast.parse(path.read_text())):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ''] if isinstance(node, ast.ImportFrom) else []
         if isinstance(node, ast.ImportFrom) and node.level: names = [f'vpoc_backtest.{n}' for n in names if n]
@@ -29,14 +29,14 @@ def imported_rooms(path):
 @pytest.mark.parametrize('path', modules, ids=lambda p: p.stem)
 def test_imports_run_one_way(path):
     allowed = ABOVE.get(path.stem, ORDER[:ORDER.index(path.stem)])
-    assert set(imported_rooms(path)) <= set(allowed)
+    assert set(imported_modules(path)) <= set(allowed)
 
 
 @pytest.mark.parametrize('path', modules, ids=lambda p: p.stem)
 def test_heavy_packages_wait(path):
     top = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
     names = {a.name.split('.')[0] for n in top if isinstance(n, ast.Import) for a in n.names} | {(n.module or '').split('.')[0] for n in top if isinstance(n, ast.ImportFrom)}
-    if path.stem in ('model', 'train', 'trade_filter'): names -= {'torch'}  # nothing imports these three before it needs them
+    if path.stem in ('model', 'train', 'meta_labeling'): names -= {'torch'}  # nothing imports these three before it needs them
     assert not names & {'torch', 'arch', 'matplotlib', 'pyarrow', 'scipy', 'pandas_market_calendars'}
 
 
@@ -73,3 +73,48 @@ def test_every_notebook_has_its_module():
     for path in (root/'nbs').glob('0*.ipynb'):
         named = {m[1] for c in json.loads(path.read_text())['cells'] for m in [re.match(r'#\| export (\w+)', ''.join(c['source']))] if m}  # a continued module
         assert named <= exported and (named or path.stem.split('_', 1)[1] in exported)
+
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.name)
+def test_notebook_can_be_opened_anywhere(path):
+    assert path.stat().st_size < 300_000, 'pictures at half the resolution, fewer rows of tables'
+
+
+def public_names(path):
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__':
+            return [e.value for e in node.value.elts]
+
+
+def test_the_surface_is_small_and_no_name_means_two_things():
+    names = [name for path in modules for name in public_names(path)]
+    assert len(names) == len(set(names)) and len(names) <= 150
+
+
+@pytest.mark.parametrize('path', modules, ids=lambda p: p.stem)
+def test_functions_have_at_most_seven_parameters(path):
+    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef)]
+    many = {f.name: len(f.args.args) + len(f.args.kwonlyargs) for f in functions}
+    assert not {name: n for name, n in many.items() if n > 7}
+
+
+def test_no_helper_is_written_twice():
+    homes = {}
+    for path in modules:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)): homes.setdefault(node.name, []).append(path.stem)
+    assert not {name: where for name, where in homes.items() if len(where) > 1}
+
+
+def nbs_imports(path):
+    "Modules of the package that a notebook's test cells import."
+    for cell in json.loads(path.read_text())['cells']:
+        code = ''.join(cell['source'])
+        if cell['cell_type'] != 'code' or code.startswith('#| export'): continue
+        for name in re.findall(r'^\s*(?:from|import) vpoc_backtest\.(\w+)', code, re.M): yield name
+
+
+@pytest.mark.parametrize('path', sorted((root/'nbs').glob('0*.ipynb')), ids=lambda p: p.stem)
+def test_cells_import_down_the_list_too(path):
+    at = ORDER.index(path.stem.split('_', 1)[1])
+    assert {name for name in nbs_imports(path) if ORDER.index(name) > at} == set()
