@@ -698,16 +698,11 @@ def test_lines_fit_the_terminal(brief, columns):
 
 def ours():
     "Options of the commands, settings by table, and files that are written."
-    import inspect
-    from dataclasses import asdict
+    from dataclasses import asdict, fields
     from vpoc_backtest import cli
     from vpoc_backtest.ml_backtest import _FILES as run_files
-
-    options = {
-        name
-        for c in (cli._backtest_command, cli._train_command, cli._evaluate_command)
-        for name in inspect.signature(c).parameters
-    } - {'folders'}
+    kinds = (cli._BacktestOptions, cli._TrainOptions, cli._EvaluateOptions)
+    options = {option.name for kind in kinds for option in fields(kind)} - {'folders'}
     trained = {
         'model.safetensors',
         'model.json',

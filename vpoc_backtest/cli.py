@@ -20,7 +20,7 @@ import textwrap
 import threading
 import time
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -244,6 +244,10 @@ _PUBLISHED_SETTINGS = {  # setting of the published tool → what serves here
     'BASE_DIR': 'the folder in which the command is called'}
 
 # %% ../nbs/08c_cli.ipynb #0b7a0006
+def _option_names(options: type) -> set[str]:
+    "Return the names of the options of a command."
+    return {option.name for option in fields(options)}
+
 def _published_option(argument: str, known: set[str]) -> str | None:
     "Return what serves instead of an option of the published tool; None for one that it does not have."
     name = argument.lstrip('-').split('=')[0].replace('-', '_')
@@ -258,8 +262,8 @@ def _unrecognized(argument: str, known: set[str]) -> str:
     hint = _published_option(argument, known)
     if hint: return start + hint
     name = argument.lstrip('-').split('=')[0]
-    for other, command in (('vpoc_backtest', _backtest_command), ('vpoc_train', _train_command)):
-        if name in command.__annotations__: return f'{start}it belongs to {other}'
+    for other, options in (('vpoc_backtest', _BacktestOptions), ('vpoc_train', _TrainOptions)):
+        if name in _option_names(options): return f'{start}it belongs to {other}'
     near = difflib.get_close_matches(name, known, 1)
     return start + (f'is --{near[0]} meant?' if near else '--help lists the options')
 
@@ -290,17 +294,20 @@ def _check_file(option: str, path: str | None):
     if str(path) == '': raise _wrong(option, '', 'the name is empty: is a variable not set?')
     if not Path(path).exists(): raise _wrong(option, path, 'there is no such file or folder')
 
-def _check_reading(data: str | None, vix: str | None, layout: str, tz: str | None, stamp: str | None):
+def _check_reading(
+    options: object  # of a command, with data, vix, layout, tz and stamp
+):
     "Raise `BadData` for an option by which no file could be read."
     from vpoc_backtest.readers import LAYOUTS
     from zoneinfo import ZoneInfo
-    _check_file('data', data)
-    _check_file('vix', vix)
-    if layout != 'auto' and layout not in LAYOUTS:
-        raise _wrong('layout', layout, f'is not known: use auto, {", ".join(LAYOUTS)}')
-    if stamp not in (None, 'open', 'end'): raise _wrong('stamp', stamp, 'is not known: use open or end')
-    try: ZoneInfo('UTC' if tz is None else tz)
-    except (LookupError, ValueError, OSError): raise _wrong('tz', tz, 'is no time zone') from None
+    _check_file('data', options.data)
+    _check_file('vix', options.vix)
+    if options.layout != 'auto' and options.layout not in LAYOUTS:
+        raise _wrong('layout', options.layout, f'is not known: use auto, {", ".join(LAYOUTS)}')
+    if options.stamp not in (None, 'open', 'end'):
+        raise _wrong('stamp', options.stamp, 'is not known: use open or end')
+    try: ZoneInfo('UTC' if options.tz is None else options.tz)
+    except (LookupError, ValueError, OSError): raise _wrong('tz', options.tz, 'is no time zone') from None
 
 # %% ../nbs/08c_cli.ipynb #0b7a0009
 def _check_device(device: str):
@@ -340,9 +347,9 @@ def _option_message(message: str, known: set[str]) -> str:
     if strange: return _unrecognized(strange[1].split()[0], known)
     return message
 
-def _parse_options(command: Callable, name: str) -> dict:
+def _parse_options(options: type, name: str) -> dict:
     "Return the options of a command line; a mistake in them is one line and exit code 2."
-    parser = anno_parser(command, prog=name)
+    parser = anno_parser(options, prog=name)
     known = {s.lstrip('-') for action in parser._actions for s in action.option_strings}
     def error(message: str):
         print(f'{name}: {_option_message(message, known)}', file=sys.stderr)
@@ -352,13 +359,13 @@ def _parse_options(command: Callable, name: str) -> dict:
     if short: error(f'unrecognized arguments: {short[0]}')
     return {k: v for k, v in vars(parser.parse_args()).items() if k not in ('pdb', 'xtra')}
 
-def _entry(command: Callable, name: str, stopped: str = 'stopped; nothing was written') -> Callable:
+def _entry(
+    command: Callable, options: type, name: str, stopped: str = 'stopped; nothing was written'
+) -> Callable:
     "Return what pip's script calls: without arguments it reads those of the command line."
     guarded = cli_errors(command, name, stopped)
     @functools.wraps(guarded)
-    def main(*args, **kwargs):
-        if not args and not kwargs: kwargs = _parse_options(command, name)
-        return guarded(*args, **kwargs)
+    def main(**given): return guarded(**given or _parse_options(options, name))
     return main
 
 # %% ../nbs/08c_cli.ipynb #775ada15
@@ -467,64 +474,74 @@ def _save_and_print(run: object, place: Path, say: Callable, show: bool):
 # %% ../nbs/08c_cli.ipynb #784c8d22
 _VERSION = f'vpoc_backtest {__version__}'
 
-def _backtest_command(
-    data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
+@dataclass(frozen=True)
+class _BacktestOptions:
+    "Backtest the VPOC strategy on ES bars and write a run directory: figures, trades, report."
+    data: str = None  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
     # the sample market, whatever lies in DATA/: plain, or edge (0.8 R a trade planted into it),
     # or edge=0.2
-    sample: str = None,
+    sample: str = None
     # CSV of daily VIX closes (default: one with VIX in its name in the folder of the bars,
     # else their column VIX)
-    vix: str = None,
-    out: str = None,  # run directory to write (default: a new one in BACKTEST/)
-    config: str = None,  # TOML file of settings; every run writes its own as config.toml
+    vix: str = None
+    out: str = None  # run directory to write (default: a new one in BACKTEST/)
+    config: str = None  # TOML file of settings; every run writes its own as config.toml
     # ES, MES, NQ or MNQ; any other by a table [contract] in --config
     # (default: that of the table, else ES)
-    symbol: str = None,
+    symbol: str = None
     # filter over the rule: train, latest (in TRAINING/), a folder, or none
     # (default: train if the history is long enough)
-    model: str = None,
-    seed: int = 0,  # of everything random
+    model: str = None
+    seed: int = 0  # of everything random
     # of the files: auto, or ninjatrader, sierra, tradestation, kibot, backtestmarket, firstrate, databento,
     # tradingview, lean, generic, month-first, day-first, trades, parquet, dbn
-    layout: str = 'auto',
-    tz: str = None,  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
-    stamp: str = None,  # the moment of a bar its stamp means: open or end (default: the layout's)
-    segment: str = None,  # part of the day levels are counted in: RTH, ETH or all (default: RTH)
-    device: str = 'auto',  # where the filter is trained: auto, cpu, cuda, cuda:1
+    layout: str = 'auto'
+    tz: str = None  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
+    stamp: str = None  # the moment of a bar its stamp means: open or end (default: the layout's)
+    segment: str = None  # part of the day levels are counted in: RTH, ETH or all (default: RTH)
+    device: str = 'auto'  # where the filter is trained: auto, cpu, cuda, cuda:1
     # null markets of each kind that the rule is compared with, 0 for none; under 40 the error rates
     # of the verdict are not measured
-    placebo: int = 200,
-    jobs: int = 1,  # processes for the placebos, -1 for one a core
-    ledger: str = None,  # folder whose trials.parquet counts the results (default: BACKTEST)
+    placebo: int = 200
+    jobs: int = 1  # processes for the placebos, -1 for one a core
+    ledger: str = None  # folder whose trials.parquet counts the results (default: BACKTEST)
     # write all settings with their defaults and a comment on each to this file, and do nothing else
-    write_config: str = None,
-    version: Param('print the version, and do nothing else', action='version') = _VERSION,
-    open: bool = False,  # open report.html in the browser when it is written
+    write_config: str = None
+    version: Param('print the version, and do nothing else', action='version') = _VERSION
+    open: bool = False  # open report.html in the browser when it is written
     verbose: bool = False  # with seconds since the start, and library warnings
+
+# %% ../nbs/08c_cli.ipynb #bba3439e
+def _backtest_command(
+    **given  # see `_BacktestOptions`
 ):
-    "Backtest the VPOC strategy on ES bars and write a run directory: figures, trades, report."
-    if write_config is not None: return _write_settings(Path(write_config))
+    "Run both strategies, write a run directory, and print the result."
+    options = _BacktestOptions(**given)
+    if options.write_config is not None: return _write_settings(Path(options.write_config))
     from vpoc_backtest.ml_backtest import _default_out, _free_place, _ledger, EvidenceConfig, run_pipeline
     from vpoc_backtest.run_config import _count_bars, load_market, SampleConfig
-    _check_options(model, device, seed, placebo, jobs)
-    _check_reading(data, vix, layout, tz, stamp)
-    made = SampleConfig(seed, _planted_edge(sample, data))
-    settings = _settings(config, segment)
-    contract = _traded(symbol, settings.contract)
-    if out is not None: _free_place(out)
-    with show_progress(verbose) as say:
-        say(f'reading    {"DATA/, or the sample market" if data is None else data}')
-        market = load_market(data, vix, contract=contract, layout=layout, tz=tz, stamp=stamp, sample=made)
+    _check_options(options.model, options.device, options.seed, options.placebo, options.jobs)
+    _check_reading(options)
+    sample = SampleConfig(options.seed, _planted_edge(options.sample, options.data))
+    settings = _settings(options.config, options.segment)
+    contract = _traded(options.symbol, settings.contract)
+    if options.out is not None: _free_place(options.out)
+    with show_progress(options.verbose) as say:
+        say(f'reading    {"DATA/, or the sample market" if options.data is None else options.data}')
+        market = load_market(options.data, options.vix, contract=contract, layout=options.layout,
+                             tz=options.tz, stamp=options.stamp, sample=sample)
         say(f'           {market.source} ({market.how})')
         say(f'bars       {_count_bars(market)}')
         say(f'VIX        {market.vix_from}')
-        place = _default_out(market) if out is None else Path(out)
-        evidence = EvidenceConfig(placebo, Path(ledger) if ledger else _ledger(place), jobs)
-        run = run_pipeline(market, settings, seed, say, model, device, evidence=evidence)
-        _save_and_print(run, place, say, open)
+        place = _default_out(market) if options.out is None else Path(options.out)
+        ledger = Path(options.ledger) if options.ledger else _ledger(place)
+        evidence = EvidenceConfig(options.placebo, ledger, options.jobs)
+        run = run_pipeline(market, settings, options.seed, say, options.model, options.device,
+                           evidence=evidence)
+        _save_and_print(run, place, say, options.open)
 
 # %% ../nbs/08c_cli.ipynb #b6347bbd
-main = _entry(_backtest_command, 'vpoc_backtest')
+main = _entry(_backtest_command, _BacktestOptions, 'vpoc_backtest')
 
 # %% ../nbs/08c_cli.ipynb #6ec7b205
 _OPTION_NAMES = {'hidden': 'hidden_layers', 'mixed_precision': 'use_mixed_precision'}  # of two settings
@@ -540,59 +557,78 @@ def _with_options(settings: object, changes: dict) -> object:
     return settings
 
 # %% ../nbs/08c_cli.ipynb #6ec7b206
-def _train_command(
-    data: str = None,  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
+@dataclass(frozen=True)
+class _TrainOptions:
+    "Train a filter, walk-forward and then on all sessions but the last quarter, and save it in TRAINING/."
+    data: str = None  # file or folder of bars (default: DATA/ if it holds any, else the sample market)
     # CSV of daily VIX closes (default: one with VIX in its name in the folder of the bars,
     # else their column VIX)
-    vix: str = None,
+    vix: str = None
     # folder in which each training makes a folder of its own, named by the moment (default: TRAINING/)
-    output: str = None,
-    epochs: int = None,  # at most (this and the next five: default as in the settings, [filter])
-    batch_size: int = None,  # samples a step
-    learning_rate: float = None,  # at its highest
-    hidden_layers: str = None,  # widths, as in 192,128,64
-    arch: str = None,  # mlp, or attention over the last sessions
-    members: int = None,  # networks in the ensemble
-    use_mixed_precision: bool = False,  # multiply in bfloat16
-    device_ids: str = None,  # GPUs to train on, as in 0,1 (default: the first, or the CPU if there is none)
+    output: str = None
+    epochs: int = None  # at most (this and the next five: default as in the settings, [filter])
+    batch_size: int = None  # samples a step
+    learning_rate: float = None  # at its highest
+    hidden_layers: str = None  # widths, as in 192,128,64
+    arch: str = None  # mlp, or attention over the last sessions
+    members: int = None  # networks in the ensemble
+    use_mixed_precision: bool = False  # multiply in bfloat16
+    device_ids: str = None  # GPUs to train on, as in 0,1 (default: the first, or the CPU if there is none)
     # go on with a training that was stopped: the newest in TRAINING/ or in --output,
     # or the one that --output names
-    resume: bool = False,
+    resume: bool = False
     # last day to learn from, as in 2016-06-30 (default: the last quarter of the sessions is left unseen)
-    until: str = None,
-    config: str = None,  # TOML file of settings, see vpoc_backtest
+    until: str = None
+    config: str = None  # TOML file of settings, see vpoc_backtest
     # ES, MES, NQ or MNQ; any other by a table [contract] in --config
     # (default: that of the table, else ES)
-    symbol: str = None,
+    symbol: str = None
     # of the files: auto, or ninjatrader, sierra, tradestation, kibot, backtestmarket, firstrate, databento,
     # tradingview, lean, generic, month-first, day-first, trades, parquet, dbn
-    layout: str = 'auto',
-    tz: str = None,  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
-    stamp: str = None,  # the moment of a bar its stamp means: open or end (default: the layout's)
-    seed: int = 0,  # of everything random
-    version: Param('print the version, and do nothing else', action='version') = _VERSION,
+    layout: str = 'auto'
+    tz: str = None  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
+    stamp: str = None  # the moment of a bar its stamp means: open or end (default: the layout's)
+    seed: int = 0  # of everything random
+    version: Param('print the version, and do nothing else', action='version') = _VERSION
     verbose: bool = False  # with seconds since the start, and library warnings
+
+# %% ../nbs/08c_cli.ipynb #61d6385e
+def _filter_options(options: _TrainOptions) -> dict:
+    "Return the settings of the filter that were given as options; None for those that were not."
+    from vpoc_backtest.training_runs import _whole_numbers
+    names = ('epochs', 'batch_size', 'learning_rate', 'arch', 'members')
+    changes = {name: getattr(options, name) for name in names}
+    changes['hidden'] = None
+    if options.hidden_layers is not None:
+        changes['hidden'] = _whole_numbers(options.hidden_layers, '--hidden_layers')
+    return changes | {'mixed_precision': options.use_mixed_precision or None}
+
+def _planned_training(options: _TrainOptions) -> tuple[Path, dict, object]:
+    "Return folder, noted options and settings of a training, new or resumed; raise `BadData`."
+    from vpoc_backtest.training_runs import _new_training, _OPTIONS, _resumed
+    changes = _filter_options(options)
+    if options.resume:
+        given = {name: getattr(options, name) for name in ('data', 'vix', 'until', 'config')}
+        return _resumed(options.output, changes | given)
+    noted = {name: getattr(options, name) for name in _OPTIONS}
+    settings = _with_options(_settings(options.config, None), changes)
+    _traded(options.symbol, settings.contract)
+    return _new_training(options.output, options.data), noted, settings
+
+def _train_command(
+    **given  # see `_TrainOptions`
 ):
-    "Train a filter, walk-forward and then on all sessions but the last quarter, and save it in TRAINING/."
-    from vpoc_backtest.training_runs import (_chosen_device, _new_training, _OPTIONS, _parse_day,
-                                             _print_training, _resumed, _train_in_folder, _whole_numbers)
-    _check_number('seed', seed, 0)
-    _check_reading(data, vix, layout, tz, stamp)
-    if until is not None: _parse_day(until)
-    hidden = None if hidden_layers is None else _whole_numbers(hidden_layers, '--hidden_layers')
-    changes = dict(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, arch=arch,
-                   members=members, hidden=hidden, mixed_precision=use_mixed_precision or None)
-    if resume:
-        given = changes | dict(data=data, vix=vix, until=until, config=config)
-        folder, options, settings = _resumed(output, given)
-    else:
-        options = dict(zip(_OPTIONS, (data, vix, symbol, layout, tz, stamp, until, seed)))
-        settings = _with_options(_settings(config, None), changes)
-        _traded(symbol, settings.contract)
-        folder = _new_training(output, data)
-    device = _chosen_device(device_ids)
-    with show_progress(verbose) as say:
-        folder, found = _train_in_folder(options, settings, folder, resume=resume, device=device, say=say)
+    "Train a filter and save it, and print its figures out of sample."
+    from vpoc_backtest.training_runs import _chosen_device, _parse_day, _print_training, _train_in_folder
+    options = _TrainOptions(**given)
+    _check_number('seed', options.seed, 0)
+    _check_reading(options)
+    if options.until is not None: _parse_day(options.until)
+    folder, noted, settings = _planned_training(options)
+    device = _chosen_device(options.device_ids)
+    with show_progress(options.verbose) as say:
+        folder, found = _train_in_folder(noted, settings, folder, resume=options.resume, device=device,
+                                         say=say)
     _print_training(folder, found)
 
 # %% ../nbs/08c_cli.ipynb #2ca7cf6f
@@ -612,34 +648,44 @@ def _bars_to_judge(data: str, vix: str | None, say: Callable, reading: dict) -> 
     return market
 
 # %% ../nbs/08c_cli.ipynb #2ca7cf70
-def _evaluate_command(
-    folders: Param('trainings, or folders of trainings', str, opt=False, nargs='*') = 'TRAINING',
+@dataclass(frozen=True)
+class _EvaluateOptions:
+    "Rank the filters that vpoc_train has saved, as far as they can be compared, and draw their calibration."
+    folders: Param('trainings, or folders of trainings', str, opt=False, nargs='*') = 'TRAINING'
     # judge the filters on these bars instead of by their own walk-forward, in sessions that none has
     # learned from
-    data: str = None,
-    vix: str = None,  # CSV of daily VIX closes for --data
+    data: str = None
+    vix: str = None  # CSV of daily VIX closes for --data
     # folder for ranking.csv and calibration.png (default: evaluation/ beside the first training)
-    output: str = None,
-    symbol: str = None,  # of --data: ES, MES, NQ or MNQ (default: ES)
+    output: str = None
+    symbol: str = None  # of --data: ES, MES, NQ or MNQ (default: ES)
     # of the files: auto, or one that vpoc_backtest --help lists, trades, parquet and dbn among them
-    layout: str = 'auto',
-    tz: str = None,  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
-    stamp: str = None,  # the moment of a bar its stamp means: open or end (default: the layout's)
+    layout: str = 'auto'
+    tz: str = None  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
+    stamp: str = None  # the moment of a bar its stamp means: open or end (default: the layout's)
     version: Param('print the version, and do nothing else', action='version') = _VERSION
+
+# %% ../nbs/08c_cli.ipynb #3255f49b
+def _evaluate_command(
+    **given  # see `_EvaluateOptions`
 ):
-    "Rank the filters that vpoc_train has saved, as far as they can be compared, and draw their calibration."
+    "Rank trainings, draw their calibration, and print the ranking."
     from vpoc_backtest.data import BadData
     from vpoc_backtest.training_runs import compare_runs
-    _check_reading(data, vix, layout, tz, stamp)
-    if data is None and vix is not None:
-        raise BadData(f'--vix {vix}: is read together with --data only{_example("data")}')
+    options = _EvaluateOptions(**given)
+    data = options.data
+    folders = options.folders
+    _check_reading(options)
+    if data is None and options.vix is not None:
+        raise BadData(f'--vix {options.vix}: is read together with --data only{_example("data")}')
     folders = [folders] if isinstance(folders, (str, Path)) else list(folders)
-    reading = dict(contract=_traded(symbol), layout=layout, tz=tz, stamp=stamp)
+    contract = _traded(options.symbol)
+    reading = dict(contract=contract, layout=options.layout, tz=options.tz, stamp=options.stamp)
     for folder in folders: _check_training(folder)
     with show_progress() as say:
-        market = None if data is None else _bars_to_judge(data, vix, say, reading)
-        print(compare_runs(folders or ['TRAINING'], say, market, output, width=_width()))
+        market = None if data is None else _bars_to_judge(data, options.vix, say, reading)
+        print(compare_runs(folders or ['TRAINING'], say, market, options.output, width=_width()))
 
 # %% ../nbs/08c_cli.ipynb #68bfc244
-train_main = _entry(_train_command, 'vpoc_train', 'stopped; go on with --resume')
-evaluate_main = _entry(_evaluate_command, 'vpoc_evaluate')
+train_main = _entry(_train_command, _TrainOptions, 'vpoc_train', 'stopped; go on with --resume')
+evaluate_main = _entry(_evaluate_command, _EvaluateOptions, 'vpoc_evaluate')

@@ -48,10 +48,8 @@ def _named_results(results: dict[str, object]) -> dict[str, object]:
 
 def _verdict_sentences(verdicts: dict[str, dict]) -> list[str]:
     "Return the recommendation of each strategy with its reasons."
-    told = []
-    for name, said in _named_results(verdicts).items():
-        told.append(f"{name.capitalize()}: {said['recommendation']} {said['reasons']}")
-    return told
+    shown = _named_results(verdicts).items()
+    return [f"{name.capitalize()}: {v['recommendation']} {v['reasons']}" for name, v in shown]
 
 # %% ../nbs/08_ml_backtest.ipynb #eae139ce
 @dataclass(frozen=True)
@@ -421,7 +419,8 @@ def _evidence_metrics(
             'p_values': {null: {k: test.p_values[k] for k in _JUDGED} for null, test in nulls.items()},
             'placebos': max((len(test.placebos) for test in nulls.values()), default=0),
             'null_trades': {null: float(test.placebos.trades.median()) for null, test in nulls.items()},
-            'orders_tested': evidence.causality.tested, 'columns_that_look_ahead': [str(c) for c in evidence.causality.leaks.index],
+            'orders_tested': evidence.causality.tested,
+            'columns_that_look_ahead': [str(c) for c in evidence.causality.leaks.index],
             'holding_profit': float(evidence.panel.holding.sum()),
             'random_entries_p': evidence.panel.p_values, 'all_on_one_side': bool(evidence.panel.one_sided),
             'neighbours': len(profit), 'neighbours_with_profit': int((profit > 0).sum()),

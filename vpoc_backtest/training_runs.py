@@ -26,7 +26,8 @@ from .display import axes
 from .ml_backtest import _saved_predictions
 from .run_config import (_check_writable, _config_toml, _contract, _filter_basis, _FORMAT,
                                       _git_revision, _json, _known_format, _own_levels, _TRAINING, _versions,
-                                      load_market, mark_sessions, MarketData, read_config, RunConfig, SampleConfig)
+                                      load_market, mark_sessions, MarketData, read_config, RunConfig,
+                                      SampleConfig)
 from .storage import _UNFINISHED, atomic_file, atomic_update, lock_folder
 
 # %% ../nbs/08a_training_runs.ipynb #d32430d1
