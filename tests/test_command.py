@@ -127,10 +127,10 @@ def test_sample_market_twice(tmp_path):
         for heading in (
             'Is it luck?',
             'Does it use the future?',
-            'How much hangs on two numbers?',
-            'Other costs, other fills',
+            'Does it depend on its settings?',
+            'Sensitivity to costs and fills',
             'Monday',
-            'calm third',
+            'lowest third',
         )
     )
 
@@ -634,11 +634,11 @@ def test_verdict_report_and_log_at_the_end(brief):
 
 
 def test_the_interval_is_the_block_bootstrap_of_the_sessions(brief):
-    from vpoc_backtest.report import _load_results
+    from vpoc_backtest.report_notebook import load_results
     from vpoc_backtest.stats import monte_carlo
     folder, args = brief
     if not (folder/'out').exists(): run(*args, cwd=folder)
-    result = _load_results(folder/'out')['original']
+    result = load_results(folder/'out')['rule']
     profits = np.diff(np.r_[result.config.initial_capital, result.equity.to_numpy()])
     low, high = monte_carlo(profits, 10_000, 'block', 0).interval(.9)
     drawn = json.loads((folder/'out/metrics.json').read_text())['monte_carlo']['original']

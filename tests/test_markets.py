@@ -15,7 +15,7 @@ from vpoc_backtest.data import BadData, ContractSpec, ES, NQ, _PRICES, random_wa
 from vpoc_backtest.ml_backtest import load_run
 from vpoc_backtest.run_config import load_market
 from vpoc_backtest.readers import read_bars
-from vpoc_backtest.report import _load_results
+from vpoc_backtest.report_notebook import load_results
 from vpoc_backtest.rolls import front_month
 from vpoc_backtest.signals import make_signals, SignalRules
 from vpoc_backtest.vpoc import session_levels
@@ -135,7 +135,7 @@ def test_a_contract_of_ones_own_by_the_command(here, tmp_path):
     assert done.returncode == 0, done.stderr
     ours = load_run(tmp_path/'own')
     assert ours.config.contract == own and ours.manifest['contract']['point_value'] == 250_000 and ours.metrics['data']['symbol'] == '6E' and len(ours.trades)
-    assert _load_results(tmp_path/'own')['original'].contract == own
+    assert load_results(tmp_path/'own')['rule'].contract == own
     t = ours.trades
     assert t.gross.to_numpy() == pytest.approx((t.side * (t.exit - t.entry) * t.contracts * 250_000).to_numpy(), abs=.005)
     again = here(data='6E_30min.csv', config='own/config.toml', out='again')

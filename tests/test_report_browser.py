@@ -1,4 +1,7 @@
-"""The report as its reader meets it: the page in a real browser, narrow and wide, light, dark and on paper; the notebook beside it in a kernel."""
+"""The report as its reader sees it.
+
+The page in a real browser, narrow and wide, light, dark and on paper; the notebook beside it in a kernel.
+"""
 import base64
 import io
 import json
@@ -33,8 +36,10 @@ def page(browser, folder):
     cdp = browser.driver.execute_cdp_cmd
 
     def opened(width, scheme='light', medium='screen'):
-        cdp('Emulation.setDeviceMetricsOverride', {'width': width, 'height': 900, 'deviceScaleFactor': 1, 'mobile': False})
-        cdp('Emulation.setEmulatedMedia', {'media': medium, 'features': [{'name': 'prefers-color-scheme', 'value': scheme}]})
+        screen = {'width': width, 'height': 900, 'deviceScaleFactor': 1, 'mobile': False}
+        cdp('Emulation.setDeviceMetricsOverride', screen)
+        colours = [{'name': 'prefers-color-scheme', 'value': scheme}]
+        cdp('Emulation.setEmulatedMedia', {'media': medium, 'features': colours})
         browser.open((folder/'report.html').as_uri())
         return browser
     yield opened
@@ -43,27 +48,47 @@ def page(browser, folder):
 
 
 LAYOUT = """
-const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('div.wide, pre, svg') && e.getBoundingClientRect().right > innerWidth + 1);
-return {inner: innerWidth, page: document.documentElement.scrollWidth, wide: wide.map(e => e.tagName + '.' + e.className),
-        empty: [...document.images].filter(i => !(i.complete && i.naturalWidth && i.getBoundingClientRect().width)).length, images: document.images.length,
-        lines: [...document.querySelectorAll('svg')].map(s => [...s.querySelectorAll('path[style]')].filter(p => p.getTotalLength() > 900).length),
-        text: Math.min(...[...document.querySelectorAll('p, td, th, i, figcaption, output')].map(e => parseFloat(getComputedStyle(e).fontSize)))};
+const all = selector => [...document.querySelectorAll(selector)];
+const outside = e => !e.closest('div.wide, pre, svg') && e.getBoundingClientRect().right > innerWidth + 1;
+const drawn = i => i.complete && i.naturalWidth && i.getBoundingClientRect().width;
+const long = svg => [...svg.querySelectorAll('path[style]')].filter(p => p.getTotalLength() > 900).length;
+const size = e => parseFloat(getComputedStyle(e).fontSize);
+return {inner: innerWidth, page: document.documentElement.scrollWidth,
+        wide: all('body *').filter(outside).map(e => e.tagName + '.' + e.className),
+        empty: [...document.images].filter(i => !drawn(i)).length, images: document.images.length,
+        lines: all('svg').map(long),
+        text: Math.min(...all('p, td, th, i, figcaption, output').map(size))};
 """
 CONTRAST = """
-const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
+const linear = v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+const light = c => {
+  const [r, g, b] = c.match(/[\\d.]+/g).map(v => linear(v / 255));
+  return .2126 * r + .7152 * g + .0722 * b;
+};
 const paper = light(getComputedStyle(document.body).backgroundColor);
-return [...document.querySelectorAll('body, a, td, figcaption, .plot i, .plot path[style]')].map(e => { const s = getComputedStyle(e), ink = light(e.tagName == 'path' ? s.stroke : s.color);
-  return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05); }).concat([paper]);
+const contrast = e => {
+  const style = getComputedStyle(e);
+  const ink = light(e.tagName == 'path' ? style.stroke : style.color);
+  return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
+};
+const shown = [...document.querySelectorAll('body, a, td, figcaption, .plot i, .plot path[style]')];
+return shown.map(contrast).concat([paper]);
+"""
+PRINTED = """
+const style = selector => getComputedStyle(document.querySelector(selector));
+return [style('img').filter, style('body').color, style('nav').display];
 """
 
 
 @pytest.mark.parametrize('width', [400, 1400])
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_the_page_stands(page, width, scheme):
+def test_the_page_is_whole(page, width, scheme):
     browser = page(width, scheme)
     seen = browser.driver.execute_script(LAYOUT)
-    assert seen['inner'] == width and seen['page'] <= width and seen['wide'] == [], 'the page scrolls sideways'
-    assert seen['empty'] == 0 and seen['images'] == FIGURES and seen['lines'] == [2, 2], 'a figure is not drawn'
+    assert seen['inner'] == width
+    assert seen['page'] <= width and seen['wide'] == [], 'the page scrolls sideways'
+    assert seen['empty'] == 0 and seen['images'] == FIGURES, 'a picture is not drawn'
+    assert seen['lines'] == [2, 2], 'the chart is not drawn'
     assert seen['text'] >= 11
     *contrasts, paper = browser.driver.execute_script(CONTRAST)
     assert min(contrasts) > 3 and (paper > .9) == (scheme == 'light')
@@ -75,24 +100,25 @@ def test_the_page_on_paper(page):
     browser = page(794, 'dark', 'print')  # A4
     seen = browser.driver.execute_script(LAYOUT)
     assert seen['empty'] == 0 and seen['page'] <= 794
-    assert browser.driver.execute_script('return [getComputedStyle(document.images[0]).filter, getComputedStyle(document.body).color, getComputedStyle(document.querySelector("nav")).display]') \
-        == ['none', 'rgb(0, 0, 0)', 'none']
-    pdf = base64.b64decode(browser.driver.execute_cdp_cmd('Page.printToPDF', {'preferCSSPageSize': True})['data'])
-    assert pdf.startswith(b'%PDF') and pdf.count(b'/Subtype /Image') >= FIGURES and 5 < pdf.count(b'/Type /Page\n') < 40
+    assert browser.driver.execute_script(PRINTED) == ['none', 'rgb(0, 0, 0)', 'none']
+    printed = browser.driver.execute_cdp_cmd('Page.printToPDF', {'preferCSSPageSize': True})
+    pdf = base64.b64decode(printed['data'])
+    assert pdf.startswith(b'%PDF') and pdf.count(b'/Subtype /Image') >= FIGURES
+    assert 5 < pdf.count(b'/Type /Page\n') < 40
     assert browser.console() == []
 
 
 def test_the_drawing_answers(page, folder):
-    "What stands under the chart is what stands in equity.csv."
+    "The line under the chart shows the figures of equity.csv."
     from selenium.webdriver import ActionChains, Keys
     browser, equity = page(1000), pd.read_csv(folder/'equity.csv', parse_dates=['date'])
 
     def told(row):
-        def one(key, name):
-            fall = 100 * row[f'{key}_drawdown']
-            return f'{name} ${row[f"{key}_equity"]:,.0f} ({fall:.1f}%)'.replace('-', '−')
-        both = f'{one("original", "rule")}, {one("ml", "rule + filter")}'
-        return f'{row.date:%a} {row.date.day} {row.date:%b %Y}: {both}'
+        def one(key, shown):
+            worth, fall = row[f'{key}_equity'], 100 * row[f'{key}_drawdown']
+            return f'{shown} ${worth:,.0f} ({fall:.1f}%)'.replace('-', '−')
+        date = f'{row.date:%a} {row.date.day} {row.date:%b %Y}'
+        return f'{date}: {one("original", "rule")}, {one("ml", "rule + filter")}'
     chart, = browser.all('figure.chart')
     assert browser.texts('figure.chart output') == [told(equity.iloc[-1])]
     ActionChains(browser.driver).move_to_element(browser.all('.plot.tall')[0]).perform()
@@ -109,23 +135,35 @@ def outputs_of(notebook):
     "Outputs by cell, free of what names an execution."
     for cell in notebook['cells']:
         for output in cell.get('outputs', []):
-            if output['output_type'] == 'stream': yield cell['id'], output['text'], None
-            else: yield cell['id'], {k: v for k, v in output['data'].items() if k != 'image/png'}, output['data'].get('image/png')
+            if output['output_type'] == 'stream':
+                yield cell['id'], output['text'], None
+                continue
+            data = dict(output['data'])
+            picture = data.pop('image/png', None)
+            yield cell['id'], data, picture
 
 
 def test_the_notebook_in_a_kernel(folder):
-    "A kernel that executes the notebook where it lies finds what stands in it: the same words, the same pictures."
-    nbformat, nbclient = (pytest.importorskip(n, reason=f'no {n}: pip install -c constraints.txt -e ".[dev]"') for n in ('nbformat', 'nbclient'))
+    "A kernel that executes the notebook in its folder finds the same words and the same pictures."
+    reason = 'not installed: pip install -c constraints.txt -e ".[dev]"'
+    nbformat = pytest.importorskip('nbformat', reason=reason)
+    nbclient = pytest.importorskip('nbclient', reason=reason)
     from matplotlib.image import imread
     text = (folder/'report.ipynb').read_text(encoding='utf-8')
-    nbformat.validate(notebook := nbformat.reads(text, as_version=4))
+    notebook = nbformat.reads(text, as_version=4)
+    nbformat.validate(notebook)
     for cell in notebook.cells:
-        if cell.cell_type == 'code': cell.outputs, cell.execution_count = [], None
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name='python3', resources={'metadata': {'path': str(folder)}}).execute()
-    saved, found = (list(outputs_of(n)) for n in (json.loads(text), notebook))
+        if cell.cell_type == 'code':
+            cell.outputs = []
+            cell.execution_count = None
+    place = {'metadata': {'path': str(folder)}}
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name='python3', resources=place).execute()
+    saved = list(outputs_of(json.loads(text)))
+    found = list(outputs_of(notebook))
     assert [s[:2] for s in saved] == [f[:2] for f in found] and len(saved) > 12
     pictures = [(a, b) for (_, _, a), (_, _, b) in zip(saved, found) if a]
     assert len(pictures) == 6
     for ours, theirs in pictures:
         a, b = (imread(io.BytesIO(base64.b64decode(p))) for p in (ours, theirs))
-        assert a.shape == b.shape and (np.abs(a - b).max(axis=2) > .05).mean() < .02  # lines may lie a fraction of a pixel apart
+        assert a.shape == b.shape
+        assert (np.abs(a - b).max(axis=2) > .05).mean() < .02  # lines may lie a fraction of a pixel apart

@@ -22,11 +22,11 @@ from .display import axes, COLOURS, _figures_html
 from .stats import _drawdowns, sharpe_ratio
 
 # %% ../nbs/04_backtest.ipynb #e7e15511
-from .multiple_testing import _MIN_TRADES
 from .orders import (_check_orders, check_signals, _MAX_SIZE_FACTOR, _named, _order_columns,
                                   _order_date, _size_factors)
 from .performance import (compare, _format_metric, _ratio, _returns, _session_metrics,
                                        _session_returns, _too_few_trades, _trade_figures, _trade_metrics)
+from .stats import _MIN_TRADES
 
 # %% ../nbs/04_backtest.ipynb #efaee776
 @dataclass(frozen=True)
@@ -739,7 +739,7 @@ def _order_metrics(
     returns: bool = False  # also the key `returns`: one a session, float32
 ) -> dict:  # `run_backtest(…).metrics`
     "The figures of a backtest without its tables; raises `BadData` for an order that is none. Who calls must know that no order looks ahead."
-    _check_orders(dates, side, entry, stop, target, size_factor, market.contract)
+    _check_orders(dates, (side, entry, stop, target, size_factor), market.contract)
     outcome = _play(market, market.dates.get_indexer(dates), side, entry, stop, target, size_factor, config)
     figures = _all_metrics(outcome, side, market, config)
     if not returns: return figures

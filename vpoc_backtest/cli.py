@@ -412,8 +412,8 @@ def _settings(config: str | None, segment: str | None) -> object:
 # %% ../nbs/08c_cli.ipynb #46a6aceb
 def _table_text(run: object, metrics: dict) -> str:
     "Return the strategies side by side, with the interval of the final profit and the outliers of the bars."
-    from vpoc_backtest.ml_backtest import _named_results
     from vpoc_backtest.performance import _format_metric, compare
+    from vpoc_backtest.report import _named_results
     table = compare(**_named_results(run.results))
     drawn = [metrics['monte_carlo'][name] for name in run.results]
     for end, key in (('from', 'profit_low'), ('to', 'profit_high')):

@@ -27,8 +27,9 @@ from .evidence import _JUDGED, after_trials, Evidence, examine
 from .features import FilterConfig, ShortHistory
 from .multiple_testing import _record_trials
 from .performance import _format_metric, compare
-from .report import (_drawn_profits, _evidence_sections, _html, _html_figure, _report_html,
-                                  _report_notebook, _run_table, plot_comparison, ReportNotes, ReportTables)
+from .report import (_drawn_profits, _evidence_sections, _html, _html_figure, _named_results,
+                                  _report_html, _STRATEGY_NAMES, plot_comparison, ReportNotes, ReportTables)
+from .report_notebook import _report_notebook, _run_table
 from .run_config import (_check_basis, _check_writable, _config_toml, _describe_market,
                                       _describe_quality, _FORMAT, _git_revision, _json, _known_format,
                                       _model_folder, _own_levels, _versions, load_market as load_market,
@@ -40,12 +41,6 @@ from .verdict import _conclusion, recommendation, verdict, verdict_error_rates, 
 from .vpoc import plot_migration
 
 # %% ../nbs/08_ml_backtest.ipynb #9d5e239b
-_STRATEGY_NAMES = {'original': 'rule', 'ml': 'rule + filter'}  # key in the files → name that is shown
-
-def _named_results(results: dict[str, object]) -> dict[str, object]:
-    "Return what belongs to each strategy under the names that are shown."
-    return {_STRATEGY_NAMES[key]: value for key, value in results.items()}
-
 def _verdict_sentences(verdicts: dict[str, dict]) -> list[str]:
     "Return the recommendation of each strategy with its reasons."
     shown = _named_results(verdicts).items()
@@ -264,7 +259,7 @@ def _trade_filtered(
     rule: _RuleOrders, said: _Predicted, judged: pd.DataFrame
 ) -> tuple[dict[str, BacktestResult], FilterResult]:
     "Trade both strategies, and the refused orders, over the sessions that the filter had not seen."
-    from vpoc_backtest.train import calibration
+    from vpoc_backtest.meta_labeling import calibration
     first = said.predictions.date.min()
     bars = rule.market.bars[rule.market.bars.date >= first]
     trade = lambda orders: run_backtest(bars, orders, rule.config.backtest, rule.market.contract)
@@ -517,7 +512,8 @@ def _calibration_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def _filter_sections(filtered: FilterResult) -> dict[str, str]:
     "Return what the report says of the filter."
-    from vpoc_backtest.train import plot_calibration, plot_windows
+    from vpoc_backtest.meta_labeling import plot_calibration
+    from vpoc_backtest.train import plot_windows
     told = [f'{filtered.source[:1].upper()}{filtered.source[1:]}. {_describe_filter(filtered)}.']
     if filtered.evidence: told += filtered.evidence.sentences()
     caption = 'Outcome of both orders of every session, by the confidence of the filter beforehand'
@@ -580,8 +576,8 @@ def _report(run: Run) -> str:
     if run.filtered: more |= _filter_sections(run.filtered)
     notes = ReportNotes(_about(run), _config_toml(_saved_config(run)), _versions(), _notes(run))
     tables = ReportTables(run.market.bars, run.signals, run.why, run.levels)
-    evidence = _named_results({name: run.evidence_of(name) for name in run.results})
-    return _report_html(_title(run), _named_results(run.results), notes, tables, evidence=evidence, more=more,
+    evidence = {name: run.evidence_of(name) for name in run.results}
+    return _report_html(_title(run), run.results, notes, tables, evidence=evidence, more=more,
                         migration=migration)
 
 # %% ../nbs/08_ml_backtest.ipynb #51c4cc8b

@@ -86,7 +86,8 @@ def _out_of_sample(
 def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
     "Draw history.png and calibration.png."
     from matplotlib import pyplot as plt
-    from vpoc_backtest.train import plot_calibration, plot_history
+    from vpoc_backtest.meta_labeling import plot_calibration
+    from vpoc_backtest.train import plot_history
     panels = axes(size=(11, 2.6), ncols=4)
     plot_history(history, panels)
     panels[0].figure.savefig(folder/'history.png', dpi=120, metadata={'Software': None})
@@ -114,8 +115,7 @@ def _save_training(
     seed: int
 ):
     "Write what a training found, complete or not at all, the manifest last."
-    from vpoc_backtest.meta_labeling import save_filter
-    from vpoc_backtest.train import calibration
+    from vpoc_backtest.meta_labeling import calibration, save_filter
     origin = {'basis': _filter_basis(config, market.contract), 'fingerprint': _fingerprint(market.bars),
               'source': market.source, 'versions': _versions(), 'seed': seed}
     predictions = _with_outcomes(walked.predictions, samples)
@@ -165,15 +165,16 @@ def _training_samples(
 # %% ../nbs/08a_training_runs.ipynb #61636eab
 def _train_and_save(training: _Training, say: Callable) -> dict:
     "Train a filter and save it; return its figures out of sample."
-    from vpoc_backtest.train import _processes, walk_forward
+    from vpoc_backtest.train import _processes, TrainingFiles, walk_forward
     first = _processes()[0] == 0
     if not first: say = lambda text: None
     rules = replace(training.config.rules, tick_size=training.market.contract.tick_size)
     config = replace(training.config, rules=rules)
     market, samples = _training_samples(training.market, config, training.until, say)
     try:
+        files = TrainingFiles(training.folder/'checkpoints', training.resume)
         walked = walk_forward(samples, config.filter, seed=training.seed, device=training.device, final=True,
-                              checkpoints=training.folder/'checkpoints', resume=training.resume, say=say)
+                              files=files, say=say)
     except ValueError as e: raise BadData(f'{market.source}: {e}') from None
     found = _out_of_sample(_with_outcomes(walked.predictions, samples), config.filter.min_confidence)
     if first: _save_training(training.folder, market, config, samples, walked, found, training.seed)
@@ -510,7 +511,7 @@ def _ranking_text(table: pd.DataFrame, width: int = 160) -> str:
 def _draw_calibration(predictions: dict[str, pd.DataFrame], file: Path):
     "Draw what became of the orders by the confidence of each filter."
     from matplotlib import pyplot as plt
-    from vpoc_backtest.train import calibration, plot_calibration
+    from vpoc_backtest.meta_labeling import calibration, plot_calibration
     panels = np.atleast_1d(axes(size=(9, 2.9 * len(predictions)), nrows=len(predictions)))
     for (name, p), ax in zip(predictions.items(), panels):
         plot_calibration(calibration(p.drop(columns='target'), p), ax).set_title(name, loc='left')

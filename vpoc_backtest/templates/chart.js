@@ -1,4 +1,4 @@
-// The chart before this script: the session under the pointer, or that the arrow keys reach, and each account on it.
+// Show the session under the pointer, or the one reached with the arrow keys, in the chart before this script.
 {
   const figure = document.currentScript.previousElementSibling;
   const told = figure.querySelector('output');
