@@ -671,7 +671,7 @@ def _evaluate_command(
 ):
     "Rank trainings, draw their calibration, and print the ranking."
     from vpoc_backtest.data import BadData
-    from vpoc_backtest.training_runs import compare_runs
+    from vpoc_backtest.training_runs import _compare_runs
     options = _EvaluateOptions(**given)
     data = options.data
     folders = options.folders
@@ -684,7 +684,7 @@ def _evaluate_command(
     for folder in folders: _check_training(folder)
     with show_progress() as say:
         market = None if data is None else _bars_to_judge(data, options.vix, say, reading)
-        print(compare_runs(folders or ['TRAINING'], say, market, options.output, width=_width()))
+        print(_compare_runs(folders or ['TRAINING'], say, market, options.output, width=_width()))
 
 # %% ../nbs/08c_cli.ipynb #68bfc244
 train_main = _entry(_train_command, _TrainOptions, 'vpoc_train', 'stopped; go on with --resume')
