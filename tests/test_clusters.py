@@ -75,13 +75,15 @@ def test_one_process_is_this_one(config, market, alone):
 
 def test_a_whole_run(config, market, monkeypatch, tmp_path):
     from vpoc_backtest import evidence
-    from vpoc_backtest.ml_backtest import _json, MarketData, _NO_REJECTS, _run_metrics, run_pipeline, RunConfig
+    from vpoc_backtest.ml_backtest import EvidenceConfig, _run_metrics, run_pipeline
+    from vpoc_backtest.run_config import _json, MarketData, _NO_REJECTS, RunConfig
     judge = evidence._judge_placebos
     def note(of, seeds):
         (tmp_path/f'{os.getpid()}-{seeds[0]}').touch()
         return judge(of, seeds)
     def files():
-        run = run_pipeline(MarketData('a random walk', 'made here', market, len(market), _NO_REJECTS, None, ES), RunConfig(rules=PLAIN), placebos=19)
+        walk = MarketData('a random walk', 'made here', market, len(market), _NO_REJECTS, None, ES)
+        run = run_pipeline(walk, RunConfig(rules=PLAIN), evidence=EvidenceConfig(placebos=19))
         return _json(_run_metrics(run)), run.results['original'].trades.to_csv(), run.evidence.nulls['drift'].placebos.to_csv(), run.evidence.swept.to_csv()
     own = files()
     monkeypatch.setattr(evidence, '_judge_placebos', note)

@@ -10,7 +10,7 @@ root = Path(__file__).parents[1]
 ORDER = ['storage', 'parallel', 'display', 'data', 'readers', 'data_quality', 'rolls', 'profiles', 'vpoc', 'trades', 'stats', 'multiple_testing',
          'volatility', 'signals', 'orders', 'performance', 'fills', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'report',
          'report_notebook',
-         'explore', 'features', 'model', 'train', 'meta_labeling', 'ml_backtest', 'training_runs', 'cli']
+         'explore', 'features', 'model', 'train', 'meta_labeling', 'run_config', 'ml_backtest', 'training_runs', 'cli']
 ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storage', 'display'], 'readers': ['storage', 'data', 'display'],
          'data_quality': ['display', 'data', 'readers'], 'rolls': ['data', 'display'], 'profiles': ['data'],
          'vpoc': ['data', 'display', 'profiles'], 'trades': ['data', 'readers', 'profiles', 'vpoc'],

@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from vpoc_backtest import data, readers, storage
 from vpoc_backtest.cli import main
 from vpoc_backtest.data import BadData, check_bars, ES, _PRICES, random_walk, _ZONE
-from vpoc_backtest.ml_backtest import load_market
 from vpoc_backtest.readers import (_bar_files, bars_from_trades, _contract_name, read_bars, read_vix,
                                    _session_vix, sniff_layout)
+from vpoc_backtest.run_config import load_market
 from vpoc_backtest.storage import _UNFINISHED
 
 shared = Path(__file__).parents[2]/'shared/data'

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from vpoc_backtest.data import add_sessions, ES, random_walk
 from vpoc_backtest.features import FilterConfig
-from vpoc_backtest.ml_backtest import MarketData, _NO_REJECTS, run_pipeline, RunConfig, save_run
+from vpoc_backtest.ml_backtest import EvidenceConfig, run_pipeline, save_run
+from vpoc_backtest.run_config import MarketData, _NO_REJECTS, RunConfig
 from vpoc_backtest.signals import SignalRules
 
 FIGURES = 15  # pictures in the page, beside the drawing
@@ -23,7 +24,8 @@ def folder(tmp_path_factory):
     bars = add_sessions(random_walk(300, bars_per_session=78, seed=2))
     settings = RunConfig(rules=SignalRules(rule='migration'), filter=FilterConfig(members=4, hidden=(16,), dropout=0., learning_rate=.01, first_sessions=150,
                                                                                   garch=False, min_confidence=10.))
-    run = run_pipeline(MarketData('a random walk', 'made here', bars, len(bars), _NO_REJECTS, None, ES), settings, model='train', device='cpu', placebos=19)
+    walk = MarketData('a random walk', 'made here', bars, len(bars), _NO_REJECTS, None, ES)
+    run = run_pipeline(walk, settings, model='train', device='cpu', evidence=EvidenceConfig(placebos=19))
     assert len(run.results['original'].trades) > 20
     return save_run(run, tmp_path_factory.mktemp('run')/'out')
 

@@ -184,7 +184,8 @@ def test_same_command_works_twice_and_its_trainings_are_found(market):
 
 
 def test_filters_are_tested_on_other_bars(market):
-    from vpoc_backtest.ml_backtest import load_market, read_config, run_pipeline
+    from vpoc_backtest.ml_backtest import run_pipeline
+    from vpoc_backtest.run_config import load_market, read_config
     random_walk(520, bars_per_session=130, seed=4).reset_index().to_parquet(market/'later.parquet')
     training = only(market/'whole')
     done = run('vpoc_evaluate', training, '--data', 'later.parquet', '--output', 'tested', cwd=market)

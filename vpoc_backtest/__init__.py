@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from .evidence import examine as examine, placebo_test as placebo_test
     from .explore import explore as explore
     from .features import FilterConfig as FilterConfig
-    from .ml_backtest import RunConfig as RunConfig, load_market as load_market, load_run as load_run
-    from .ml_backtest import run_pipeline as run_pipeline, save_run as save_run
+    from .ml_backtest import load_run as load_run, run_pipeline as run_pipeline, save_run as save_run
     from .performance import compare as compare
     from .readers import read_bars as read_bars
     from .report import save_report as save_report
     from .rolls import front_month as front_month
+    from .run_config import RunConfig as RunConfig, load_market as load_market
     from .signals import SignalRules as SignalRules, explain_signals as explain_signals, make_signals as make_signals
     from .sweeps import sweep as sweep
     from .verdict import recommendation as recommendation, verdict as verdict
@@ -38,11 +38,12 @@ _HOMES = {
     'evidence': 'examine placebo_test',
     'explore': 'explore',
     'features': 'FilterConfig',
-    'ml_backtest': 'RunConfig load_market load_run run_pipeline save_run',
+    'ml_backtest': 'load_run run_pipeline save_run',
     'performance': 'compare',
     'readers': 'read_bars',
     'report': 'save_report',
     'rolls': 'front_month',
+    'run_config': 'RunConfig load_market',
     'signals': 'SignalRules explain_signals make_signals',
     'sweeps': 'sweep',
     'verdict': 'recommendation verdict',
