@@ -108,8 +108,8 @@ def test_loops_allocate_nothing_inside(allocated, spread, area, hold):
 
 def test_a_runs_own_signals_can_be_fed_back(tmp_path):
     "signals.csv, as the command writes it, makes the trades of the run; also with a filter's columns."
-    from vpoc_backtest.ml_backtest import _tables, run_pipeline
-    from vpoc_backtest.run_config import _NO_REJECTS, MarketData, RunConfig
+    from vpoc_backtest.ml_backtest import run_pipeline, _tables
+    from vpoc_backtest.run_config import MarketData, _NO_REJECTS, RunConfig
     made = front_month(random_walk(120, seed=2))
     data = MarketData('a random walk', 'made here', made, len(made), _NO_REJECTS, None, ES)
     run = run_pipeline(data, RunConfig(rules=SignalRules(rule='migration')))

@@ -412,7 +412,7 @@ def _settings(config: str | None, segment: str | None) -> object:
 # %% ../nbs/08c_cli.ipynb #46a6aceb
 def _table_text(run: object, metrics: dict) -> str:
     "Return the strategies side by side, with the interval of the final profit and the outliers of the bars."
-    from vpoc_backtest.performance import _format_metric, compare
+    from vpoc_backtest.performance import compare, _format_metric
     from vpoc_backtest.report import _named_results
     table = compare(**_named_results(run.results))
     drawn = [metrics['monte_carlo'][name] for name in run.results]
@@ -518,7 +518,7 @@ def _backtest_command(
     "Run both strategies, write a run directory, and print the result."
     options = _BacktestOptions(**given)
     if options.write_config is not None: return _write_settings(Path(options.write_config))
-    from vpoc_backtest.ml_backtest import _default_out, _free_place, _ledger, EvidenceConfig, run_pipeline
+    from vpoc_backtest.ml_backtest import _default_out, EvidenceConfig, _free_place, _ledger, run_pipeline
     from vpoc_backtest.run_config import _count_bars, load_market, SampleConfig
     _check_options(options.model, options.device, options.seed, options.placebo, options.jobs)
     _check_reading(options)

@@ -20,20 +20,20 @@ import pandas as pd
 
 from .backtest import BacktestResult, run_backtest
 from .causality import CausalityCheck
-from .data import _CONTRACTS, _fingerprint, BadData
+from .data import BadData, _CONTRACTS, _fingerprint
 from .data_quality import plot_completeness
-from .display import _figures_html, _format_date, axes
-from .evidence import _JUDGED, after_trials, Evidence, examine
+from .display import axes, _figures_html, _format_date
+from .evidence import after_trials, Evidence, examine, _JUDGED
 from .features import FilterConfig, ShortHistory
 from .multiple_testing import _record_trials
-from .performance import _format_metric, compare
+from .performance import compare, _format_metric
 from .report import (_drawn_profits, _evidence_sections, _html, _html_figure, _named_results,
-                                  _report_html, _STRATEGY_NAMES, plot_comparison, ReportNotes, ReportTables)
+                                  plot_comparison, _report_html, ReportNotes, ReportTables, _STRATEGY_NAMES)
 from .report_notebook import _report_notebook, _run_table
 from .run_config import (_check_basis, _check_writable, _config_toml, _describe_market,
                                       _describe_quality, _FORMAT, _git_revision, _json, _known_format,
-                                      _model_folder, _own_levels, _versions, load_market as load_market,
-                                      mark_sessions, MarketData, read_config, RunConfig)
+                                      load_market as load_market, mark_sessions, MarketData, _model_folder,
+                                      _own_levels, read_config, RunConfig, _versions)
 from .signals import explain_signals, make_signals
 from .storage import atomic_folder
 from .sweeps import _combinations, _grid_trials, _trial_settings
@@ -259,14 +259,14 @@ def _trade_filtered(
     rule: _RuleOrders, said: _Predicted, judged: pd.DataFrame
 ) -> tuple[dict[str, BacktestResult], FilterResult]:
     "Trade both strategies, and the refused orders, over the sessions that the filter had not seen."
-    from vpoc_backtest.meta_labeling import calibration
+    from vpoc_backtest.meta_labeling import _calibration
     first = said.predictions.date.min()
     bars = rule.market.bars[rule.market.bars.date >= first]
     trade = lambda orders: run_backtest(bars, orders, rule.config.backtest, rule.market.contract)
     results = {'original': trade(rule.signals[rule.signals.date >= first]),
                'ml': trade(judged[judged.accepted])}
     refused = trade(judged[~judged.accepted & judged.confidence.notna()])
-    table = calibration(said.predictions, said.samples)
+    table = _calibration(said.predictions, said.samples)
     return results, FilterResult(said.source, first, judged, refused, table, said.windows, said.config)
 
 # %% ../nbs/08_ml_backtest.ipynb #17dfe4b4

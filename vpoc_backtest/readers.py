@@ -708,7 +708,7 @@ class _Options:
     stamp: str | None
     contract: ContractSpec
 
-def _table(ts: np.ndarray, values: dict, line: np.ndarray, databento: bool = False) -> pd.DataFrame:
+def _arrow_table(ts: np.ndarray, values: dict, line: np.ndarray, databento: bool = False) -> pd.DataFrame:
     "Return rows as a table; raw prices of Databento are whole numbers of 1e-9 points."
     if 'open' not in values: values |= dict.fromkeys(_PRICES, values['price'])
     if 'volume' not in values and 'size' in values: values['volume'] = values['size']
@@ -738,7 +738,7 @@ def _read_text(source: _Source, layout: Layout, options: _Options) -> _Rows:
     if wall is None: wall = _stamps(source, layout, options.layout != 'auto', texts)
     zoned, torn = _says_zone(look.spelling), np.broadcast_to(lines.torn, len(wall))
     ts = wall if zoned else _to_utc(wall, tz)
-    rows = _Rows(source.name, _table(ts, lines.values, lines.line, 'rtype' in columns), {},
+    rows = _Rows(source.name, _arrow_table(ts, lines.values, lines.line, 'rtype' in columns), {},
                  functools.partial(_line_texts, source.data), zoned, _are_trades(columns))
     lost = np.flatnonzero(ts == _NOT_A_TIME)
     for i, text in zip(lost.tolist(), rows.text(lines.line[lost])):
@@ -776,7 +776,7 @@ def _read_parquet(source: _Source, layout: Layout, options: _Options) -> _Rows:
     values = {c: pd.to_numeric(raw[c], errors='coerce') for c in _VALUES if c in raw}
     values = {c: v.to_numpy(float, na_value=np.nan) for c, v in values.items()}
     text = lambda lines: [','.join(map(str, raw.iloc[i - 1])) for i in lines]
-    table = _table(ts, values, np.arange(1, len(ts) + 1), 'rtype' in raw)
+    table = _arrow_table(ts, values, np.arange(1, len(ts) + 1), 'rtype' in raw)
     rows = _Rows(source.name, table, {}, text, zoned, _are_trades(raw.columns))
     rows.refuse(stamps.isna(), 'the time is missing')
     rows.refuse(ts == _NOT_A_TIME, f'the time does not exist or happens twice in {tz}')
@@ -814,7 +814,7 @@ def _read_dbn(source: _Source, layout: Layout, options: _Options) -> _Rows:
     none = np.iinfo(np.int64).max
     values = {c: np.where(bars[c] == none, np.nan, bars[c] / 1e9) for c in _PRICES}
     values['volume'] = bars['volume'].astype(float)
-    table = _table((bars['ts'] // 1000).astype(np.int64), values, np.arange(1, len(bars) + 1))
+    table = _arrow_table((bars['ts'] // 1000).astype(np.int64), values, np.arange(1, len(bars) + 1))
     rows = _Rows(source.name, table, {}, lambda lines: [str(bars[i - 1]) for i in lines], True)
     names = pa.array([symbols.get(n, n) for n in map(str, bars['instrument'])], pa.string())
     known = any(n in symbols.values() for n in names.unique().to_pylist())

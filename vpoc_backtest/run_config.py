@@ -22,7 +22,7 @@ import tomlkit
 from fastcore.docments import docments
 
 from .backtest import BacktestConfig
-from .data import (_CONTRACTS, _fingerprint, _how_to_describe, BadData, ContractSpec, ES,
+from .data import (BadData, _CONTRACTS, ContractSpec, ES, _fingerprint, _how_to_describe,
                                 sample_market)
 from .data_quality import mark_complete, _MIN_COMPLETENESS
 from .display import _figures_html

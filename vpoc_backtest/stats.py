@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['runs_test', 'trend_test', 'direction_probability', 'rolling_trend', 'rolling_direction', 'rolling_runs',
-           'rolling_streaks', 'sharpe_ratio', 'sortino_ratio', 'max_drawdown', 'autocorrelations',
-           'annualisation_factor', 'sharpe_standard_error', 'probabilistic_sharpe_ratio', 'expected_max_sharpe',
-           'deflated_sharpe_ratio', 'minimum_track_record', 'overfitting_probability', 'monte_carlo']
+           'rolling_streaks', 'sharpe_ratio', 'sortino_ratio', 'max_drawdown', 'annualisation_factor',
+           'sharpe_standard_error', 'probabilistic_sharpe_ratio', 'expected_max_sharpe', 'deflated_sharpe_ratio',
+           'minimum_track_record', 'overfitting_probability', 'monte_carlo']
 
 # %% ../nbs/02_stats.ipynb #c357f3fa
 from dataclasses import dataclass, field
@@ -342,7 +342,7 @@ def max_drawdown(
     return float(_drawdowns(equity).min(initial=0.))
 
 # %% ../nbs/02_stats.ipynb #ece3b497
-def autocorrelations(
+def _autocorrelations(
     values: np.ndarray,  # (n,) returns
     lags: int  # how many, fewer than n
 ) -> np.ndarray:  # (lags,) at lags 1, 2, …; NaN where the values do not vary

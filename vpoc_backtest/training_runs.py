@@ -21,14 +21,14 @@ from typing import Callable
 import numpy as np
 import pandas as pd
 
-from .data import _fingerprint, BadData
+from .data import BadData, _fingerprint
 from .display import axes
 from .ml_backtest import _saved_predictions
 from .run_config import (_check_writable, _config_toml, _contract, _filter_basis, _FORMAT,
-                                      _git_revision, _json, _known_format, _own_levels, _TRAINING, _versions,
-                                      load_market, mark_sessions, MarketData, read_config, RunConfig,
-                                      SampleConfig)
-from .storage import _UNFINISHED, atomic_file, atomic_update, lock_folder
+                                      _git_revision, _json, _known_format, load_market, mark_sessions,
+                                      MarketData, _own_levels, read_config, RunConfig, SampleConfig,
+                                      _TRAINING, _versions)
+from .storage import atomic_file, atomic_update, lock_folder, _UNFINISHED
 
 # %% ../nbs/08a_training_runs.ipynb #d32430d1
 _TRAINED_SHARE = .75  # of the sessions, where no date is given
@@ -115,7 +115,7 @@ def _save_training(
     seed: int
 ):
     "Write what a training found, complete or not at all, the manifest last."
-    from vpoc_backtest.meta_labeling import calibration, save_filter
+    from vpoc_backtest.meta_labeling import _calibration, save_filter
     origin = {'basis': _filter_basis(config, market.contract), 'fingerprint': _fingerprint(market.bars),
               'source': market.source, 'versions': _versions(), 'seed': seed}
     predictions = _with_outcomes(walked.predictions, samples)
@@ -125,7 +125,7 @@ def _save_training(
         metrics = _training_metrics(config, samples, walked, figures)
         (new/'metrics.json').write_text(_json(metrics), encoding='utf-8')
         (new/'history.json').write_text(_json(walked.history.to_dict('records')), encoding='utf-8')
-        _save_pictures(new, walked.history, calibration(walked.predictions, samples))
+        _save_pictures(new, walked.history, _calibration(walked.predictions, samples))
     created = datetime.now(timezone.utc).isoformat(timespec='microseconds')
     about = {'format': _FORMAT, 'created': created, 'git_revision': _git_revision()} | origin
     with atomic_file(folder/'manifest.json') as new: new.write_text(_json(about), encoding='utf-8')
@@ -511,10 +511,10 @@ def _ranking_text(table: pd.DataFrame, width: int = 160) -> str:
 def _draw_calibration(predictions: dict[str, pd.DataFrame], file: Path):
     "Draw what became of the orders by the confidence of each filter."
     from matplotlib import pyplot as plt
-    from vpoc_backtest.meta_labeling import calibration, plot_calibration
+    from vpoc_backtest.meta_labeling import _calibration, plot_calibration
     panels = np.atleast_1d(axes(size=(9, 2.9 * len(predictions)), nrows=len(predictions)))
     for (name, p), ax in zip(predictions.items(), panels):
-        plot_calibration(calibration(p.drop(columns='target'), p), ax).set_title(name, loc='left')
+        plot_calibration(_calibration(p.drop(columns='target'), p), ax).set_title(name, loc='left')
     panels[0].figure.savefig(file, dpi=120, metadata={'Software': None})
     plt.close('all')
 

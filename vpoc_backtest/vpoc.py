@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['profile_levels', 'session_levels', 'nodes', 'plot_session', 'plot_migration', 'developing_levels', 'naked_vpocs',
-           'plot_candles', 'plot_profile']
+           'plot_profile']
 
 # %% ../nbs/01_vpoc.ipynb #4dede584
 from typing import NamedTuple
@@ -392,7 +392,7 @@ def _candles(
     return pd.DataFrame(joined, index=bars.index[first])
 
 # %% ../nbs/01_vpoc.ipynb #ae905aa9
-def plot_candles(
+def _plot_candles(
     bars: pd.DataFrame,  # bars with `date`
     ax: object = None,  # matplotlib axes to draw on; None for new ones
     *,
@@ -479,7 +479,7 @@ def plot_profile(
     shown = _of_segment(bars, segment)
     if not len(shown): raise BadData(f'no {segment} bar to show')
     profile = composite_profile(volume_profiles(shown, segment=segment, spread=spread, contract=contract))
-    at, ax = profile_levels(profile, pct=pct), plot_candles(shown, axes(ax, size=(8.5, 4)))
+    at, ax = profile_levels(profile, pct=pct), _plot_candles(shown, axes(ax, size=(8.5, 4)))
     n = ax.get_xlim()[1]
     _draw_profile(ax, profile, at, n * 1.02, n * .3, contract.tick_size)
     _mark_value_area(ax, at)
