@@ -17,7 +17,7 @@ import pytest
 from vpoc_backtest.backtest import run_backtest
 from vpoc_backtest.data import random_walk
 from vpoc_backtest.display import COLOURS
-from vpoc_backtest.signals import make_signals, SignalRules
+from vpoc_backtest.signals import SignalRules, make_signals
 from vpoc_backtest.vpoc import session_levels
 
 room = importlib.import_module('vpoc_backtest.explore')  # `explore` of the package is the function

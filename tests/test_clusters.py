@@ -4,18 +4,18 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from joblib import parallel_config
+
 from vpoc_backtest.backtest import BacktestConfig, run_backtest
-from vpoc_backtest.data import add_sessions, ES, random_walk
+from vpoc_backtest.data import ES, add_sessions, random_walk
 from vpoc_backtest.evidence import placebo_test
 from vpoc_backtest.parallel import map_parallel
-from vpoc_backtest.signals import make_signals, SignalRules
-from vpoc_backtest.sweeps import sweep, SweepContext
+from vpoc_backtest.signals import SignalRules, make_signals
+from vpoc_backtest.sweeps import SweepContext, sweep
 from vpoc_backtest.vpoc import session_levels
 
 PLAIN = SignalRules(rule='migration')
@@ -76,7 +76,7 @@ def test_one_process_is_this_one(config, market, alone):
 def test_a_whole_run(config, market, monkeypatch, tmp_path):
     from vpoc_backtest import evidence
     from vpoc_backtest.ml_backtest import EvidenceConfig, _run_metrics, run_pipeline
-    from vpoc_backtest.run_config import _json, MarketData, _NO_REJECTS, RunConfig
+    from vpoc_backtest.run_config import _NO_REJECTS, MarketData, RunConfig, _json
     judge = evidence._judge_placebos
     def note(of, seeds):
         (tmp_path/f'{os.getpid()}-{seeds[0]}').touch()

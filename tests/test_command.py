@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from vpoc_backtest.data import ES, _PRICES, random_walk
+
+from vpoc_backtest.data import _PRICES, ES, random_walk
 from vpoc_backtest.features import make_features
 from vpoc_backtest.ml_backtest import load_run
 from vpoc_backtest.multiple_testing import load_trials
 from vpoc_backtest.readers import read_bars
 from vpoc_backtest.rolls import front_month, roll_table
-from vpoc_backtest.run_config import load_market, read_config, RunConfig
-from vpoc_backtest.stats import deflated_sharpe_ratio, expected_max_sharpe, _skew_and_kurtosis
+from vpoc_backtest.run_config import RunConfig, load_market, read_config
+from vpoc_backtest.stats import _skew_and_kurtosis, deflated_sharpe_ratio, expected_max_sharpe
 from vpoc_backtest.vpoc import session_levels
 
 command = Path(sys.executable).parent/'vpoc_backtest'
@@ -657,6 +658,7 @@ def test_an_outlier_is_counted(tmp_path):
 
 def test_open_hands_the_report_to_the_browser(brief, monkeypatch, capsys):
     import webbrowser
+
     from vpoc_backtest.cli import _backtest_command
     folder, _ = brief
     monkeypatch.chdir(folder)
@@ -699,6 +701,7 @@ def test_lines_fit_the_terminal(brief, columns):
 def ours():
     "Options of the commands, settings by table, and files that are written."
     from dataclasses import asdict, fields
+
     from vpoc_backtest import cli
     from vpoc_backtest.ml_backtest import _FILES as run_files
     kinds = (cli._BacktestOptions, cli._TrainOptions, cli._EvaluateOptions)

@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
 from vpoc_backtest import profiles, trades
 from vpoc_backtest.data import BadData, random_walk
 from vpoc_backtest.profiles import _SEGMENTS, _SPREADS, volume_profiles

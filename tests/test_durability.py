@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from vpoc_backtest import training_runs
 from vpoc_backtest.cli import _backtest_command, cli_errors
 from vpoc_backtest.data import ES, random_walk
@@ -23,9 +24,9 @@ from vpoc_backtest.ml_backtest import load_run, run_pipeline, save_run
 from vpoc_backtest.multiple_testing import load_trials, record_trial
 from vpoc_backtest.readers import read_bars
 from vpoc_backtest.rolls import front_month
-from vpoc_backtest.run_config import load_market, MarketData, _NO_REJECTS, RunConfig
+from vpoc_backtest.run_config import _NO_REJECTS, MarketData, RunConfig, load_market
 from vpoc_backtest.signals import SignalRules
-from vpoc_backtest.storage import remove_stale, _UNFINISHED
+from vpoc_backtest.storage import _UNFINISHED, remove_stale
 
 here = Path(sys.executable).parent
 KILLS = int(os.environ.get('VPOC_KILLS', 8))  # VPOC_KILLS=200 is the whole of it

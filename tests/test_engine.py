@@ -11,12 +11,13 @@ from numba import njit
 from numba.core.runtime import _nrt_python, rtsys
 from plain_engine import plain_backtest
 from test_plain_engine import random_case, with_times
+
 from vpoc_backtest import backtest, profiles, vpoc
 from vpoc_backtest.backtest import BacktestConfig, run_backtest
-from vpoc_backtest.data import add_sessions, ES, random_walk
+from vpoc_backtest.data import ES, add_sessions, random_walk
 from vpoc_backtest.fills import _EXITS, _SKIPS
 from vpoc_backtest.rolls import front_month
-from vpoc_backtest.signals import make_signals, SignalRules
+from vpoc_backtest.signals import SignalRules, make_signals
 
 COLUMNS = ['date', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'exit_reason', 'gross',
            'costs', 'net', 'r_multiple', 'mae', 'mfe', 'bars', 'ambiguous', 'slippage']
@@ -108,8 +109,8 @@ def test_loops_allocate_nothing_inside(allocated, spread, area, hold):
 
 def test_a_runs_own_signals_can_be_fed_back(tmp_path):
     "signals.csv, as the command writes it, makes the trades of the run; also with a filter's columns."
-    from vpoc_backtest.ml_backtest import run_pipeline, _tables
-    from vpoc_backtest.run_config import MarketData, _NO_REJECTS, RunConfig
+    from vpoc_backtest.ml_backtest import _tables, run_pipeline
+    from vpoc_backtest.run_config import _NO_REJECTS, MarketData, RunConfig
     made = front_month(random_walk(120, seed=2))
     data = MarketData('a random walk', 'made here', made, len(made), _NO_REJECTS, None, ES)
     run = run_pipeline(data, RunConfig(rules=SignalRules(rule='migration')))

@@ -5,11 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from joblib import Parallel, delayed
+
 from vpoc_backtest.causality import check_causality, check_orders
 from vpoc_backtest.data import add_sessions, random_walk
 from vpoc_backtest.evidence import placebo_test
 from vpoc_backtest.multiple_testing import load_trials, record_trial
-from vpoc_backtest.signals import make_signals, SignalRules
+from vpoc_backtest.signals import SignalRules, make_signals
 from vpoc_backtest.verdict import verdict_error_rates
 from vpoc_backtest.vpoc import session_levels
 

@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+
 from vpoc_backtest.backtest import run_backtest
 from vpoc_backtest.cli import main, train_main
-from vpoc_backtest.data import BadData, ContractSpec, ES, NQ, _PRICES, random_walk, _ZONE
+from vpoc_backtest.data import _PRICES, _ZONE, ES, NQ, BadData, ContractSpec, random_walk
 from vpoc_backtest.ml_backtest import load_run
 from vpoc_backtest.readers import read_bars
 from vpoc_backtest.report_notebook import load_results
 from vpoc_backtest.rolls import front_month
 from vpoc_backtest.run_config import load_market
-from vpoc_backtest.signals import make_signals, SignalRules
+from vpoc_backtest.signals import SignalRules, make_signals
 from vpoc_backtest.vpoc import session_levels
 
 command = Path(sys.executable).parent/'vpoc_backtest'

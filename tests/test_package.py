@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import vpoc_backtest as vb
 
 source = Path(vb.__file__)

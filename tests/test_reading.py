@@ -17,12 +17,18 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from vpoc_backtest import data, readers, storage
 from vpoc_backtest.cli import main
-from vpoc_backtest.data import BadData, check_bars, ES, _PRICES, random_walk, _ZONE
-from vpoc_backtest.readers import (_bar_files, bars_from_trades, _contract_name, read_bars, read_vix,
-                                   _session_vix, sniff_layout)
+from vpoc_backtest.data import _PRICES, _ZONE, BadData, check_bars, random_walk
+from vpoc_backtest.readers import (
+    _bar_files,
+    bars_from_trades,
+    read_bars,
+    sniff_layout,
+)
 from vpoc_backtest.run_config import load_market
 from vpoc_backtest.storage import _UNFINISHED
 

@@ -9,10 +9,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from vpoc_backtest.data import add_sessions, ES, random_walk
+
+from vpoc_backtest.data import ES, add_sessions, random_walk
 from vpoc_backtest.features import FilterConfig
 from vpoc_backtest.ml_backtest import EvidenceConfig, run_pipeline, save_run
-from vpoc_backtest.run_config import MarketData, _NO_REJECTS, RunConfig
+from vpoc_backtest.run_config import _NO_REJECTS, MarketData, RunConfig
 from vpoc_backtest.signals import SignalRules
 
 FIGURES = 15  # pictures in the page, beside the drawing

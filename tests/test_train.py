@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
+
 from vpoc_backtest.data import random_walk
 
 here = Path(sys.executable).parent

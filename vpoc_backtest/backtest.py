@@ -13,16 +13,53 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .data import BadData, _check_one_contract, _compact_bars, CompactBars, ContractSpec, ES
-from .display import axes, COLOURS, _figures_html
-from .fills import (_ABOVE_MAXIMUM, _ACCOUNT, _AMBIGUOUS, _AT_END, _AT_ROLL, _AT_TARGET, _CLOSE,
-                                 _contracts_or_reason, _EXITS, _FEWER_BY_MARGIN, _FILLED, _LEDGER,
-                                 _MARGIN_TOO_SMALL, _NO_EQUITY, _NO_SESSION, _OPEN, _ORDER, _RISK_TOO_SMALL,
-                                 _run, _SessionBars, _SKIPS, _State, _Terms)
-from .orders import (_check_orders, check_signals, _named, _order_columns, _order_date,
-                                  _OrderArrays, _size_factors)
-from .performance import (compare, _format_metric, _ratio, _returns, _session_metrics,
-                                       _session_returns, _too_few_trades, _trade_figures, _trade_metrics)
+from .data import ES, BadData, CompactBars, ContractSpec, _check_one_contract, _compact_bars
+from .display import COLOURS, _figures_html, axes
+from vpoc_backtest.fills import (
+    _ABOVE_MAXIMUM,
+    _ACCOUNT,
+    _AMBIGUOUS,
+    _AT_END,
+    _AT_ROLL,
+    _AT_TARGET,
+    _CLOSE,
+    _EXITS,
+    _FEWER_BY_MARGIN,
+    _FILLED,
+    _LEDGER,
+    _MARGIN_TOO_SMALL,
+    _NO_EQUITY,
+    _NO_SESSION,
+    _OPEN,
+    _ORDER,
+    _RISK_TOO_SMALL,
+    _SKIPS,
+    _contracts_or_reason,
+    _run,
+    _SessionBars,
+    _State,
+    _Terms,
+)
+from vpoc_backtest.orders import (
+    _check_orders,
+    _named,
+    _order_columns,
+    _order_date,
+    _OrderArrays,
+    _size_factors,
+    check_signals,
+)
+from vpoc_backtest.performance import (
+    _format_metric,
+    _ratio,
+    _returns,
+    _session_metrics,
+    _session_returns,
+    _too_few_trades,
+    _trade_figures,
+    _trade_metrics,
+    compare,
+)
 from .stats import _drawdowns, sharpe_ratio
 
 # %% ../nbs/04_backtest.ipynb #efaee776

@@ -12,11 +12,19 @@ from dataclasses import dataclass
 from html import escape
 from typing import Callable
 from uuid import uuid4
+
 import numpy as np
 import pandas as pd
-from .data import add_sessions, _PRICES
-from .parallel import (cached_per_process, map_parallel, share_frame, shared_folder, SharedFrame,
-                                    worker_count)
+
+from .data import _PRICES, add_sessions
+from vpoc_backtest.parallel import (
+    SharedFrame,
+    cached_per_process,
+    map_parallel,
+    share_frame,
+    shared_folder,
+    worker_count,
+)
 
 # %% ../nbs/04b_causality.ipynb #dd00397c
 _CHOICE = 64  # rows from which those of a rising or falling future are chosen, at least

@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Callable, Iterator
 
-from fastcore.script import anno_parser, Param
+from fastcore.script import Param, anno_parser
 
 from . import __version__
 
@@ -298,8 +298,9 @@ def _check_reading(
     options: object  # of a command, with data, vix, layout, tz and stamp
 ):
     "Raise `BadData` for an option by which no file could be read."
-    from vpoc_backtest.readers import LAYOUTS
     from zoneinfo import ZoneInfo
+
+    from vpoc_backtest.readers import LAYOUTS
     _check_file('data', options.data)
     _check_file('vix', options.vix)
     if options.layout != 'auto' and options.layout not in LAYOUTS:
@@ -372,7 +373,7 @@ def _entry(
 def _write_settings(path: Path):
     "Write every setting with its default; raise `BadData` for a file that is there already."
     from vpoc_backtest.data import BadData
-    from vpoc_backtest.run_config import _check_writable, _config_toml, RunConfig
+    from vpoc_backtest.run_config import RunConfig, _check_writable, _config_toml
     from vpoc_backtest.storage import atomic_file
     if path.exists(): raise BadData(f'{path}: is there already: name another file with --write_config')
     _check_writable(path.absolute().parent, path, '--write_config')
@@ -401,8 +402,8 @@ def _planted_edge(sample: str | None, data: str | None) -> float | None:
 # %% ../nbs/08c_cli.ipynb #46a6ace9
 def _settings(config: str | None, segment: str | None) -> object:
     "Return the settings of a run: those of a file, and the segment if one is named; raise `BadData`."
-    from vpoc_backtest.run_config import read_config, RunConfig
     from vpoc_backtest.profiles import _SEGMENTS
+    from vpoc_backtest.run_config import RunConfig, read_config
     if segment is not None and segment not in _SEGMENTS:
         raise _wrong('segment', segment, f'is not known: use {", ".join(_SEGMENTS)}')
     if config is not None: _check_config_file(config)
@@ -412,7 +413,7 @@ def _settings(config: str | None, segment: str | None) -> object:
 # %% ../nbs/08c_cli.ipynb #46a6aceb
 def _table_text(run: object, metrics: dict) -> str:
     "Return the strategies side by side, with the interval of the final profit and the outliers of the bars."
-    from vpoc_backtest.performance import compare, _format_metric
+    from vpoc_backtest.performance import _format_metric, compare
     from vpoc_backtest.report import _named_results
     table = compare(**_named_results(run.results))
     drawn = [metrics['monte_carlo'][name] for name in run.results]
@@ -518,8 +519,8 @@ def _backtest_command(
     "Run both strategies, write a run directory, and print the result."
     options = _BacktestOptions(**given)
     if options.write_config is not None: return _write_settings(Path(options.write_config))
-    from vpoc_backtest.ml_backtest import _default_out, EvidenceConfig, _free_place, _ledger, run_pipeline
-    from vpoc_backtest.run_config import _count_bars, load_market, SampleConfig
+    from vpoc_backtest.ml_backtest import EvidenceConfig, _default_out, _free_place, _ledger, run_pipeline
+    from vpoc_backtest.run_config import SampleConfig, _count_bars, load_market
     _check_options(options.model, options.device, options.seed, options.placebo, options.jobs)
     _check_reading(options)
     sample = SampleConfig(options.seed, _planted_edge(options.sample, options.data))
@@ -605,7 +606,7 @@ def _filter_options(options: _TrainOptions) -> dict:
 
 def _planned_training(options: _TrainOptions) -> tuple[Path, dict, object]:
     "Return folder, noted options and settings of a training, new or resumed; raise `BadData`."
-    from vpoc_backtest.training_runs import _new_training, _OPTIONS, _resumed
+    from vpoc_backtest.training_runs import _OPTIONS, _new_training, _resumed
     changes = _filter_options(options)
     if options.resume:
         given = {name: getattr(options, name) for name in ('data', 'vix', 'until', 'config')}

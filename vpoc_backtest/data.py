@@ -6,7 +6,8 @@
 __all__ = ['ES', 'MES', 'NQ', 'MNQ', 'BadData', 'ContractSpec', 'add_sessions', 'check_bars', 'sample_market', 'random_walk']
 
 # %% ../nbs/00_data.ipynb #4f27ecf5
-import hashlib, re
+import hashlib
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np

@@ -12,9 +12,16 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-from .data import (add_sessions, check_bars, _check_one_contract, ContractSpec, ES, _seconds,
-                                _ZONE)
-from .display import axes, COLOURS
+from vpoc_backtest.data import (
+    _ZONE,
+    ES,
+    ContractSpec,
+    _check_one_contract,
+    _seconds,
+    add_sessions,
+    check_bars,
+)
+from .display import COLOURS, axes
 from .readers import _bar_length
 
 # %% ../nbs/00b_data_quality.ipynb #847d7223

@@ -8,13 +8,15 @@ __all__ = ['drift_panel']
 # %% ../nbs/04b_drift.ipynb #95d1681e
 from dataclasses import dataclass
 from html import escape
+
 import numpy as np
 import pandas as pd
-from .backtest import BacktestResult, prepare_bars, PreparedBars
+
+from .backtest import BacktestResult, PreparedBars, prepare_bars
 from .data import BadData
-from .display import axes, COLOURS
+from .display import COLOURS, axes
 from .fills import _CLOSE, _OPEN
-from .performance import _format_metric, _LABELS
+from .performance import _LABELS, _format_metric
 from .stats import _MIN_TRADES, sharpe_ratio
 
 # %% ../nbs/04b_drift.ipynb #26b460c4

@@ -12,23 +12,47 @@ from html import escape
 from pathlib import Path
 from typing import Callable, NamedTuple
 from uuid import uuid4
+
 import numpy as np
 import pandas as pd
 from numba import njit
-from .backtest import (BacktestConfig, BacktestResult, prepare_bars, PreparedBars, run_backtest,
-                                    _with_sizes)
+
+from vpoc_backtest.backtest import (
+    BacktestConfig,
+    BacktestResult,
+    PreparedBars,
+    _with_sizes,
+    prepare_bars,
+    run_backtest,
+)
 from .causality import CausalityCheck, check_causality, check_orders
-from .data import (add_sessions, _bar_moves, _compact_bars, CompactBars, ContractSpec, ES,
-                                _Moves, _PRICES, _with_prices, _ZONE)
-from .display import axes, COLOURS
-from .drift import drift_panel, DriftPanel
+from vpoc_backtest.data import (
+    _PRICES,
+    _ZONE,
+    ES,
+    CompactBars,
+    ContractSpec,
+    _bar_moves,
+    _compact_bars,
+    _Moves,
+    _with_prices,
+    add_sessions,
+)
+from .display import COLOURS, axes
+from .drift import DriftPanel, drift_panel
 from .multiple_testing import Trials
-from .parallel import (cached_per_process, map_parallel, share_frame, shared_folder, SharedFrame,
-                                    worker_count)
-from .performance import _format_metric, _LABELS, _trial_metrics
-from .signals import make_signals, SignalRules
+from vpoc_backtest.parallel import (
+    SharedFrame,
+    cached_per_process,
+    map_parallel,
+    share_frame,
+    shared_folder,
+    worker_count,
+)
+from .performance import _LABELS, _format_metric, _trial_metrics
+from .signals import SignalRules, make_signals
 from .stats import _MIN_TRADES
-from .sweeps import neighbouring_settings, sweep, SweepContext
+from .sweeps import SweepContext, neighbouring_settings, sweep
 from .vpoc import session_levels
 
 # %% ../nbs/04b_evidence.ipynb #99d4d631

@@ -19,13 +19,13 @@ import pandas as pd
 
 # %% ../nbs/04e_explore.ipynb #1daeca0e
 from .backtest import BacktestResult
-from .data import add_sessions, BadData, check_bars, _check_one_contract, ContractSpec, ES, _ZONE
-from .display import axes, COLOURS, _figures_html, _format_date
+from .data import _ZONE, ES, BadData, ContractSpec, _check_one_contract, add_sessions, check_bars
+from .display import COLOURS, _figures_html, _format_date, axes
 from .orders import check_signals
 from .performance import _format_metric
 from .profiles import _SPREADS, volume_profiles
-from .signals import explain_signals, SignalRules
-from .vpoc import _AREAS, developing_levels, naked_vpocs, nodes, _POCS, session_levels
+from .signals import SignalRules, explain_signals
+from .vpoc import _AREAS, _POCS, developing_levels, naked_vpocs, nodes, session_levels
 
 # %% ../nbs/04e_explore.ipynb #93035433
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ __all__ = ['FilterConfig', 'describe_features', 'make_features', 'make_samples',
 
 # %% ../nbs/05_features.ipynb #df9f29de
 from dataclasses import asdict, dataclass
+
 import numpy as np
 import pandas as pd
+
 from .data import BadData
 from .display import _figures_html
 from .signals import _check_levels

@@ -10,19 +10,33 @@ from dataclasses import asdict, dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Callable
+
 import numpy as np
 import pandas as pd
-from .backtest import _affordable_contracts, BacktestConfig, run_backtest
-from .causality import (CausalityCheck, _changes, check_orders, _leak_table, _note_leak,
-                                     _number_of)
-from .data import BadData, ContractSpec, ES
-from .display import axes, COLOURS
-from .evidence import sensitivity, _sensitivity_sentence
-from .features import (FilterConfig, make_features, make_samples, _outcome_targets, Scaler,
-                                    _session_targets)
+
+from .backtest import BacktestConfig, _affordable_contracts, run_backtest
+from vpoc_backtest.causality import (
+    CausalityCheck,
+    _changes,
+    _leak_table,
+    _note_leak,
+    _number_of,
+    check_orders,
+)
+from .data import ES, BadData, ContractSpec
+from .display import COLOURS, axes
+from .evidence import _sensitivity_sentence, sensitivity
+from vpoc_backtest.features import (
+    FilterConfig,
+    Scaler,
+    _outcome_targets,
+    _session_targets,
+    make_features,
+    make_samples,
+)
 from .model import BadModel, load_model, save_model
-from .signals import candidate_orders, _ORDER_FIGURES, SignalRules
-from .train import _label_days, TradeFilter
+from .signals import _ORDER_FIGURES, SignalRules, candidate_orders
+from .train import TradeFilter, _label_days
 
 # %% ../nbs/07a_meta_labeling.ipynb #77279d77
 def _undisturbed(trades: pd.DataFrame) -> pd.Series:

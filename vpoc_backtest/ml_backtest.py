@@ -20,24 +20,49 @@ import pandas as pd
 
 from .backtest import BacktestResult, run_backtest
 from .causality import CausalityCheck
-from .data import BadData, _CONTRACTS, _fingerprint
+from .data import _CONTRACTS, BadData, _fingerprint
 from .data_quality import plot_completeness
-from .display import axes, _figures_html, _format_date
-from .evidence import after_trials, Evidence, examine, _JUDGED
+from .display import _figures_html, _format_date, axes
+from .evidence import _JUDGED, Evidence, after_trials, examine
 from .features import FilterConfig, ShortHistory
 from .multiple_testing import _record_trials
-from .performance import compare, _format_metric
-from .report import (_drawn_profits, _evidence_sections, _html, _html_figure, _named_results,
-                                  plot_comparison, _report_html, ReportNotes, ReportTables, _STRATEGY_NAMES)
+from .performance import _format_metric, compare
+from vpoc_backtest.report import (
+    _STRATEGY_NAMES,
+    ReportNotes,
+    ReportTables,
+    _drawn_profits,
+    _evidence_sections,
+    _html,
+    _html_figure,
+    _named_results,
+    _report_html,
+    plot_comparison,
+)
 from .report_notebook import _report_notebook, _run_table
-from .run_config import (_check_basis, _check_writable, _config_toml, _describe_market,
-                                      _describe_quality, _FORMAT, _git_revision, _json, _known_format,
-                                      load_market as load_market, mark_sessions, MarketData, _model_folder,
-                                      _own_levels, read_config, RunConfig, _versions)
+from vpoc_backtest.run_config import (
+    _FORMAT,
+    MarketData,
+    RunConfig,
+    _check_basis,
+    _check_writable,
+    _config_toml,
+    _describe_market,
+    _describe_quality,
+    _git_revision,
+    _json,
+    _known_format,
+    _model_folder,
+    _own_levels,
+    _versions,
+    mark_sessions,
+    read_config,
+)
+from .run_config import load_market as load_market
 from .signals import explain_signals, make_signals
 from .storage import atomic_folder
 from .sweeps import _combinations, _grid_trials, _trial_settings
-from .verdict import _conclusion, recommendation, verdict, verdict_error_rates, VerdictErrorRates
+from .verdict import VerdictErrorRates, _conclusion, recommendation, verdict, verdict_error_rates
 from .vpoc import plot_migration
 
 # %% ../nbs/08_ml_backtest.ipynb #9d5e239b

@@ -6,16 +6,20 @@
 __all__ = ['Architecture', 'Ensemble', 'best_device', 'BadModel', 'save_model', 'load_model']
 
 # %% ../nbs/06_model.ipynb #b54ef571
-import hashlib, json, math
+import hashlib
+import json
+import math
 from dataclasses import asdict, dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Iterator, Sequence
+
 import pandas as pd
 import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional as F
+
 from .storage import atomic_folder
 
 # %% ../nbs/06_model.ipynb #4b3189ce

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .display import axes, COLOURS, _figures_html
-from .stats import expected_max_sharpe, _MIN_TRADES, MonteCarlo, sharpe_ratio
+from .display import COLOURS, _figures_html, axes
+from .stats import _MIN_TRADES, MonteCarlo, expected_max_sharpe, sharpe_ratio
 from .storage import atomic_file
 
 # %% ../nbs/02a_multiple_testing.ipynb #457d3d98
@@ -126,7 +126,7 @@ def effective_trials(
 
 # %% ../nbs/02a_multiple_testing.ipynb #c3a438d7
 def _plain(value: object) -> object:
-    "Settings as JSON can hold them."
+    "Return settings as JSON can hold them."
     if is_dataclass(value): return {type(value).__name__: asdict(value)}
     return value.item() if hasattr(value, 'item') else str(value)
 
@@ -188,7 +188,7 @@ def _read_trials(
 
 # %% ../nbs/02a_multiple_testing.ipynb #e1f0b003
 def _units(found: pd.DataFrame) -> np.ndarray:
-    "Returns of trials that traded, (sessions, trials), by date, over the root of the sum of their squares."
+    "Return the scaled returns of trials that traded, (sessions, trials); each column has length one."
     if not len(found): return np.zeros((0, 0))
     days, at = np.unique(np.concatenate(found.sessions.tolist()), return_inverse=True)
     table = np.zeros((len(days), len(found)))
@@ -197,7 +197,7 @@ def _units(found: pd.DataFrame) -> np.ndarray:
     return table / np.sqrt((table * table).sum(0))
 
 def _split_trials(found: pd.DataFrame) -> tuple[np.ndarray, int]:
-    "The returns of trials as `_independent` takes them, and how many trials have none recorded."
+    "Return the returns of trials as `_independent` takes them, and how many have none recorded."
     return _units(found[found.recorded & (found.returns.map(np.size) > 0)]), int((~found.recorded).sum())
 
 # %% ../nbs/02a_multiple_testing.ipynb #e1f0b004

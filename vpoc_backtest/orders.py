@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .data import BadData, ContractSpec, ES, _ZONE
+from .data import _ZONE, ES, BadData, ContractSpec
 
 # %% ../nbs/03a_orders.ipynb #7f3c4e01
 _MAX_SIZE_FACTOR = 1.5  # the size factor at which the whole risk is taken
@@ -80,7 +80,7 @@ def _named(signals: pd.DataFrame) -> np.ndarray:
 
 # %% ../nbs/03a_orders.ipynb #d4624440
 def _with_zone(times: pd.Series) -> pd.Series:
-    "Times in New York; text must carry its offset."
+    "Return times in New York; text must carry its offset."
     if pd.api.types.is_datetime64_any_dtype(times): zoned = times.dt.tz is not None or times.isna().all()
     else: zoned = times.dropna().astype(str).str.contains(r'[+-]\d\d:?\d\d$|Z$').all()
     if not zoned: raise ValueError(f'{times.name} has no time zone')
@@ -88,7 +88,7 @@ def _with_zone(times: pd.Series) -> pd.Series:
 
 # %% ../nbs/03a_orders.ipynb #7f3c4e04
 def _active_from(times: pd.Series, dates: pd.Series) -> pd.Series:
-    "Times in New York from which orders work; a clock time is one of their session."
+    "Return times in New York from which orders work; a clock time is one of their session."
     text = times.astype(str).str.strip()
     is_clock = text.str.fullmatch(r'\d{1,2}:\d\d(:\d\d)?')
     clock = text[is_clock]
@@ -103,7 +103,7 @@ _TYPES = {'limit': 'limit', '': 'limit', 'nan': 'limit', 'none': 'limit', 'marke
 _SIDE_FIX = 'side must be 1, buy or long, or −1, sell or short'
 
 def _words(values: pd.Series, known: dict, fix: str) -> pd.Series:
-    "What words mean; raises `BadData` for the first that means nothing."
+    "Return what words mean; raise `BadData` for the first that means nothing."
     said = values.astype(str).fillna('').str.strip().str.lower().map(known)
     if said.isna().any():
         i = said.isna().to_numpy().argmax()

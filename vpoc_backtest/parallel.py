@@ -6,7 +6,10 @@
 __all__ = []
 
 # %% ../nbs/00e_parallel.ipynb #aa5d6f12
-import contextlib, hashlib, tempfile, traceback
+import contextlib
+import hashlib
+import tempfile
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator

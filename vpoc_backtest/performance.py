@@ -9,8 +9,15 @@ __all__ = ['compare']
 import numpy as np
 import pandas as pd
 
-from .stats import (_drawdowns, expected_max_sharpe, _MIN_TRADES, probabilistic_sharpe_ratio,
-                                 sharpe_ratio, _skew_and_kurtosis, sortino_ratio)
+from vpoc_backtest.stats import (
+    _MIN_TRADES,
+    _drawdowns,
+    _skew_and_kurtosis,
+    expected_max_sharpe,
+    probabilistic_sharpe_ratio,
+    sharpe_ratio,
+    sortino_ratio,
+)
 
 # %% ../nbs/03b_performance.ipynb #550c3917
 def _ratio(a: float, b: float) -> float: return float(a / b) if b else float('nan')

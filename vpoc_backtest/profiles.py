@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 # %% ../nbs/00g_profiles.ipynb #79825313
-if TYPE_CHECKING: import torch
+if TYPE_CHECKING:
+    import torch
 
 # %% ../nbs/00g_profiles.ipynb #ac04c425
 import numpy as np
@@ -19,7 +20,7 @@ import pandas as pd
 from numba import njit
 
 # %% ../nbs/00g_profiles.ipynb #bec094d9
-from .data import BadData, _compact_bars, CompactBars, ContractSpec, ES
+from .data import ES, BadData, CompactBars, ContractSpec, _compact_bars
 
 # %% ../nbs/00g_profiles.ipynb #7586253f
 _UNIT = 1 << 28  # units of volume in one contract

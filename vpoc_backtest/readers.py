@@ -26,11 +26,25 @@ import numpy as np
 import pandas as pd
 
 # %% ../nbs/00a_readers.ipynb #4d760cd4
-if TYPE_CHECKING: import pyarrow as pa
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # %% ../nbs/00a_readers.ipynb #274ad6fa
-from .data import (add_sessions, BadData, check_bars, _CONTRACTS, ContractSpec, ES, _FAULTS,
-                                _how_to_describe, _OFF_GRID, _PRICES, _row_faults, _seconds, _ZONE)
+from vpoc_backtest.data import (
+    _CONTRACTS,
+    _FAULTS,
+    _OFF_GRID,
+    _PRICES,
+    _ZONE,
+    ES,
+    BadData,
+    ContractSpec,
+    _how_to_describe,
+    _row_faults,
+    _seconds,
+    add_sessions,
+    check_bars,
+)
 from .storage import atomic_file
 
 # %% ../nbs/00a_readers.ipynb #84b435c2
@@ -443,7 +457,8 @@ _NOT_A_TIME = np.iinfo(np.int64).min
 
 def _well_formed_lines(source: _Source, columns: list[str]) -> _Lines | None:
     "Return the rows of a text in which every line has all fields and every number is one; None for others."
-    import pyarrow as pa, pyarrow.compute as pc
+    import pyarrow as pa
+    import pyarrow.compute as pc
     try: table = _parse_at_once(source, columns)
     except pa.ArrowInvalid: return None
     look, stamp = source.look, columns[_stamp_places(columns)[0]]
@@ -472,7 +487,8 @@ _NUMBER = r'^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?$'
 
 def _as_numbers(texts: 'pa.Array', point: str = '.', thousands: str = '') -> np.ndarray:
     "Return numbers written as texts as float64, NaN for what is none."
-    import pyarrow as pa, pyarrow.compute as pc
+    import pyarrow as pa
+    import pyarrow.compute as pc
     if thousands:
         plain = pc.match_substring_regex(texts, f'^[0-9{thousands}]*([{point}][0-9]*)?$')
         texts = pc.if_else(plain, pc.replace_substring(texts, thousands, ''), texts)
@@ -483,7 +499,8 @@ def _as_numbers(texts: 'pa.Array', point: str = '.', thousands: str = '') -> np.
 # %% ../nbs/00a_readers.ipynb #6c2cb43f
 def _split_lines(source: _Source, columns: list[str]) -> tuple[np.ndarray, np.ndarray, dict]:
     "Return of the lines that are not blank the numbers, which are torn, and their fields as texts by column."
-    import pyarrow as pa, pyarrow.compute as pc
+    import pyarrow as pa
+    import pyarrow.compute as pc
     look, body, width = source.look, source.data[source.look.start:], len(columns)
     ends = np.r_[0, _line_ends(body) + 1]
     lines = pa.LargeStringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(body))
@@ -549,7 +566,8 @@ def _day_in_name(source: _Source) -> int:
 # %% ../nbs/00a_readers.ipynb #41d0e0ec
 def _number_stamps(source: _Source, texts: 'pa.Array') -> np.ndarray:
     "Return the moments of stamps that are one number each, _NOT_A_TIME for those that are none."
-    import pyarrow as pa, pyarrow.compute as pc
+    import pyarrow as pa
+    import pyarrow.compute as pc
     day = _day_in_name(source) if source.look.spelling == 'milliseconds since midnight' else None
     texts = pc.ascii_trim(texts, _PADS)
     fine = pc.match_substring_regex(texts, '^([0-8][0-9]{18}|[0-9]{1,18})$').fill_null(False)
@@ -561,7 +579,8 @@ def _number_stamps(source: _Source, texts: 'pa.Array') -> np.ndarray:
 def _take_apart(texts: 'pa.Array', spelling: str, names: list[str]) -> tuple[np.ndarray, np.ndarray, dict]:
     """Return the numbers in texts, taken apart once for each different text: which text each row has (-1 for
     none), which of the texts (and -1) are spelled like that, and the numbers by name."""
-    import pyarrow as pa, pyarrow.compute as pc
+    import pyarrow as pa
+    import pyarrow.compute as pc
     groups = iter([f'(?P<{name}>[0-9]{{1,18}})' for name in names])
     pattern = re.sub('0', lambda m: next(groups), re.escape(spelling).replace('AM', '(?P<half>[AP])M'))
     second = '(?P<second>[0-9]{1,18})'
@@ -790,7 +809,8 @@ _DBN_BAR = np.dtype([('length', 'u1'), ('rtype', 'u1'), ('publisher', '<u2'), ('
 
 def _dbn_parts(source: _Source) -> tuple[dict, np.ndarray]:
     "Return the symbols by instrument, and the bars of a DBN file."
-    try: from databento_dbn import Metadata
+    try:
+        from databento_dbn import Metadata
     except ImportError: raise BadData(f'{source.name}: is a DBN file, which needs the package databento-dbn: '
                                       'pip install databento-dbn, or export CSV') from None
     try:
@@ -1431,11 +1451,14 @@ def read_vix(
     days, values, lines = _daily_values(path, ('close', 'vix'))
     vix = pd.Series(values, index=days.rename('date'), name='vix')
     bad = vix.index.isna() | ~vix.between(1, 200).to_numpy()
-    if bad.any(): raise BadData(f'{path}, line {lines[bad][0]}: not a day and a VIX close: mend or remove the line')
+    if bad.any():
+        raise BadData(f'{path}, line {lines[bad][0]}: not a day and a VIX close: mend or remove the line')
     if vix.index.has_duplicates:
         vix = vix[~(vix.index.duplicated() & (vix.groupby(level=0).transform('first') == vix))]
         if vix.index.has_duplicates:
-            raise BadData(f'{path}: {vix.index[vix.index.duplicated()][0].date()} stands there twice with two values')
+            raise BadData(
+                f'{path}: {vix.index[vix.index.duplicated()][0].date()} stands there twice with two values'
+            )
     if not len(vix): raise BadData(f'{path}: there is no row of data')
     return vix.sort_index()
 

@@ -20,17 +20,17 @@ import pandas as pd
 import tomlkit
 from markupsafe import Markup
 
-from .backtest import BacktestResult, _plot_drawdown, plot_equity, plot_r_multiples, _plot_trades
+from .backtest import BacktestResult, _plot_drawdown, _plot_trades, plot_equity, plot_r_multiples
 from .data import add_sessions
-from .display import axes, COLOURS, _format_date, _STYLE
+from .display import _STYLE, COLOURS, _format_date, axes
 from .drift import DriftPanel
 from .evidence import Evidence, _ground_sentence, _sensitivity_sentence
 from .multiple_testing import plot_monte_carlo
-from .performance import compare, _format_metric, _LABELS
-from .stats import monte_carlo, MonteCarlo
+from .performance import _LABELS, _format_metric, compare
+from .stats import MonteCarlo, monte_carlo
 from .storage import atomic_file
 from .sweeps import plot_sweep
-from .verdict import recommendation, verdict, VerdictErrorRates
+from .verdict import VerdictErrorRates, recommendation, verdict
 from .vpoc import _candles, _plot_candles
 
 # %% ../nbs/04d_report.ipynb #720892a0

@@ -18,8 +18,8 @@ from pathlib import Path
 import pandas as pd
 
 from .backtest import BacktestConfig, BacktestResult
-from .data import BadData, _CONTRACTS, ContractSpec, _ZONE
-from .report import _figure_png, _named_results, _STRATEGY_NAMES
+from .data import _CONTRACTS, _ZONE, BadData, ContractSpec
+from .report import _STRATEGY_NAMES, _figure_png, _named_results
 
 # %% ../nbs/04d_report_notebook.ipynb #69806980
 def _run_table(

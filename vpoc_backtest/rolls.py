@@ -11,7 +11,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from .data import add_sessions, BadData, _check_one_contract, ContractSpec, ES, _PRICES, _seconds
+from .data import _PRICES, ES, BadData, ContractSpec, _check_one_contract, _seconds, add_sessions
 
 # %% ../nbs/00c_rolls.ipynb #77ef561b
 def expiry(

@@ -22,14 +22,27 @@ import tomlkit
 from fastcore.docments import docments
 
 from .backtest import BacktestConfig
-from .data import (BadData, _CONTRACTS, ContractSpec, ES, _fingerprint, _how_to_describe,
-                                sample_market)
-from .data_quality import mark_complete, _MIN_COMPLETENESS
+from vpoc_backtest.data import (
+    _CONTRACTS,
+    ES,
+    BadData,
+    ContractSpec,
+    _fingerprint,
+    _how_to_describe,
+    sample_market,
+)
+from .data_quality import _MIN_COMPLETENESS, mark_complete
 from .display import _figures_html
 from .features import FilterConfig
 from .profiles import _SEGMENTS, _SPREADS
-from .readers import (_bar_files, _how_files_were_read, read_bars, read_vix, _session_vix,
-                                   _vix_files)
+from vpoc_backtest.readers import (
+    _bar_files,
+    _how_files_were_read,
+    _session_vix,
+    _vix_files,
+    read_bars,
+    read_vix,
+)
 from .rolls import front_month, roll_table
 from .signals import SignalRules
 from .vpoc import _AREAS, _POCS, session_levels

@@ -90,7 +90,7 @@ def _spread_figures(figures: np.ndarray | tuple, complete: np.ndarray) -> np.nda
     return out
 
 def _volatility(returns: np.ndarray, window: int) -> np.ndarray:
-    "Standard deviation of the last `window` returns."
+    "Return the standard deviation of the last `window` returns."
     return pd.Series(returns).rolling(window).std().to_numpy()
 
 def _vpoc_moves(vpoc: np.ndarray) -> np.ndarray: return np.diff(vpoc, prepend=np.nan)
@@ -157,7 +157,7 @@ class _SessionFigures(NamedTuple):
 
 # %% ../nbs/03_signals.ipynb #6de15dd0
 def _session_figures(history: LevelHistory, rules: SignalRules, side: int | None = None) -> _SessionFigures:
-    "What is known at the end of each session; `side` None: that of the rule."
+    "Return what is known at the end of each session; `side` None: that of the rule."
     slope, r2, _ = history.rolling(rolling_trend, rules.window)
     p_up, _, _ = history.rolling(rolling_direction, rules.window + 1, tuple(rules.prior))
     fast = history.rolling(_volatility, rules.fast_volatility)
@@ -172,7 +172,7 @@ def _session_figures(history: LevelHistory, rules: SignalRules, side: int | None
     return _SessionFigures(side, slope, r2, p_direction, vol_ratio, confidence, _size_factor(vol_ratio), fast)
 
 def _runs_and_streaks(history: LevelHistory, rules: SignalRules) -> dict[str, np.ndarray]:
-    "Runs test and longest streaks at the end of each session."
+    "Return the runs test and the longest streaks at the end of each session."
     runs_z, runs_p = history.rolling(rolling_runs, rules.window)
     up, down = history.rolling(rolling_streaks, rules.window)
     return {'runs_z': runs_z, 'runs_p': runs_p, 'longest_up': up, 'longest_down': down}
@@ -188,7 +188,7 @@ class _Candidates(NamedTuple):
 
 # %% ../nbs/03_signals.ipynb #de944d15
 def _price_candidates(history: LevelHistory, rules: SignalRules, side: int | None) -> _Candidates:
-    "The order of every session but the first, whether or not the conditions hold."
+    "Return the order of every session but the first, whether or not the conditions hold."
     base = history.base
     tick = rules.tick_size
     known = _SessionFigures(*(x[base] for x in _session_figures(history, rules, side)))
@@ -240,7 +240,7 @@ def _conditions(c: _Candidates, history: LevelHistory, rules: SignalRules) -> di
     return holds | _required(known.side, history, rules)
 
 def _required(side: np.ndarray, history: LevelHistory, rules: SignalRules) -> dict[str, np.ndarray]:
-    "The conditions on runs and streaks that the rule has."
+    "Return the conditions on runs and streaks that the rule has."
     if rules.max_runs_p >= 1 and not rules.min_streak: return {}
     rows = {k: x[history.base] for k, x in _runs_and_streaks(history, rules).items()}
     holds = {}
@@ -263,7 +263,7 @@ def _table(c: _Candidates, history: LevelHistory) -> pd.DataFrame:
 # %% ../nbs/03_signals.ipynb #62263960
 def _reason_texts(side: np.ndarray, slope: np.ndarray, r2: np.ndarray, p_direction: np.ndarray,
                   vol_ratio: np.ndarray) -> list[str]:
-    "The figures behind each order, in words."
+    "Return the figures behind each order, in words."
     way = {1: ('buy', 'up'), -1: ('sell', 'down')}
     return [f'{way[s][0]}: VPOC {m:+.2f} points a session, R² {r:.2f}, p({way[s][1]}) {p:.2f}, '
             f'volatility {v:.2f} of usual' for s, m, r, p, v in zip(side, slope, r2, p_direction, vol_ratio)]

@@ -297,7 +297,7 @@ def _log_returns(
 _MIN_TRADES = 30  # with fewer trades no ratio is shown, no conclusion drawn, no spread of Sharpe ratios used
 
 def _excess(returns: np.ndarray, periods: float, risk_free: float) -> np.ndarray:
-    "Returns above the risk-free rate; NaN where there is no variation to measure risk by."
+    "Return returns above the risk-free rate; NaN where there is no variation to measure risk by."
     returns = np.asarray(returns, dtype=float)
     if len(returns) < 2 or np.ptp(returns) <= 1e-12 * np.abs(returns).max(): return np.full(2, np.nan)
     return returns - risk_free / periods
@@ -520,7 +520,7 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)  # of SplitMix64, from state to state
 
 @njit(cache=True, inline='always')
 def _hash(z):
-    "The finaliser of SplitMix64 (Steele, Lea and Flood, 2014, *OOPSLA*, 453–472)."
+    "Mix bits by the finaliser of SplitMix64 (Steele, Lea and Flood, 2014, *OOPSLA*, 453–472)."
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -575,7 +575,7 @@ def _two_steps(first, second, half_way, total, peak, low, deep):
 # %% ../nbs/02_stats.ipynb #faababb4
 @njit(cache=True)
 def _paths(profits, jump, shuffle, seed, n, steps):
-    "Final profit, deepest fall, lowest point and profit at `steps` of n paths; `jump` as for `_next_profit`."
+    "Return end, deepest fall, lowest point and profit at `steps` of n paths; `jump` as in `_next_profit`."
     size = len(profits)
     ends = np.append(steps, 0)
     abreast = 32 if shuffle else 256  # paths side by side

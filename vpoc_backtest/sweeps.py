@@ -6,7 +6,11 @@
 __all__ = ['sweep', 'plot_sweep', 'neighbouring_settings']
 
 # %% ../nbs/04a_sweeps.ipynb #56e6cb52
-import functools, hashlib, inspect, itertools, json
+import functools
+import hashlib
+import inspect
+import itertools
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -15,14 +19,20 @@ import numpy as np
 import pandas as pd
 
 from .backtest import BacktestConfig, _order_metrics, prepare_bars, run_backtest
-from .data import _compact_bars, CompactBars, ContractSpec, ES, _fingerprint
+from .data import ES, CompactBars, ContractSpec, _compact_bars, _fingerprint
 from .display import axes
 from .multiple_testing import _plain, _record_trials
 from .orders import _OrderArrays
-from .parallel import (cached_per_process, map_parallel, share_frame, shared_folder, SharedFrame,
-                                    worker_count)
-from .performance import _format_metric, _LABELS
-from .signals import LevelHistory, make_signals, _rule_orders, SignalRules
+from vpoc_backtest.parallel import (
+    SharedFrame,
+    cached_per_process,
+    map_parallel,
+    share_frame,
+    shared_folder,
+    worker_count,
+)
+from .performance import _LABELS, _format_metric
+from .signals import LevelHistory, SignalRules, _rule_orders, make_signals
 from .vpoc import session_levels
 
 # %% ../nbs/04a_sweeps.ipynb #278a1fb3

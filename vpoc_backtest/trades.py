@@ -21,9 +21,18 @@ import pandas as pd
 from numba import njit
 
 # %% ../nbs/01b_trades.ipynb #d00718af
-from .data import BadData, CompactBars, ContractSpec, ES, _stretches, _ZONE
-from .profiles import (_choice, _devices, _MAX_VOLUME, _profiles, _SEGMENTS, _sessions,
-                                    _smooth_profiles, _UNIT, VolumeProfiles)
+from .data import _ZONE, ES, BadData, CompactBars, ContractSpec, _stretches
+from vpoc_backtest.profiles import (
+    _MAX_VOLUME,
+    _SEGMENTS,
+    _UNIT,
+    VolumeProfiles,
+    _choice,
+    _devices,
+    _profiles,
+    _sessions,
+    _smooth_profiles,
+)
 from .readers import _contract_name
 from .vpoc import _check_pct, _level_prices
 

@@ -6,19 +6,24 @@
 __all__ = ['walk_forward_windows', 'plot_windows', 'walk_forward', 'plot_history', 'combinatorial_windows', 'cross_validate']
 
 # %% ../nbs/07_train.ipynb #311854be
-import functools, hashlib, json, os
+import functools
+import hashlib
+import json
+import os
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Callable
 from uuid import uuid4
+
 import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import huber_loss
-from .display import axes, COLOURS, _figures_html
-from .features import FilterConfig, _fit_scaler, Scaler, select_features, ShortHistory
-from .model import Architecture, best_device, Ensemble, subset
+
+from .display import COLOURS, _figures_html, axes
+from .features import FilterConfig, Scaler, ShortHistory, _fit_scaler, select_features
+from .model import Architecture, Ensemble, best_device, subset
 from .parallel import cached_per_process, map_parallel, share_frame, shared_folder, worker_count
 from .storage import atomic_file
 
@@ -341,7 +346,8 @@ def _keep_best(trainer: Trainer, losses: torch.Tensor, running: torch.Tensor):
 def _memory(device: torch.device) -> float:
     "Return peak memory so far in MiB: of the GPU, or of the process; NaN where the system does not say."
     if device.type == 'cuda': return torch.cuda.max_memory_allocated(device) / 2**20
-    try: import resource
+    try:
+        import resource
     except ImportError: return float('nan')
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 

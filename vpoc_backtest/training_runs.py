@@ -24,11 +24,26 @@ import pandas as pd
 from .data import BadData, _fingerprint
 from .display import axes
 from .ml_backtest import _saved_predictions
-from .run_config import (_check_writable, _config_toml, _contract, _filter_basis, _FORMAT,
-                                      _git_revision, _json, _known_format, load_market, mark_sessions,
-                                      MarketData, _own_levels, read_config, RunConfig, SampleConfig,
-                                      _TRAINING, _versions)
-from .storage import atomic_file, atomic_update, lock_folder, _UNFINISHED
+from vpoc_backtest.run_config import (
+    _FORMAT,
+    _TRAINING,
+    MarketData,
+    RunConfig,
+    SampleConfig,
+    _check_writable,
+    _config_toml,
+    _contract,
+    _filter_basis,
+    _git_revision,
+    _json,
+    _known_format,
+    _own_levels,
+    _versions,
+    load_market,
+    mark_sessions,
+    read_config,
+)
+from .storage import _UNFINISHED, atomic_file, atomic_update, lock_folder
 
 # %% ../nbs/08a_training_runs.ipynb #d32430d1
 _TRAINED_SHARE = .75  # of the sessions, where no date is given
@@ -86,6 +101,7 @@ def _out_of_sample(
 def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
     "Draw history.png and calibration.png."
     from matplotlib import pyplot as plt
+
     from vpoc_backtest.meta_labeling import plot_calibration
     from vpoc_backtest.train import plot_history
     panels = axes(size=(11, 2.6), ncols=4)
@@ -165,7 +181,7 @@ def _training_samples(
 # %% ../nbs/08a_training_runs.ipynb #61636eab
 def _train_and_save(training: _Training, say: Callable) -> dict:
     "Train a filter and save it; return its figures out of sample."
-    from vpoc_backtest.train import _processes, TrainingFiles, walk_forward
+    from vpoc_backtest.train import TrainingFiles, _processes, walk_forward
     first = _processes()[0] == 0
     if not first: say = lambda text: None
     rules = replace(training.config.rules, tick_size=training.market.contract.tick_size)
@@ -511,6 +527,7 @@ def _ranking_text(table: pd.DataFrame, width: int = 160) -> str:
 def _draw_calibration(predictions: dict[str, pd.DataFrame], file: Path):
     "Draw what became of the orders by the confidence of each filter."
     from matplotlib import pyplot as plt
+
     from vpoc_backtest.meta_labeling import _calibration, plot_calibration
     panels = np.atleast_1d(axes(size=(9, 2.9 * len(predictions)), nrows=len(predictions)))
     for (name, p), ax in zip(predictions.items(), panels):

@@ -14,19 +14,21 @@ from html import escape
 from pathlib import Path
 from typing import Callable
 from uuid import uuid4
+
 import numpy as np
 import pandas as pd
+
 from .backtest import BacktestConfig, BacktestResult
-from .data import add_sessions, CompactBars, ContractSpec, ES, _fingerprint
-from .display import axes, COLOURS
+from .data import ES, CompactBars, ContractSpec, _fingerprint, add_sessions
+from .display import COLOURS, axes
 from .evidence import _null_markets, _NullMarkets, _p_value, _read_case
-from .multiple_testing import effective_trials, _plain
+from .multiple_testing import _plain, effective_trials
 from .parallel import cached_per_process, map_parallel, share_frame, shared_folder, worker_count
 from .performance import _format_metric, _too_few_trades, _trial_metrics
 from .signals import SignalRules
-from .stats import _MIN_TRADES, minimum_track_record, _skew_and_kurtosis
+from .stats import _MIN_TRADES, _skew_and_kurtosis, minimum_track_record
 from .storage import atomic_file
-from .sweeps import _combinations, _library, neighbouring_settings, _replace_fields, SweepContext
+from .sweeps import SweepContext, _combinations, _library, _replace_fields, neighbouring_settings
 from .vpoc import session_levels
 
 # %% ../nbs/04b_verdict.ipynb #8bf4a49f

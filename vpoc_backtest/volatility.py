@@ -175,7 +175,7 @@ _BOX = [(-1, 1), (1e-8, 2), (0, .9999), (0, 1)]
 _NO_GARCH = Garch(np.nan, np.nan, np.nan, np.nan, np.nan)
 
 def _best_start(z: np.ndarray, mean: float, spread: float, last: Garch | None) -> np.ndarray:
-    "The most likely of the starting points and, if it exists, the last fit, in units of this sample."
+    "Return the most likely of the starting points and the last fit, in units of this sample."
     starts = _STARTS
     if last and last.persistence > 0:
         p = last.persistence

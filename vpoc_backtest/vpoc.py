@@ -15,12 +15,37 @@ import pandas as pd
 from numba import njit
 
 # %% ../nbs/01_vpoc.ipynb #f6d87253
-from .data import (add_sessions, BadData, _check_one_contract, _compact_bars, CompactBars,
-                                ContractSpec, ES, _PRICES)
-from .display import axes, COLOURS, _format_date
-from .profiles import (_add_bars, _BLOCK_BARS, _choice, composite_profile, _finish, _MAX_VOLUME,
-                                    _nearness, _of_segment, _profiles, _sessions, _smooth_profiles, _Spread,
-                                    _SPREADS, _Table, _UNIT, volume_profiles, VolumeProfiles, _Work)
+from vpoc_backtest.data import (
+    _PRICES,
+    ES,
+    BadData,
+    CompactBars,
+    ContractSpec,
+    _check_one_contract,
+    _compact_bars,
+    add_sessions,
+)
+from .display import COLOURS, _format_date, axes
+from vpoc_backtest.profiles import (
+    _BLOCK_BARS,
+    _MAX_VOLUME,
+    _SPREADS,
+    _UNIT,
+    VolumeProfiles,
+    _add_bars,
+    _choice,
+    _finish,
+    _nearness,
+    _of_segment,
+    _profiles,
+    _sessions,
+    _smooth_profiles,
+    _Spread,
+    _Table,
+    _Work,
+    composite_profile,
+    volume_profiles,
+)
 
 # %% ../nbs/01_vpoc.ipynb #8d2eaaed
 @njit(cache=True)
