@@ -26,6 +26,9 @@ from vpoc_backtest import _modidx
 UNREAD = re.compile(r'output-file is not read|format commonmark|keep-md')  # these are for quarto, or served by Site itself
 
 
+MODULES = set(_modidx.d['syms'])
+
+
 class Said(str): __repr__ = str.__str__
 
 
@@ -68,6 +71,12 @@ class Entry(nbdev.showdoc.BasicMarkdownRenderer):
 nbdev.showdoc.BasicMarkdownRenderer = Entry  # here and not in main: proc_nbs starts processes, and each of them imports this file
 
 
+def has_entry(page_name, name):
+    "Whether a page of the API describes a name: what is not in `__all__` has no entry."
+    module = f"vpoc_backtest.{page_name.removesuffix('.html')}"
+    return module in MODULES and name in {n.lower() for n in import_module(module).__all__}
+
+
 class Site(site.Site):
     def read(self, src):
         page = super().read(src)
@@ -81,7 +90,8 @@ class Site(site.Site):
         cfg = get_config()
         if href.startswith(home := f'{cfg.doc_host}{cfg.doc_baseurl}/'):
             page_name, _, name = href.removeprefix(home).partition('#')
-            href = f'/{page_name}#{name.split(".")[0]}' if name[:1] != '_' else f'/{page_name}'   # methods and private names have no entry
+            name = name.split('.')[0]                                          # methods have no entry of their own
+            href = f'/{page_name}#{name}' if has_entry(page_name, name) else f'/{page_name}'
         up = re.match(r'(\.\./)+', href)
         if up and page and up[0].count('../') == len(page.src.parts):
             return f'{cfg.git_url}/blob/{cfg.branch}/{href[up.end():]}'        # files of the repository that are no pages

@@ -12,19 +12,18 @@ TYPE_CHECKING = False  # type checkers take it for true and follow these imports
 if TYPE_CHECKING:
     from .backtest import BacktestConfig as BacktestConfig, run_backtest as run_backtest
     from .causality import check_causality as check_causality
-    from .data import BadData as BadData, ContractSpec as ContractSpec, ES as ES, MES as MES, NQ as NQ
+    from .data import BadData as BadData, ContractSpec as ContractSpec, ES as ES, NQ as NQ
     from .data import add_sessions as add_sessions, random_walk as random_walk, sample_market as sample_market
     from .data_quality import data_quality as data_quality
     from .evidence import examine as examine, placebo_test as placebo_test
     from .explore import explore as explore
-    from .features import FilterConfig as FilterConfig
-    from .ml_backtest import load_run as load_run, run_pipeline as run_pipeline, save_run as save_run
+    from .ml_backtest import load_run as load_run, run_pipeline as run_pipeline
     from .performance import compare as compare
     from .readers import read_bars as read_bars, read_vix as read_vix
     from .report import save_report as save_report
     from .rolls import front_month as front_month
     from .run_config import RunConfig as RunConfig, load_market as load_market
-    from .signals import SignalRules as SignalRules, explain_signals as explain_signals, make_signals as make_signals
+    from .signals import SignalRules as SignalRules, make_signals as make_signals
     from .sweeps import sweep as sweep
     from .verdict import recommendation as recommendation, verdict as verdict
     from .vpoc import plot_profile as plot_profile, session_levels as session_levels
@@ -32,18 +31,17 @@ if TYPE_CHECKING:
 _HOMES = {
     'backtest': 'BacktestConfig run_backtest',
     'causality': 'check_causality',
-    'data': 'BadData ContractSpec ES MES NQ add_sessions random_walk sample_market',
+    'data': 'BadData ContractSpec ES NQ add_sessions random_walk sample_market',
     'data_quality': 'data_quality',
     'evidence': 'examine placebo_test',
     'explore': 'explore',
-    'features': 'FilterConfig',
-    'ml_backtest': 'load_run run_pipeline save_run',
+    'ml_backtest': 'load_run run_pipeline',
     'performance': 'compare',
     'readers': 'read_bars read_vix',
     'report': 'save_report',
     'rolls': 'front_month',
     'run_config': 'RunConfig load_market',
-    'signals': 'SignalRules explain_signals make_signals',
+    'signals': 'SignalRules make_signals',
     'sweeps': 'sweep',
     'verdict': 'recommendation verdict',
     'vpoc': 'plot_profile session_levels',
