@@ -13,8 +13,7 @@ def test_there_are_four_short_examples():
 
 def test_the_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    from vpoc_backtest.readers import LAYOUTS
-    monkeypatch.setattr('vpoc_backtest.readers.LAYOUTS', LAYOUTS)
+    from vpoc_backtest.layouts import LAYOUTS
     before, names = dict(LAYOUTS), {}
     try:
         for code in EXAMPLES: exec(compile(code, 'CONTRIBUTING.md', 'exec'), names)

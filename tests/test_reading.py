@@ -23,12 +23,9 @@ from hypothesis import strategies as st
 from vpoc_backtest import data, readers, storage
 from vpoc_backtest.cli import main
 from vpoc_backtest.data import _PRICES, _ZONE, BadData, check_bars, random_walk
-from vpoc_backtest.readers import (
-    _bar_files,
-    bars_from_trades,
-    read_bars,
-    sniff_layout,
-)
+from vpoc_backtest.layouts import sniff_layout
+from vpoc_backtest.parsing import bars_from_trades
+from vpoc_backtest.readers import _bar_files, read_bars
 from vpoc_backtest.run_config import load_market
 from vpoc_backtest.storage import _UNFINISHED
 

@@ -300,7 +300,7 @@ def _check_reading(
     "Raise `BadData` for an option by which no file could be read."
     from zoneinfo import ZoneInfo
 
-    from vpoc_backtest.readers import LAYOUTS
+    from vpoc_backtest.layouts import LAYOUTS
     _check_file('data', options.data)
     _check_file('vix', options.vix)
     if options.layout != 'auto' and options.layout not in LAYOUTS:

@@ -22,7 +22,7 @@ from vpoc_backtest.data import (
     check_bars,
 )
 from .display import COLOURS, axes
-from .readers import _bar_length
+from .parsing import _bar_length
 
 # %% ../nbs/00b_data_quality.ipynb #847d7223
 _HOURS = pd.DataFrame(  # by first trade date: end of the day, of Fridays, and the pause; New York time

@@ -253,11 +253,11 @@ def _required(side: np.ndarray, history: LevelHistory, rules: SignalRules) -> di
     return holds
 
 # %% ../nbs/03_signals.ipynb #a2b87431
-_PRICES = ['entry', 'stop', 'target']
+_ORDER_PRICES = ['entry', 'stop', 'target']
 
 def _table(c: _Candidates, history: LevelHistory) -> pd.DataFrame:
     "Candidates as a table, by the session in which they would work."
-    columns = c.known._asdict() | {k: getattr(c, k) for k in _PRICES} | {'known_at': history.carried[1]}
+    columns = c.known._asdict() | {k: getattr(c, k) for k in _ORDER_PRICES} | {'known_at': history.carried[1]}
     return pd.DataFrame(columns, index=history.levels.index[1:])
 
 # %% ../nbs/03_signals.ipynb #62263960
@@ -324,7 +324,7 @@ def explain_signals(
         else: failed[i] = '; '.join(name for name, ok in holds.items() if not ok[i])
     rows = {k: x[history.base] for k, x in _runs_and_streaks(history, rules).items()}
     table = _table(candidates, history).assign(order=order, failed=failed, **rows)
-    return table[['order', 'failed', *_SessionFigures._fields, *rows, *_PRICES, 'known_at']]
+    return table[['order', 'failed', *_SessionFigures._fields, *rows, *_ORDER_PRICES, 'known_at']]
 
 # %% ../nbs/03_signals.ipynb #972bb950
 _ORDER_FIGURES = ('trend', 'r2', 'p_direction', 'vol_ratio', 'reward_risk', 'stop_pct')
@@ -352,5 +352,5 @@ def candidate_orders(
         placed.append(table.assign(**_order_figures(table))[possible])
     orders = pd.concat(placed).rename_axis('date').reset_index()
     orders = orders.sort_values(['date', 'side'], ascending=[True, False], kind='stable')
-    columns = ['date', 'side', *_PRICES, 'size_factor', 'known_at', *_ORDER_FIGURES]
+    columns = ['date', 'side', *_ORDER_PRICES, 'size_factor', 'known_at', *_ORDER_FIGURES]
     return orders[columns].reset_index(drop=True)

@@ -22,6 +22,7 @@ from numba import njit
 
 # %% ../nbs/01b_trades.ipynb #d00718af
 from .data import _ZONE, ES, BadData, CompactBars, ContractSpec, _stretches
+from .parsing import _contract_name
 from vpoc_backtest.profiles import (
     _MAX_VOLUME,
     _SEGMENTS,
@@ -33,7 +34,6 @@ from vpoc_backtest.profiles import (
     _sessions,
     _smooth_profiles,
 )
-from .readers import _contract_name
 from .vpoc import _check_pct, _level_prices
 
 # %% ../nbs/01b_trades.ipynb #c78eeddb
