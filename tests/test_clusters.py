@@ -15,7 +15,7 @@ from vpoc_backtest.data import ES, add_sessions, random_walk
 from vpoc_backtest.evidence import placebo_test
 from vpoc_backtest.parallel import map_parallel
 from vpoc_backtest.signals import SignalRules, make_signals
-from vpoc_backtest.sweeps import SweepContext, sweep
+from vpoc_backtest.sweeps import StudyConfig, SweepContext, sweep
 from vpoc_backtest.vpoc import session_levels
 
 PLAIN = SignalRules(rule='migration')
@@ -61,8 +61,8 @@ def test_work_goes_to_two_workers(config):
 
 def test_the_same_bits(config, market, alone, tmp_path):
     with parallel_config(**config):
-        pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, part=3), alone[0], check_exact=True)
-        pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, part=3, out=tmp_path), alone[0], check_exact=True)
+        pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, study=StudyConfig(part=3)), alone[0], check_exact=True)
+        pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, study=StudyConfig(part=3, folder=tmp_path)), alone[0], check_exact=True)
         pd.testing.assert_frame_equal(placebo_test(market, PLAIN, n=11).placebos, alone[1], check_exact=True)
     assert len(list(tmp_path.glob('sweep-*/[!.]*.parquet'))) == 4 and len(list(tmp_path.glob('table-*.parquet'))) == 1
 
@@ -70,7 +70,7 @@ def test_the_same_bits(config, market, alone, tmp_path):
 def test_one_process_is_this_one(config, market, alone):
     with parallel_config(**config):
         assert set(map_parallel(lambda part: os.getpid(), list(range(8)), jobs=1)) == {os.getpid()}
-        pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, part=3, jobs=1), alone[0], check_exact=True)
+        pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, study=StudyConfig(part=3, jobs=1)), alone[0], check_exact=True)
 
 
 def test_a_whole_run(config, market, monkeypatch, tmp_path):
@@ -103,7 +103,7 @@ def deadly(mark):
 
 
 def test_a_worker_is_killed(config, market, alone, tmp_path):
-    with parallel_config(**config): swept = sweep(market, GRID, PLAIN, make=deadly(tmp_path/'killed'), part=2, out=tmp_path)
+    with parallel_config(**config): swept = sweep(market, GRID, PLAIN, make=deadly(tmp_path/'killed'), study=StudyConfig(part=2, folder=tmp_path))
     assert (tmp_path/'killed').exists()
     pd.testing.assert_frame_equal(swept, alone[0], check_exact=True)
 
@@ -139,14 +139,14 @@ import sys, time
 from pathlib import Path
 from vpoc_backtest.data import add_sessions, random_walk
 from vpoc_backtest.signals import SignalRules, make_signals
-from vpoc_backtest.sweeps import sweep
+from vpoc_backtest.sweeps import StudyConfig, sweep
 
 def slow(levels, rules):
     time.sleep(float(sys.argv[2]))
     return make_signals(levels, rules)
 
 market = add_sessions(random_walk(90, bars_per_session=13, seed=4))
-print(sweep(market, {'window': (5, 10, 15), 'stop_volatility': (.3, .6), 'slippage_ticks': (0, 2)}, SignalRules(rule='migration'), make=slow, part=1, out=sys.argv[1]).to_json())
+print(sweep(market, {'window': (5, 10, 15), 'stop_volatility': (.3, .6), 'slippage_ticks': (0, 2)}, SignalRules(rule='migration'), make=slow, study=StudyConfig(part=1, folder=sys.argv[1])).to_json())
 """
 
 

@@ -8,7 +8,7 @@ from vpoc_backtest import profiles, trades
 from vpoc_backtest.data import BadData, random_walk
 from vpoc_backtest.profiles import _SEGMENTS, _SPREADS, volume_profiles
 from vpoc_backtest.trades import profile_from_trades, session_levels_of_trades
-from vpoc_backtest.vpoc import session_levels
+from vpoc_backtest.vpoc import LevelConfig, session_levels
 
 cards = torch.cuda.device_count()
 card = pytest.mark.skipif(not cards, reason='PyTorch sees no graphics card (CUDA or ROCm) on this machine')
@@ -52,10 +52,10 @@ def condensed(request, monkeypatch):
     return made
 
 
-def both_ways(path, **options):
-    found = session_levels_of_trades(path, device='cuda', **options)
-    pd.testing.assert_frame_equal(found, session_levels_of_trades(path, **options), check_exact=True)
-    for segment in _SEGMENTS if 'front' not in options else ():
+def both_ways(path, levels=LevelConfig(), front=None):
+    found = session_levels_of_trades(path, levels, front=front, device='cuda')
+    pd.testing.assert_frame_equal(found, session_levels_of_trades(path, levels, front=front), check_exact=True)
+    for segment in _SEGMENTS if front is None else ():
         card, loop = (profile_from_trades(path, segment=segment, device=device) for device in ('cuda', 'cpu'))
         assert (card.units == loop.units).all() and (card.low == loop.low).all() and card.dates.equals(loop.dates)
     return found
@@ -65,7 +65,7 @@ def refused(path, said):
     "Why trades are refused: the same words with a device and without."
     errors = []
     for device in ('cpu', 'cuda'):
-        with pytest.raises(BadData, match=said) as error: session_levels_of_trades(path, segment='all', device=device)
+        with pytest.raises(BadData, match=said) as error: session_levels_of_trades(path, LevelConfig('all'), device=device)
         errors.append(str(error.value))
     assert errors[0] == errors[1]
     return errors[0]
@@ -89,7 +89,7 @@ def write_files(trades, folder, rng):
 def test_trades_give_the_bits_of_the_loop(condensed, tmp_path, seed):
     trades = some_trades(seed).assign(size=lambda t: t['size'].astype(['int64', 'int32', 'uint32', 'float64'][seed]))
     folder = write_files(trades, tmp_path/'trades', np.random.default_rng(seed))
-    for segment in _SEGMENTS: both_ways(folder, segment=segment, poc=['peak', 'cluster'][seed % 2], area=['single', 'pairs'][seed // 2], smooth=[1, 3][seed % 2])
+    for segment in _SEGMENTS: both_ways(folder, LevelConfig(segment, poc=['peak', 'cluster'][seed % 2], area=['single', 'pairs'][seed // 2], smooth=[1, 3][seed % 2]))
     assert all(condensed) and len(condensed) == 4 * 12
 
 
@@ -100,7 +100,7 @@ def test_trades_of_several_contracts(condensed, tmp_path):
     dates = pd.date_range('2019-03-07', '2019-03-13')
     front = pd.DataFrame({'date': dates, 'contract': [f'ES {month}-19' for month in ('03', '03', '03', '06', '06', '06', '12')], 'offset': np.arange(7.)})
     for segment in _SEGMENTS:
-        found = both_ways(folder, segment=segment, front=front)
+        found = both_ways(folder, LevelConfig(segment), front)
         assert found.contract.unique().tolist() == ['ES 03-19', 'ES 06-19'] and found.index.max() == dates[5], 'of the last contract there is no trade'
     assert all(condensed) and len(condensed) == 3 * 4
     with pytest.raises(BadData, match='trades of another contract: give front'): session_levels_of_trades(folder, device='cuda')
@@ -173,5 +173,5 @@ def test_files_with_and_without_a_contract(condensed, tmp_path):
         (part if i == 1 else pd.concat([part.assign(contract='ESH9'), other])).to_parquet(folder/f'{i}.parquet')
     trades.to_parquet(tmp_path/'one_contract.parquet')
     front = pd.DataFrame({'date': pd.date_range('2019-03-06', '2019-03-14'), 'contract': 'ES 03-19'})
-    found, wanted = both_ways(folder, segment='all', front=front), session_levels_of_trades(tmp_path/'one_contract.parquet', segment='all')
+    found, wanted = both_ways(folder, LevelConfig('all'), front), session_levels_of_trades(tmp_path/'one_contract.parquet', LevelConfig('all'))
     assert len(found) == len(wanted) > 4 and (found[['volume', 'vpoc', 'val', 'vah', 'n_bars']] == wanted[['volume', 'vpoc', 'val', 'vah', 'n_bars']]).all(axis=None)

@@ -11,6 +11,7 @@ from vpoc_backtest.data import add_sessions, random_walk
 from vpoc_backtest.evidence import placebo_test
 from vpoc_backtest.multiple_testing import load_trials, record_trial
 from vpoc_backtest.signals import SignalRules, make_signals
+from vpoc_backtest.sweeps import StudyConfig
 from vpoc_backtest.verdict import verdict_error_rates
 from vpoc_backtest.vpoc import session_levels
 
@@ -19,7 +20,7 @@ PLAIN = SignalRules(rule='migration')
 
 def test_placebos_do_not_depend_on_processes():
     bars = add_sessions(random_walk(90, bars_per_session=13))
-    on_two, on_one = (placebo_test(bars, PLAIN, n=4, jobs=jobs).placebos for jobs in (2, 1))
+    on_two, on_one = (placebo_test(bars, PLAIN, n=4, study=StudyConfig(jobs=jobs)).placebos for jobs in (2, 1))
     assert on_two.equals(on_one)
 
 
@@ -30,14 +31,14 @@ def test_columns_that_prices_do_not_tell_reach_other_processes(null):
     late = (bars.date > bars.date.iloc[600]).to_numpy()
     bars = bars.assign(complete=bars.date.dt.day != 4, offset=np.where(late, 7., 0.),
                        contract=np.where(late, 'ES 06-15', 'ES 03-15'))
-    on_two, on_one = (placebo_test(bars, PLAIN, n=6, null=null, jobs=jobs).placebos for jobs in (2, 1))
+    on_two, on_one = (placebo_test(bars, PLAIN, n=6, null=null, study=StudyConfig(jobs=jobs)).placebos for jobs in (2, 1))
     assert on_two.equals(on_one)
 
 
 def test_error_rates_do_not_depend_on_processes():
     bars = add_sessions(random_walk(90, bars_per_session=4))
     bars = bars.assign(complete=bars.date.dt.day != 4)
-    on_two, on_one = (verdict_error_rates(bars, PLAIN, n=20, jobs=jobs) for jobs in (2, 1))
+    on_two, on_one = (verdict_error_rates(bars, PLAIN, n=20, study=StudyConfig(jobs=jobs)) for jobs in (2, 1))
     assert on_two.given.equals(on_one.given) and on_two.best.equals(on_one.best)
 
 
@@ -135,7 +136,7 @@ def test_a_rule_that_fails_without_its_future_does_not_pass():
         if l.index[-1] < levels.index[-1]: raise KeyError('no such day')
         return l[['close']].shift()
 
-    leaks = check_causality(last_day_needed, levels, samples=5)
+    leaks = check_causality(last_day_needed, levels, dates=5)
     assert leaks.index.tolist() == ['(error)'] and 'KeyError' in leaks.by.iloc[0]
     found = check_orders(lambda l: last_day_needed(l).reset_index(), levels)
     assert not found.passed and 'an error instead of an answer' in found.summary()

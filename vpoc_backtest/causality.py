@@ -194,19 +194,18 @@ def _draws(
     return min(n, int(np.ceil(n * (1 - (1 - _POWER)**(1 / leaking)))))
 
 # %% ../nbs/04b_causality.ipynb #a0abfd88
-def _cuts(clock: _TimeAxis, dates: object, samples: int | None, by_time: bool, rng: np.random.Generator
-          ) -> list[int]:
+def _cuts(clock: _TimeAxis, dates: object, by_time: bool, rng: np.random.Generator) -> list[int]:
     "Choose rows from which the data are changed: where sessions begin, or within them (`by_time`)."
     n = len(clock.times)
     if n < 4: raise ValueError(f'{n} rows of data are too few to cut')
-    if dates is not None:
+    if dates is not None and not isinstance(dates, int):
         dates = pd.DatetimeIndex(dates)
         rows = (clock.sessions if dates.tz is None else clock.times).searchsorted(dates)
         return sorted({int(min(max(k, 1), n - 1)) for k in rows})
     begin = np.append(np.flatnonzero(clock.sessions[1:] != clock.sessions[:-1]) + 1, n)
     if len(begin) == 1: begin = np.array([n // 2, n])  # there is only one session
     sessions = len(begin) - 1
-    drawn = np.sort(rng.choice(sessions, min(samples or _draws(sessions), sessions), replace=False))
+    drawn = np.sort(rng.choice(sessions, min(dates or _draws(sessions), sessions), replace=False))
     return [int(rng.integers(a, b)) if by_time else int(a) for a, b in zip(begin[drawn], begin[drawn + 1])]
 
 # %% ../nbs/04b_causality.ipynb #cae4b30d
@@ -216,7 +215,7 @@ class LookAheadError(ValueError):
 # %% ../nbs/04b_causality.ipynb #a0abfd8a
 _FUTURE = 20  # sessions of another future: the own one of a cut and the month after it
 
-def _answer(fn: Callable, data: pd.DataFrame | pd.Series, dated: str | None) -> pd.DataFrame:
+def _answer(fn: Callable, data: pd.DataFrame | pd.Series, dated: str | None = None) -> pd.DataFrame:
     "Return what `fn` says, as a table indexed by date."
     out = fn(data.copy(deep=False))
     if isinstance(out, pd.Series): out = out.to_frame(out.name or 'value')
@@ -228,7 +227,6 @@ def _answer(fn: Callable, data: pd.DataFrame | pd.Series, dated: str | None) -> 
 class _Question:
     "What is asked of a function, and what it said of all the data."
     fn: Callable
-    dated: str | None
     own_date: bool
     rtol: float
     full: pd.DataFrame
@@ -237,7 +235,7 @@ class _Question:
     def ask(self, data: pd.DataFrame | pd.Series, k: int, by: str) -> dict[str, tuple]:
         "Return column → first date that changed, and how, where `data` are changed from row k on."
         known = self.full[self.clock.untouched(self.full.index, k, self.own_date, by == 'cut')]
-        try: again = _answer(self.fn, data, self.dated)
+        try: again = _answer(self.fn, data)
         except Exception as e:
             lost = known.dropna(how='all').index
             return {'(error)': (lost.min(), f'{by}: {type(e).__name__}: {e}')} if len(lost) else {}
@@ -262,9 +260,7 @@ def check_causality(
     data: pd.DataFrame | pd.Series,  # bars, levels, features, VIX closes: indexed by date or time, in order
     *,
     own_date: bool = False,  # may a figure use data of its own date? levels: yes; orders, features: no
-    dates: object = None,  # dates or times from which the data are changed; None: `samples` of them, drawn
-    samples: int | None = None,  # sessions to draw; None: so many that 99% of leaks in 1% of them are found
-    dated: str | None = None,  # column of the answer with its dates; None: its index, else `date`
+    dates: object = None,  # from which data are changed, or how many to draw; None: enough, see `_draws`
     rtol: float = 0.,  # difference that counts as rounding, as a share of the largest figure of the column
     strict: bool = False,  # raise `LookAheadError` instead of returning what was found
     seed: int = 0  # of the draws
@@ -278,12 +274,12 @@ def check_causality(
     rng = np.random.default_rng(seed)
     clock = _time_axis(data)
     scratch = _Scratch(data)
-    full = _answer(fn, data, dated)
-    if _changes(full, _answer(fn, data, dated), rtol):
+    full = _answer(fn, data)
+    if _changes(full, _answer(fn, data), rtol):
         raise ValueError('fn gives two answers to the same data: fix its seeds first')
-    question = _Question(fn, dated, own_date, rtol, full, clock)
+    question = _Question(fn, own_date, rtol, full, clock)
     found = {}
-    for k in _cuts(clock, dates, samples, full.index.tz is not None, rng):
+    for k in _cuts(clock, dates, full.index.tz is not None, rng):
         _note_leak(found, question.ask(scratch.until(k), k, 'cut'), clock.times[k])
         with scratch.exchanged(k, clock.later(k, _FUTURE), rng, str(rng.choice(_KINDS))) as other:
             _note_leak(found, question.ask(other, k, 'scramble'), clock.times[k])
@@ -471,9 +467,7 @@ def check_orders(
 def check_warm_up(
     fn: Callable,  # data → table or series, as for `check_causality`
     data: pd.DataFrame | pd.Series,  # bars, levels, features: in order of an index of dates or times
-    lengths: tuple[int, ...] = (20, 50, 100, 200, 400, 800),  # sessions of history, those in the data
-    *,
-    dated: str | None = None  # column of the answer with its dates; None: its index, else `date`
+    lengths: tuple[int, ...] = (20, 50, 100, 200, 400, 800)  # sessions of history, those in the data
 ) -> pd.DataFrame:  # index `sessions`; distance of each figure in standard deviations, NaN: no value
     "Measure how much the newest row depends on the history before it; raises `ValueError` for too little."
     sessions = _time_axis(data).sessions
@@ -482,12 +476,12 @@ def check_warm_up(
     if not tried:
         raise ValueError(f'the data have {len(days)} sessions, '
                          f'no more than the shortest of lengths={lengths}')
-    full = _answer(fn, data, dated).select_dtypes('number')
+    full = _answer(fn, data).select_dtypes('number')
     newest = full.iloc[-1]
     spread = full.std().replace(0, 1.)
     rows = {}
     for n in tried:
-        again = _answer(fn, data[sessions >= days[-n]], dated)
+        again = _answer(fn, data[sessions >= days[-n]])
         rows[n] = _newest(again, full.index[-1], full.columns)
     return ((pd.DataFrame(rows).T - newest).abs() / spread).rename_axis('sessions')
 

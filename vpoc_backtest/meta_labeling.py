@@ -155,7 +155,7 @@ def save_filter(
 # %% ../nbs/07a_meta_labeling.ipynb #aeb5b8fc
 def load_filter(
     folder: str | Path,  # of `save_filter`
-    device: str = 'cpu'  # see `best_device`
+    device: str = 'cpu'  # see `_best_device`
 ) -> tuple[TradeFilter, dict]:  # the filter, and everything else that was saved with it
     "Read a filter; raises `BadModel` for files that are damaged or of something else."
     ensemble, about = load_model(folder, device=device)

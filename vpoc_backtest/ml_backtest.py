@@ -61,7 +61,7 @@ from vpoc_backtest.run_config import (
 from .run_config import load_market as load_market
 from .signals import explain_signals, make_signals
 from .storage import atomic_folder
-from .sweeps import _combinations, _grid_trials, _trial_settings
+from .sweeps import StudyConfig, _combinations, _grid_trials, _trial_settings
 from .verdict import VerdictErrorRates, _conclusion, recommendation, verdict, verdict_error_rates
 from .vpoc import plot_migration
 
@@ -333,6 +333,11 @@ def _filter_evidence(
     return examine_filter(bars, filtered.judged, rule.config.backtest, market.contract,
                           checks=(orders, features, predictions), seed=rule.seed)
 
+def _study_of(rule: _RuleOrders, filtered: FilterResult | None) -> StudyConfig:
+    "Return what all studies of a run share; trades count from where the filter begins."
+    first = filtered.first if filtered else None
+    return StudyConfig(rule.market.contract, rule.config.levels, first)
+
 def _gather_evidence(
     rule: _RuleOrders, filtered: FilterResult | None, said: _Predicted | None, wanted: EvidenceConfig,
     say: Callable
@@ -340,27 +345,27 @@ def _gather_evidence(
     "Check the rule and its filter, and measure how often the verdict is wrong on data like these."
     bars = rule.market.bars
     config = rule.config
-    first = filtered.first if filtered else None
-    given = dict(contract=rule.market.contract, first=first, jobs=wanted.jobs) | asdict(config.levels)
-    evidence = examine(bars, config.rules, config.backtest, wanted.placebos, seed=rule.seed, **given)
+    study = replace(_study_of(rule, filtered), jobs=wanted.jobs)
+    seeded = replace(study, seed=rule.seed)
+    evidence = examine(bars, config.rules, config.backtest, wanted.placebos, study=seeded)
     say(f'evidence   {wanted.placebos:,} null markets of each kind, look-ahead, drift, neighbours, costs')
     if filtered:
         filtered = replace(filtered, evidence=_filter_evidence(rule, filtered, said, evidence.causality))
         say('           look-ahead of features and predictions, accepted beside refused orders')
     if wanted.placebos < _FEWEST: return evidence, filtered, None
     n = wanted.placebos // 2
-    rates = verdict_error_rates(bars, config.rules, config.backtest, n, folder=wanted.ledger, **given)
+    kept = replace(study, ledger=wanted.ledger)
+    rates = verdict_error_rates(bars, config.rules, config.backtest, n, kept)
     say('verdict    how often it would be wrong on markets like this one')
     return evidence, filtered, rates
 
 # %% ../nbs/08_ml_backtest.ipynb #394874a9
 def _trial_namer(rule: _RuleOrders, filtered: FilterResult | None) -> Callable:
     "Return the function (rules, backtest) → what tells a trial of this run from others on the same bars."
-    first = filtered.first if filtered else None
-    given = dict(contract=rule.market.contract, first=first) | asdict(rule.config.levels)
+    study = _study_of(rule, filtered)
     extra = {'completeness': rule.config.data.completeness}
     if rule.market.bars.complete.all(): extra = {}  # it changes nothing
-    return lambda rules, backtest: _trial_settings(rules, backtest, **given) | extra
+    return lambda rules, backtest: _trial_settings(rules, backtest, study=study) | extra
 
 def _run_trials(
     rule: _RuleOrders, results: dict[str, BacktestResult], filtered: FilterResult | None,
@@ -405,7 +410,7 @@ def run_pipeline(
     seed: int = 0,  # of everything random
     say: Callable[[str], None] = lambda text: None,  # called with each line of progress
     model: str | None = 'none',  # 'none', 'train', 'latest', a saved filter's folder; None: train if possible
-    device: str = 'auto',  # where the filter is trained, see `best_device`
+    device: str = 'auto',  # where the filter is trained, see `_best_device`
     *,
     evidence: EvidenceConfig = EvidenceConfig()  # which checks to make, and where trials are counted
 ) -> Run:  # levels, signals, results, evidence

@@ -180,5 +180,3 @@ def check_signals(
     wrong = ~(number % 1 == 0) | (number < 0) | stated_zero
     _raise_order_fault({'contracts must be a whole number of at least 1, or empty': wrong}, dates)
     return signals
-
-def _order_date(signals: pd.DataFrame, i: int): return pd.Timestamp(signals.date.iloc[i]).date()

@@ -341,17 +341,6 @@ def max_drawdown(
     "Return the deepest fall from a peak."
     return float(_drawdowns(equity).min(initial=0.))
 
-# %% ../nbs/02_stats.ipynb #ece3b497
-def _autocorrelations(
-    values: np.ndarray,  # (n,) returns
-    lags: int  # how many, fewer than n
-) -> np.ndarray:  # (lags,) at lags 1, 2, …; NaN where the values do not vary
-    "Return the sample autocorrelations, each over all n (the biased estimate, of small variance)."
-    from_mean = np.asarray(values, dtype=float) - np.mean(values)
-    with np.errstate(invalid='ignore'):
-        products = np.array([from_mean[k:] @ from_mean[:-k] for k in range(1, lags + 1)])
-        return products / (from_mean @ from_mean)
-
 # %% ../nbs/02_stats.ipynb #9ffcab5a
 def annualisation_factor(
     q: int,  # periods in a year, e.g. 252

@@ -34,7 +34,7 @@ from vpoc_backtest.profiles import (
     _sessions,
     _smooth_profiles,
 )
-from .vpoc import _check_pct, _level_prices
+from .vpoc import LevelConfig, _level_prices
 
 # %% ../nbs/01b_trades.ipynb #c78eeddb
 def _trades_as_bars(trades: pd.DataFrame, contract: ContractSpec) -> CompactBars:
@@ -319,19 +319,14 @@ def _trade_profiles(tally: _Tally, contract: ContractSpec) -> tuple[VolumeProfil
 # %% ../nbs/01b_trades.ipynb #f57c15ac
 def session_levels_of_trades(
     path: str | Path,  # Parquet file or folder, in any order: ts (with a zone), price, size, contract
+    levels: LevelConfig = LevelConfig(),  # its `spread` has no meaning here: a trade has one price
     *,
-    segment: str = 'RTH',  # part of the day that counts: 'RTH', 'ETH' or 'all'
-    poc: str = 'peak',  # 'peak' or 'cluster'
-    area: str = 'single',  # 'single' or 'pairs'
-    pct: float = 0.70,  # share of the volume in the value area
-    smooth: int = 1,  # ticks over which the profile is smoothed first, odd; 1 for not at all
     front: pd.DataFrame | None = None,  # of `front_month`: the contract of each session; None: all are of one
     contract: ContractSpec = ES,  # whose ticks and hours they are
     device: str = 'cpu'  # as in `session_levels`; files are read by the processor in any case
 ) -> pd.DataFrame:  # as `session_levels`; n_bars counts trades
     "Return the levels of every session from its trades; raise `BadData` naming the row of what is no trade."
-    _check_pct(pct)
-    tally, known = _tally_trades(Path(path), segment, contract, front, device)
+    tally, known = _tally_trades(Path(path), levels.segment, contract, front, device)
     profiles, days = _trade_profiles(tally, contract)
     if not len(profiles): raise BadData(f'{path}: no trade lies in the sessions asked for')
     day = tally.day[days]
@@ -340,11 +335,13 @@ def session_levels_of_trades(
     names = np.array(list(known) or [contract.symbol], dtype=str)[day[:, _CONTRACT]]
     volume = np.add.reduceat(profiles.units, profiles.offsets[:-1]) // _UNIT
     columns = {'open': price(_OPEN), 'high': price(_HIGH), 'low': price(_LOW), 'close': price(_CLOSE),
-               'volume': volume} | _level_prices(_smooth_profiles(profiles, smooth), poc, area, pct)
+               'volume': volume}
+    smoothed = _smooth_profiles(profiles, levels.smooth)
+    columns |= _level_prices(smoothed, levels.poc, levels.area, levels.pct)
     columns |= {'n_bars': day[:, _TRADES], 'contract': names,
                 'first_ts': when(_OPENED), 'last_ts': when(_CLOSED)}
-    levels = pd.DataFrame(columns, index=profiles.dates)
-    return levels if front is None else _with_rolls(levels, front)
+    table = pd.DataFrame(columns, index=profiles.dates)
+    return table if front is None else _with_rolls(table, front)
 
 # %% ../nbs/01b_trades.ipynb #d3c3241b
 def _with_rolls(levels: pd.DataFrame, front: pd.DataFrame) -> pd.DataFrame:

@@ -156,7 +156,7 @@ class _Training:
     folder: Path  # to write to
     until: str | None = None  # last day to learn from; None: the last of the first three quarters
     seed: int = 0  # of everything random
-    device: str = 'auto'  # see `best_device`
+    device: str = 'auto'  # see `_best_device`
     resume: bool = False  # go on from the checkpoints in the folder
 
     def __repr__(self): return f'_Training: {self.market.source}, in {self.folder}'
@@ -204,7 +204,7 @@ def train_run(
     *,
     until: str | None = None,  # last day to learn from; None: the last of the first three quarters
     seed: int = 0,  # of everything random
-    device: str = 'auto',  # see `best_device`
+    device: str = 'auto',  # see `_best_device`
     say: Callable[[str], None] = lambda text: None  # called with each line of progress
 ) -> dict:  # figures out of sample, see `_out_of_sample`
     "Train a filter and save it in a folder; raise `BadData` where the history is too short."
@@ -327,7 +327,7 @@ def _train_in_folder(
     folder: str | Path | None = None,  # of this training; None: a new one in TRAINING/
     *,
     resume: bool = False,  # go on with what is in the folder
-    device: str = 'auto',  # see `best_device`
+    device: str = 'auto',  # see `_best_device`
     say: Callable[[str], None] = lambda text: None  # called with each line of progress
 ) -> tuple[Path, dict]:  # the folder; figures out of sample, see `_out_of_sample`
     "Read the data and train a filter in a folder that no other training has; raise `BadData`."
@@ -496,7 +496,7 @@ def _predict_all(
 def _evaluate_on(
     market: MarketData,  # of `load_market`
     folders: str | Path | list,  # trainings, folders of trainings, or several of either
-    device: str = 'auto',  # see `best_device`
+    device: str = 'auto',  # see `_best_device`
     say: Callable[[str], None] = print  # told of each that is left out
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:  # as `evaluate_runs`; predictions with their outcomes
     "Rank saved filters on bars that none has learned from; raise `BadData` where no unseen session is left."

@@ -9,7 +9,7 @@ __all__ = ['recommendation', 'verdict', 'verdict_error_rates']
 import functools
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Callable
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .backtest import BacktestConfig, BacktestResult
-from .data import ES, CompactBars, ContractSpec, _fingerprint, add_sessions
+from .data import CompactBars, _fingerprint, add_sessions
 from .display import COLOURS, axes
 from .evidence import _null_markets, _NullMarkets, _p_value, _read_case
 from .multiple_testing import _plain, effective_trials
@@ -28,8 +28,14 @@ from .performance import _format_metric, _too_few_trades, _trial_metrics
 from .signals import SignalRules
 from .stats import _MIN_TRADES, _skew_and_kurtosis, minimum_track_record
 from .storage import atomic_file
-from .sweeps import SweepContext, _combinations, _library, _replace_fields, neighbouring_settings
-from .vpoc import session_levels
+from vpoc_backtest.sweeps import (
+    StudyConfig,
+    SweepContext,
+    _combinations,
+    _library,
+    _replace_fields,
+    neighbouring_settings,
+)
 
 # %% ../nbs/04b_verdict.ipynb #8bf4a49f
 _CONCLUSIONS = {
@@ -127,13 +133,11 @@ class _Trial:
     rules: SignalRules
     config: BacktestConfig
     grid: dict
-    contract: ContractSpec
-    first: object
-    levels: dict
+    study: StudyConfig
 
     def __call__(self, bars: CompactBars, along: dict) -> list[dict]:
-        at = session_levels(bars, contract=self.contract, **self.levels).assign(**along)
-        context = SweepContext(bars, contract=self.contract, first=self.first, levels=at)
+        at = self.study.levels_of(bars).assign(**along)
+        context = SweepContext(bars, study=self.study, levels=at)
         figures = lambda rules: context.figures(context.orders(rules), self.config, returns=True)
         return _judged([figures(rules) for rules in self.settings], self.chosen)
 
@@ -334,10 +338,10 @@ def _save_rates(file: Path, rates: VerdictErrorRates):
     with atomic_file(file) as new: new.write_text(json.dumps(kept), encoding='utf-8')
 
 # %% ../nbs/04b_verdict.ipynb #438481a5
-def _try_all(bars: pd.DataFrame, trial: _Trial, markets: _NullMarkets, parts: list, jobs: int | None
-             ) -> pd.DataFrame:
+def _try_all(bars: pd.DataFrame, trial: _Trial, markets: _NullMarkets, parts: list) -> pd.DataFrame:
     "Return the figures of every setting on all markets, made here or by several processes."
-    with shared_folder(None, jobs) as folder:
+    jobs = trial.study.jobs
+    with shared_folder(trial.study.folder, jobs) as folder:
         of = lambda: (trial, markets)
         if worker_count(jobs) > 1:
             table = share_frame(bars, folder)
@@ -348,18 +352,23 @@ def _try_all(bars: pd.DataFrame, trial: _Trial, markets: _NullMarkets, parts: li
     return pd.concat(rows, ignore_index=True)
 
 # %% ../nbs/04b_verdict.ipynb #fde776b5
+_FIRST_SEED = 1_000_000  # of a study with seed 0: far from the seeds of `placebo_test`
+
+def _rates_file(bars: pd.DataFrame, trial: _Trial, n: int) -> Path | None:
+    "Return the file in the ledger that keeps these rates, None without a ledger."
+    study = trial.study
+    if not study.ledger: return None
+    asked = [_library(), _fingerprint(bars), trial.rules, trial.config, trial.grid,
+             study.contract, study.levels, study.first, study.seed, n]
+    text = json.dumps(asked, default=_plain, sort_keys=True)
+    return Path(study.ledger)/f'error-rates-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}.json'
+
 def verdict_error_rates(
     bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
     rules: SignalRules = SignalRules(),  # the given setting
     config: BacktestConfig = BacktestConfig(),  # costs, risk and fill assumptions
     n: int = 200,  # markets without an edge; a third as many for each size of one
-    *,
-    contract: ContractSpec = ES,  # what is traded
-    first: object = None,  # date of the session from which trades count; None: all do
-    seed: int = 1_000_000,  # of the first market; far from the seeds of `placebo_test`
-    jobs: int | None = None,  # processes, None: as `joblib.parallel_config` says; they change no result
-    folder: str | Path | None = None,  # where the rates are kept for the next call; None: nowhere
-    **levels  # settings of `session_levels`: segment, spread, poc, area, pct, smooth
+    study: StudyConfig = StudyConfig()  # contract, levels, first session, workers; the ledger keeps rates
 ) -> VerdictErrorRates:  # shares of markets by conclusion and edge
     """Measure how often the verdict praises noise on data like these, and from which edge on it finds one.
 
@@ -367,16 +376,14 @@ def verdict_error_rates(
     not trained again. Raises `BadData` for invalid bars, `ValueError` for n below 20.
     """
     if n < 20: raise ValueError(f'n={n} must be at least 20: with fewer no p reaches 0.05')
-    bars = bars if 'date' in bars else add_sessions(bars, contract)
-    trial = _Trial(rules, config, neighbouring_settings(rules), contract, first, levels)
-    asked = [_library(), _fingerprint(bars), asdict(trial), n, seed]
-    text = json.dumps(asked, default=_plain, sort_keys=True)
-    name = 'error-rates-' + hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-    file = folder and Path(folder)/f'{name}.json'
+    bars = bars if 'date' in bars else add_sessions(bars, study.contract)
+    trial = _Trial(rules, config, neighbouring_settings(rules), study)
+    file = _rates_file(bars, trial, n)
     if file and (kept := _load_rates(file)): return kept
-    markets = _null_markets(bars, 'drift', contract, session_levels(bars, contract=contract, **levels))
-    parts = _parts(_pulls(markets.source.bars, bars.date.nunique()), n, max(n // 3, 1), seed)
-    tried = _with_p(_try_all(bars, trial, markets, parts, jobs))
+    markets = _null_markets(bars, 'drift', study.contract, study.levels_of(bars))
+    pulls = _pulls(markets.source.bars, bars.date.nunique())
+    parts = _parts(pulls, n, max(n // 3, 1), _FIRST_SEED + study.seed)
+    tried = _with_p(_try_all(bars, trial, markets, parts))
     given = tried[tried.setting == trial.chosen]
     edge = given.groupby('pull').expectancy_r.mean()
     rates = VerdictErrorRates(_rates(given, edge), _rates(tried[tried.best], edge), len(trial.settings))
