@@ -40,7 +40,7 @@ from vpoc_backtest.data import (
 )
 from .display import COLOURS, axes
 from .drift import DriftPanel, drift_panel
-from .multiple_testing import Trials
+from .multiple_testing import Trials, effective_trials
 from vpoc_backtest.parallel import (
     SharedFrame,
     cached_per_process,
@@ -437,6 +437,14 @@ class Evidence:
     def looks_ahead(self) -> bool:
         "Whether an order used the future."
         return not self.causality.passed
+
+    @functools.cached_property
+    def trials(self) -> Trials:
+        "The settings that were looked at, for `after_trials`; their returns say how independent they are."
+        if not len(self.swept): return Trials(1)
+        returns = np.stack(self.swept.returns, axis=1)
+        effective = max(effective_trials(returns), 1.) if np.isfinite(returns).all() else None
+        return Trials(len(self.swept), effective=effective)
 
     def reasons(self) -> list[str]:
         "Return what belongs into the verdict, a sentence or two each."

@@ -348,8 +348,9 @@ def annualisation_factor(
 ) -> float:  # annual Sharpe ratio over the one per period; √q where no return depends on another
     """Return the factor from a Sharpe ratio per period to an annual one.
 
-    Lo (2002), *Financial Analysts Journal* 58(4), 36–52. Raises ValueError where a year
-    would have no variance."""
+    The autocorrelations can be estimated by `statsmodels.tsa.stattools.acf(returns, nlags=5)[1:]`. Lo
+    (2002), *Financial Analysts Journal* 58(4), 36–52. Raises ValueError where a year would have no
+    variance."""
     rho = np.atleast_1d(np.asarray(autocorrelations, dtype=float))[:q - 1]
     variance = q + 2 * ((q - 1 - np.arange(len(rho))) * rho).sum()
     if variance > 0: return float(q / np.sqrt(variance))

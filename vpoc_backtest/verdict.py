@@ -21,7 +21,7 @@ import pandas as pd
 from .backtest import BacktestConfig, BacktestResult
 from .data import CompactBars, _fingerprint, add_sessions
 from .display import COLOURS, axes
-from .evidence import _null_markets, _NullMarkets, _p_value, _read_case
+from .evidence import _null_markets, _NullMarkets, _p_value, _read_case, after_trials
 from .multiple_testing import _plain, effective_trials
 from .parallel import cached_per_process, map_parallel, share_frame, shared_folder, worker_count
 from .performance import _format_metric, _too_few_trades, _trial_metrics
@@ -91,13 +91,19 @@ def _record_sentence(result: BacktestResult) -> str:
     return f'At a Sharpe ratio of {sharpe:.2f} it would take a record of about {years:,.0f} years.'
 
 # %% ../nbs/04b_verdict.ipynb #b7e6216f
+def _among_trials(result: BacktestResult, evidence: object) -> BacktestResult:
+    "Return a result judged as one of the settings that `examine` tried, unless more were counted already."
+    trials = getattr(evidence, 'trials', None)
+    if trials is None or not result.metrics['trials'] < trials.number: return result
+    return after_trials(result, trials)
+
 def _conclusion(
     result: BacktestResult,  # of `run_backtest`
     evidence: object = None  # as for `recommendation`
 ) -> str:  # a key of `_CONCLUSIONS`
     "Return what is concluded from a result; without evidence it can never be *worth testing*."
     if evidence is None: return _conclude(result.metrics, float('nan'))
-    return _conclude(result.metrics, evidence.p, evidence.looks_ahead)
+    return _conclude(_among_trials(result, evidence).metrics, evidence.p, evidence.looks_ahead)
 
 def recommendation(
     result: BacktestResult,  # of `run_backtest`
@@ -111,6 +117,7 @@ def verdict(
     evidence: object = None  # as for `recommendation`
 ) -> str:  # a few sentences
     "Return the reasons for the conclusion: money, null markets, trials, sides."
+    result = _among_trials(result, evidence)
     m = result.metrics
     if not m['trades']: return ''
     told = [_money_sentence(result)]
