@@ -36,7 +36,8 @@ from vpoc_backtest.features import (
 )
 from .model import BadModel, load_model, save_model
 from .signals import _ORDER_FIGURES, SignalRules, candidate_orders
-from .train import TradeFilter, _label_days
+from .splits import _label_days
+from .train import TradeFilter
 
 # %% ../nbs/07a_meta_labeling.ipynb #77279d77
 def _undisturbed(trades: pd.DataFrame) -> pd.Series:

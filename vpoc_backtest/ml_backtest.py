@@ -543,7 +543,7 @@ def _calibration_table(table: pd.DataFrame) -> pd.DataFrame:
 def _filter_sections(filtered: FilterResult) -> dict[str, str]:
     "Return what the report says of the filter."
     from vpoc_backtest.meta_labeling import plot_calibration
-    from vpoc_backtest.train import plot_windows
+    from vpoc_backtest.splits import plot_windows
     told = [f'{filtered.source[:1].upper()}{filtered.source[1:]}. {_describe_filter(filtered)}.']
     if filtered.evidence: told += filtered.evidence.sentences()
     caption = 'Outcome of both orders of every session, by the confidence of the filter beforehand'

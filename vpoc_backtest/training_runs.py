@@ -61,7 +61,7 @@ def _learnable(
     samples: pd.DataFrame, sessions: pd.DatetimeIndex, until: str | None
 ) -> tuple[pd.DataFrame, pd.Timestamp]:
     "Return the samples up to a date, with the outcomes that were known by then, and that date."
-    from vpoc_backtest.train import _label_days
+    from vpoc_backtest.splits import _label_days
     last = sessions[int(len(sessions) * _TRAINED_SHARE) - 1] if until is None else _parse_day(until)
     known = samples[samples.date <= last].reset_index(drop=True)
     late = _label_days(known.date, known.label_end) > last
