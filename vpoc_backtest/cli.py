@@ -500,7 +500,7 @@ class _BacktestOptions:
     tz: str = None  # zone of stamps that carry none, e.g. America/Chicago (default: the layout's)
     stamp: str = None  # the moment of a bar its stamp means: open or end (default: the layout's)
     segment: str = None  # part of the day levels are counted in: RTH, ETH or all (default: RTH)
-    device: str = 'auto'  # where the filter is trained: auto, cpu, cuda, cuda:1
+    device: str = 'auto'  # where volume is counted by price and the filter trained: auto, cpu, cuda, cuda:1
     # null markets of each kind that the rule is compared with, 0 for none; under 40 the error rates
     # of the verdict are not measured
     placebo: int = 200

@@ -203,11 +203,12 @@ def _no_orders(why: pd.DataFrame) -> str:
     if not len(why): return 'one session has no day before it'
     return f'most frequent reason for none: {why.failed.str.split("; ").explode().mode()[0]}'
 
-def _prepare_rule(market: MarketData, config: RunConfig, seed: int, say: Callable) -> _RuleOrders:
+def _prepare_rule(market: MarketData, config: RunConfig, seed: int, say: Callable, device: str = 'cpu'
+                  ) -> _RuleOrders:
     "Compute levels and orders of a market; raise `BadData` where no bar lies in the hours that count."
     config = replace(config, rules=replace(config.rules, tick_size=market.contract.tick_size))
     market, quality = mark_sessions(market, config)
-    levels = _own_levels(market, config)
+    levels = _own_levels(market, config, device)
     say(f'quality    {_describe_quality(quality)}')
     span = f'{levels.index[0].date()} to {levels.index[-1].date()}'
     say(f'levels     {levels.complete.sum():,} sessions, {span}')
@@ -410,7 +411,7 @@ def run_pipeline(
     seed: int = 0,  # of everything random
     say: Callable[[str], None] = lambda text: None,  # called with each line of progress
     model: str | None = 'none',  # 'none', 'train', 'latest', a saved filter's folder; None: train if possible
-    device: str = 'auto',  # where the filter is trained, see `_best_device`
+    device: str = 'auto',  # where volume is counted and the filter trained: 'cpu', 'cuda', 'cuda:1'
     *,
     evidence: EvidenceConfig = EvidenceConfig()  # which checks to make, and where trials are counted
 ) -> Run:  # levels, signals, results, evidence
@@ -418,7 +419,7 @@ def run_pipeline(
 
     Raises `BadData` for data, settings or a filter that do not fit, and for too short a history.
     """
-    rule = _prepare_rule(market, config, seed, say)
+    rule = _prepare_rule(market, config, seed, say, device)
     results, filtered, said = _trade(rule, model, device, say)
     _say_results(results, filtered, say)
     found = None

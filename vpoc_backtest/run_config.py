@@ -34,6 +34,7 @@ from vpoc_backtest.data import (
 from .data_quality import _MIN_COMPLETENESS, mark_complete
 from .display import _figures_html
 from .features import FilterConfig
+from .profiles import _GPU_MIN_BARS
 from vpoc_backtest.readers import (
     _bar_files,
     _how_files_were_read,
@@ -341,9 +342,10 @@ def mark_sessions(
     return replace(market, bars=bars), quality
 
 # %% ../nbs/07b_run_config.ipynb #da7ac0f4
-def _own_levels(market: MarketData, config: RunConfig) -> pd.DataFrame:
+def _own_levels(market: MarketData, config: RunConfig, device: str = 'cpu') -> pd.DataFrame:
     "Return the levels of a market whose sessions are marked; an incomplete session has none."
-    levels = session_levels(market.bars, **asdict(config.levels), contract=market.contract)
+    if device == 'auto' and len(market.bars) < _GPU_MIN_BARS: device = 'cpu'
+    levels = session_levels(market.bars, **asdict(config.levels), contract=market.contract, device=device)
     if not len(levels):
         raise BadData(f'{market.source}: no bar lies in {config.levels.segment} hours: are they bars within '
                       'the day, and is the time zone right? Use --tz')
