@@ -64,7 +64,7 @@ def _errors_of(trades: pd.DataFrame, periods: tuple, spreads: tuple, segment: st
         for spread in spreads:
             off = _level_ticks(_profiles(sessions, spread), **settings) - true_levels[at]
             keys = {'date': np.repeat(sessions.dates, 3), 'period': period, 'spread': spread}
-            tables.append(pd.DataFrame(keys | {'level': _LEVELS * len(off), 'error': off.ravel()}))
+            tables.append(pd.DataFrame(keys | {'level': np.tile(_LEVELS, len(off)), 'error': off.ravel()}))
     return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/01d_level_error.ipynb #b74360d2
@@ -76,7 +76,7 @@ def profile_error(
     segment: str = 'RTH',  # 'RTH', 'ETH' or 'all'
     contract: ContractSpec = ES,  # whose ticks and hours they are
     **settings  # poc, area, pct and smooth of `session_levels`
-) -> pd.DataFrame:  # one row a session, period, spread and level: date, period, spread, level, error (ticks)
+) -> pd.DataFrame:  # date, period, spread, level, error (ticks): one row for each of the former
     """Return how far VPOC, VAL and VAH made from bars are from those of the session's own trades.
 
     `error` is the level from the bars minus the level from the trades, in ticks; the bars are made of the
@@ -85,7 +85,7 @@ def profile_error(
     parts = [_errors_of(part, tuple(periods), tuple(spreads), segment, contract, settings)
              for part in _whole_sessions(trades, contract)]
     errors = pd.concat(parts, ignore_index=True)
-    return errors.dropna(ignore_index=True).astype({'error': np.int64})
+    return errors.dropna().sort_values('date', kind='stable', ignore_index=True).astype({'error': np.int64})
 
 # %% ../nbs/01d_level_error.ipynb #b848b2bf
 def _error_summary(errors: pd.DataFrame) -> pd.DataFrame:

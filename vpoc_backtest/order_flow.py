@@ -233,7 +233,7 @@ def trade_delta(
 # %% ../nbs/01c_order_flow.ipynb #6393c689
 def _draw_bar_deltas(ax, table: pd.DataFrame):
     "Draw the delta of each bar as a column, up for buyers and down for sellers."
-    colour = np.where(table.delta >= 0, COLOURS['green'], COLOURS['vermilion'])
+    colour = np.where(table.delta >= 0, COLOURS['blue'], COLOURS['vermilion'])
     ax.bar(np.arange(len(table)), table.delta, 1, color=colour, lw=0)
     ax.axhline(0, color=COLOURS['grey'], lw=.6)
     ax.set(ylabel='delta')
@@ -243,10 +243,10 @@ def _draw_cumulative(ax, table: pd.DataFrame):
     "Draw cumulative delta against zero, session by session."
     x, level = np.arange(len(table)), table.cumulative_delta.to_numpy(float)
     restart = np.flatnonzero(table.date.to_numpy()[1:] != table.date.to_numpy()[:-1]) + 1
-    ax.fill_between(x, 0, level, where=level >= 0, color=COLOURS['green'], alpha=.3, lw=0, step='mid')
+    ax.fill_between(x, 0, level, where=level >= 0, color=COLOURS['blue'], alpha=.3, lw=0, step='mid')
     ax.fill_between(x, 0, level, where=level < 0, color=COLOURS['vermilion'], alpha=.3, lw=0, step='mid')
     for edge in restart: ax.axvline(edge - .5, color=COLOURS['grey'], lw=.8, ls=':')
-    for part in np.split(x, restart): ax.step(part, level[part], where='mid', color=COLOURS['blue'], lw=1.1)
+    for part in np.split(x, restart): ax.step(part, level[part], where='mid', color='#44546a', lw=1.1)
     ax.axhline(0, color=COLOURS['grey'], lw=.6)
     ax.set(ylabel='cumulative delta')
 
@@ -275,7 +275,10 @@ def plot_delta(
     segment: str = 'RTH',  # 'RTH', 'ETH' or 'all'
     contract: ContractSpec = ES  # whose ticks and hours they are
 ):  # three axes: price, delta of each bar, cumulative delta
-    "Draw price above the delta of each bar and cumulative delta; raise `BadData` where no trade is shown."
+    """Draw price, the delta of each bar, and cumulative delta; raise `BadData` where there is no trade.
+
+    Blue: buyers crossed the spread more often; vermilion: sellers did.
+    """
     parts = [_cut_bars(part, period, segment, contract) for part in _whole_sessions(trades, contract)]
     if not sum(len(cut.opens) for cut in parts): raise BadData(f'no {segment} trade to show')
     table = pd.concat([_delta_table(cut) for cut in parts])
@@ -430,7 +433,7 @@ def _draw_cell(ax, x: int, row, colour: str, boxed: bool, tick: float):
     corner = x - .48, row.price - tick / 2
     ax.add_patch(Rectangle(corner, .96, tick, facecolor=colour or 'white', edgecolor='#dddddd', lw=.4))
     if boxed: ax.add_patch(Rectangle(corner, .96, tick, fill=False, edgecolor='black', lw=1.2, zorder=3))
-    style = {'va': 'center', 'fontsize': 6.5, 'color': 'white' if colour else '#222222'}
+    style = {'va': 'center', 'fontsize': 7, 'color': 'white' if colour else '#222222'}
     ax.text(x - .07, row.price, f'{row.bid}', ha='right', **style)
     ax.text(x, row.price, '×', ha='center', **style)
     ax.text(x + .07, row.price, f'{row.ask}', ha='left', **style)
