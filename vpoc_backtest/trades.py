@@ -8,7 +8,7 @@ __all__ = ['profile_from_trades', 'session_levels_of_trades']
 # %% ../nbs/01b_trades.ipynb #13daece2
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Iterable, NamedTuple
 
 # %% ../nbs/01b_trades.ipynb #6e776085
 if TYPE_CHECKING:
@@ -213,14 +213,16 @@ def _trades_in(file: Path) -> int:
     return rows
 
 # %% ../nbs/01b_trades.ipynb #a43c9f83
-def _trade_batches(files: list[Path]):
-    "Yield batches of Parquet files: file, number of the first row, table."
+def _trade_batches(files: list[Path], more: Iterable[str] = ()):
+    "Yield batches of Parquet files: file, number of the first row, table; of `more` the columns there are."
     from pyarrow import parquet
     for file in files:
-        named = ['contract'] if 'contract' in parquet.read_schema(file).names else []
+        names = parquet.read_schema(file).names
+        named = ['contract'] if 'contract' in names else []
         columns, row = ['ts', 'price', 'size', *named], 0
         source = parquet.ParquetFile(file, pre_buffer=False, buffer_size=1 << 22, read_dictionary=named)
-        for batch in source.iter_batches(1 << 19, columns=columns, use_threads=False):
+        read = [*columns, *(name for name in more if name in names)]
+        for batch in source.iter_batches(1 << 19, columns=read, use_threads=False):
             for name in columns:
                 if batch[name].null_count:
                     raise BadData(f'{file}: {name} is missing in a row after row {row}: drop it')
