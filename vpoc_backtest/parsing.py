@@ -519,7 +519,9 @@ def bars_from_trades(
     every: str = '1min'  # length of a bar
 ) -> pd.DataFrame:  # bars; spans without a trade have none
     "Return bars of equal length made of trades."
-    opens = pd.DatetimeIndex(trades.ts).tz_convert(_ZONE).floor(every)
+    times = pd.DatetimeIndex(trades.ts)
+    by_hour = pd.Timedelta('1h') % pd.Timedelta(every) == pd.Timedelta(0)  # the same bars in every zone
+    opens = times.tz_convert('UTC' if by_hour else _ZONE).floor(every).tz_convert(_ZONE)
     if not opens.is_monotonic_increasing:
         raise BadData("trades are not in order of time: use trades.sort_values('ts', kind='stable')")
     start = np.flatnonzero(np.r_[True, opens[1:] != opens[:-1]])
