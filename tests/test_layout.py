@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).parents[1]
-ORDER = ['storage', 'parallel', 'display', 'data', 'layouts', 'parsing', 'readers', 'data_quality', 'rolls', 'profiles', 'vpoc', 'trades', 'order_flow', 'level_error', 'stats', 'multiple_testing',
+ORDER = ['storage', 'parallel', 'display', 'data', 'layouts', 'parsing', 'readers', 'data_quality', 'rolls', 'profiles', 'vpoc', 'tpo', 'market_profile', 'trades', 'order_flow', 'level_error',
+         'stats', 'multiple_testing',
          'volatility', 'signals', 'orders', 'performance', 'fills', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'report',
          'report_notebook',
          'explore', 'features', 'splits', 'model', 'train', 'meta_labeling', 'run_config', 'ml_backtest', 'training_runs', 'cli']
 ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storage', 'display'], 'layouts': ['data'], 'parsing': ['data', 'layouts'],
          'readers': ['storage', 'data', 'display', 'layouts', 'parsing'],
          'data_quality': ['display', 'data', 'parsing', 'readers'], 'rolls': ['data', 'display'], 'profiles': ['data'],
-         'vpoc': ['data', 'display', 'profiles'], 'trades': ['data', 'parsing', 'profiles', 'vpoc'],
+         'vpoc': ['data', 'display', 'profiles'], 'tpo': ['data', 'display', 'profiles', 'vpoc'],
+         'market_profile': ['data', 'display', 'profiles', 'vpoc', 'tpo'], 'trades': ['data', 'parsing', 'profiles', 'vpoc'],
          'order_flow': ['display', 'data', 'profiles', 'vpoc', 'trades'],
          'level_error': ['data', 'parsing', 'profiles', 'vpoc', 'trades', 'order_flow'],
          'stats': ['display'], 'multiple_testing': ['storage', 'display', 'data', 'stats'], 'signals': ['data', 'stats'],
