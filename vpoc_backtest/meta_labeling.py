@@ -29,12 +29,12 @@ from .evidence import _sensitivity_sentence, sensitivity
 from vpoc_backtest.features import (
     FilterConfig,
     Scaler,
+    _make_samples,
     _outcome_targets,
     _session_targets,
     make_features,
-    make_samples,
 )
-from .model import BadModel, load_model, save_model
+from .model import BadModel, _load_model, _save_model
 from .signals import _ORDER_FIGURES, SignalRules, candidate_orders
 from .splits import _label_days
 from .train import TradeFilter
@@ -85,13 +85,13 @@ def filter_samples(
     config: FilterConfig = FilterConfig(),  # target and features
     costs: BacktestConfig = BacktestConfig(),  # costs and fills
     contract: ContractSpec = ES  # what is traded
-) -> pd.DataFrame:  # of `make_samples`
+) -> pd.DataFrame:  # of `_make_samples`
     "Return every candidate order with what was known before it and what became of it."
     orders = candidate_orders(levels, rules)
     if config.target == 'session_return': targets = _session_targets(levels)
     else: targets = _outcome_targets(_order_outcomes(bars, orders, costs, contract))
     features = make_features(levels, vix, config.lookbacks, garch=config.garch)
-    return make_samples(features, orders, targets, _ORDER_FIGURES)
+    return _make_samples(features, orders, targets, _ORDER_FIGURES)
 
 # %% ../nbs/07a_meta_labeling.ipynb #166747dd
 def filter_signals(
@@ -110,7 +110,7 @@ def filter_signals(
 # %% ../nbs/07a_meta_labeling.ipynb #be61226a
 def _calibration(
     predictions: pd.DataFrame,  # of `walk_forward`
-    samples: pd.DataFrame,  # of `make_samples`, with targets
+    samples: pd.DataFrame,  # of `_make_samples`, with targets
     edges: tuple[float, ...] = (0, 10, 30, 50, 70, 90, 100)  # of the classes of confidence, in %
 ) -> pd.DataFrame:  # one row a class: trades, positive (share), mean and its standard error, expected
     "Return the outcomes of predictions by their confidence, in the unit of the target."
@@ -148,7 +148,7 @@ def save_filter(
     about: dict  # what it depends on, as JSON can hold it: levels, orders, symbol, fingerprint, versions
 ):
     "Save a trained filter; raises `ValueError` if the folder holds something else."
-    save_model(folder, trade_filter.ensemble, about | {
+    _save_model(folder, trade_filter.ensemble, about | {
         'feature_names': list(trade_filter.names), 'scaler': trade_filter.scaler.to_dict(),
         'centre': trade_filter.centre, 'scale': trade_filter.scale,
         'config': asdict(trade_filter.config), 'training_span': list(trade_filter.trained)})
@@ -159,7 +159,7 @@ def load_filter(
     device: str = 'cpu'  # see `_best_device`
 ) -> tuple[TradeFilter, dict]:  # the filter, and everything else that was saved with it
     "Read a filter; raises `BadModel` for files that are damaged or of something else."
-    ensemble, about = load_model(folder, device=device)
+    ensemble, about = _load_model(folder, device=device)
     try:
         settings = {k: tuple(v) if isinstance(v, list) else v for k, v in about['config'].items()}
         found = TradeFilter(ensemble.eval(), about['feature_names'], Scaler.from_dict(about['scaler']),
@@ -190,7 +190,7 @@ def _order_rows(levels: pd.DataFrame, vix: pd.Series | None, rules: SignalRules,
     orders = candidate_orders(levels, rules)
     features = make_features(levels, vix, config.lookbacks, garch=config.garch)
     unknown = _outcome_targets(pd.DataFrame(columns=['date', 'side', 'r_multiple', 'exit_ts']))
-    return make_samples(features, orders, unknown, _ORDER_FIGURES).drop(columns=['target', 'label_end'])
+    return _make_samples(features, orders, unknown, _ORDER_FIGURES).drop(columns=['target', 'label_end'])
 
 def _combine_checks(what: str, checks: list[CausalityCheck]) -> CausalityCheck:
     "Return checks of the same rows under changes of several data as one."

@@ -409,7 +409,7 @@ class TradeFilter:
         return (np.concatenate(out, axis=1).astype(float) + self.centre[:, None]) * self.scale
 
     def predict(self,
-        samples: pd.DataFrame,  # of `make_samples`
+        samples: pd.DataFrame,  # of `_make_samples`
         rows: np.ndarray | None = None  # positions to predict; None: all
     ) -> pd.DataFrame:  # date, side, expectation and spread (unit of the target), confidence (0–100)
         "Predict samples, NaN where a figure is missing; raises `ValueError` for a missing column."
@@ -582,7 +582,7 @@ class WalkForward:
 
 # %% ../nbs/07_train.ipynb #483402f7
 def walk_forward(
-    samples: pd.DataFrame,  # of `make_samples`
+    samples: pd.DataFrame,  # of `_make_samples`
     config: FilterConfig = FilterConfig(),  # windows, network, training
     *,
     seed: int = 0,  # of everything random
@@ -625,7 +625,7 @@ def plot_history(
 
 # %% ../nbs/07_train.ipynb #b3dffa08
 def cross_validate(
-    samples: pd.DataFrame,  # of `make_samples`
+    samples: pd.DataFrame,  # of `_make_samples`
     config: FilterConfig = FilterConfig(),  # network and training
     *,
     groups: int = 6,  # see `combinatorial_windows`
