@@ -1,6 +1,7 @@
 """The market profile against a slow twin in plain Python: every figure, on random sessions with all that can go wrong and on all real ones."""
 import math
-from datetime import date as Day, datetime, time, timedelta
+from datetime import date as Day
+from datetime import datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -9,7 +10,14 @@ import pandas as pd
 import pytest
 
 from vpoc_backtest.data import ES, ContractSpec, add_sessions, random_walk
-from vpoc_backtest.market_profile import STRUCTURE, StructureRules, balance_areas, describe_session, open_references, session_structure
+from vpoc_backtest.market_profile import (
+    STRUCTURE,
+    StructureRules,
+    balance_areas,
+    describe_session,
+    open_references,
+    session_structure,
+)
 from vpoc_backtest.profiles import volume_profiles
 from vpoc_backtest.readers import read_bars
 from vpoc_backtest.rolls import front_month

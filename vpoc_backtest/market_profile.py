@@ -37,7 +37,7 @@ from .tpo import plot_tpo as plot_tpo
 from .tpo import tpo_profiles as tpo_profiles
 from .vpoc import _AREAS, _check_pct, naked_vpocs, profile_levels, session_levels
 
-# %% ../nbs/01a_market_profile.ipynb #0e37137b
+# %% ../nbs/01a_market_profile.ipynb #32025854
 @dataclass(frozen=True)
 class StructureRules:
     "Every number of the session structure. Raises ValueError for impossible numbers."
@@ -69,19 +69,24 @@ class StructureRules:
         _check_pct(self.pct)
         _choice(self.area, _AREAS, 'area')
         _choice(self.value, ('volume', 'tpo'), 'value')
-        for name in ('ib_minutes', 'open_minutes', 'narrow_sessions', 'balance_sessions'):
-            value = getattr(self, name)
-            if not value >= 1: raise ValueError(f'{name}={value} must be at least 1')
-        for name in ('ib_coverage', 'min_coverage', 'drive_back', 'test_back', 'drive_close', 'reject_close',
-                     'poc_share', 'double_width', 'double_share', 'normal_ib', 'trend_close',
-                     'balance_overlap'):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f'{name}={value} is a share and must lie between 0 and 1')
-        if not min(self.trend_extension, self.narrow) >= 0:
-            raise ValueError('trend_extension and narrow must not be negative')
+        _check_numbers(self)
 
-# %% ../nbs/01a_market_profile.ipynb #02982233
+# %% ../nbs/01a_market_profile.ipynb #1fde6679
+_SHARES = ('ib_coverage', 'min_coverage', 'drive_back', 'test_back', 'drive_close', 'reject_close', 'poc_share',
+           'double_width', 'double_share', 'normal_ib', 'trend_close', 'balance_overlap')
+
+def _check_numbers(rules: StructureRules):
+    "Raise `ValueError` for a number that its field cannot have."
+    for name in ('ib_minutes', 'open_minutes', 'narrow_sessions', 'balance_sessions'):
+        value = getattr(rules, name)
+        if not value >= 1: raise ValueError(f'{name}={value} must be at least 1')
+    for name in _SHARES:
+        value = getattr(rules, name)
+        if not 0 <= value <= 1: raise ValueError(f'{name}={value} is a share and must lie between 0 and 1')
+    if not min(rules.trend_extension, rules.narrow) >= 0:
+        raise ValueError('trend_extension and narrow must not be negative')
+
+# %% ../nbs/01a_market_profile.ipynb #c526e52c
 class _Extremes(NamedTuple):
     "What letters say of each session, (sessions,) each; levels count from the session's lowest tick."
     bottom: np.ndarray  # lowest level with a TPO
@@ -93,7 +98,7 @@ class _Extremes(NamedTuple):
     double: np.ndarray  # 1 where a zone parts two distributions
     zones: np.ndarray  # zones of single prints up to this session's last
 
-# %% ../nbs/01a_market_profile.ipynb #02e4e6f2
+# %% ../nbs/01a_market_profile.ipynb #f4fed6fc
 @njit(cache=True)
 def _tail(periods, first, step, last_period):
     "Return how many levels from `first` on have one period, which is not `last_period` (0: any)."
@@ -129,6 +134,7 @@ def _single_zones(counts, rules, zones, n):
         n += 1
     return n, double
 
+# %% ../nbs/01a_market_profile.ipynb #84947478
 @njit(cache=True)
 def _last_period(periods):
     "Return the bit of the last period."
@@ -160,15 +166,16 @@ def _find_extremes(periods, counts, offsets, rules, out):
         out[s, 7] = n
     return zones[:n]
 
-def _extremes_of(tpos: TPOProfiles, rules: StructureRules) -> tuple[_Extremes, np.ndarray]:
+def _extremes_of(tpos: TPOProfiles, counts: np.ndarray, rules: StructureRules
+                 ) -> tuple[_Extremes, np.ndarray]:
     "Return what letters say of each session, and (zones, 2): the lowest and highest tick of each zone."
     out = np.empty((len(tpos), 8), np.int64)
     settings = rules.double_width, rules.double_share, rules.confirmed_excess
-    zones = _find_extremes(tpos.periods, tpos.counts, tpos.offsets, settings, out)
+    zones = _find_extremes(tpos.periods, counts, tpos.offsets, settings, out)
     found = _Extremes(*out.T)
     return found, zones + tpos.low.repeat(np.diff(found.zones, prepend=0))[:, None]
 
-# %% ../nbs/01a_market_profile.ipynb #5f041a89
+# %% ../nbs/01a_market_profile.ipynb #14f0d690
 class _Window(NamedTuple):
     "Bars from a session's opening on for some minutes, (sessions,) each."
     open: np.ndarray  # ticks
@@ -192,6 +199,12 @@ def _shortest_step(ts, first, end, before):
     return step
 
 @njit(cache=True)
+def _traded(volume, first, end, step):
+    "Return the first bar from `first` on, by `step`, that has volume; `end` if there is none."
+    while first != end and volume[first] == 0: first += step
+    return first
+
+@njit(cache=True)
 def _first_at(values, volume, first, end, wanted):
     "Return the first of bars first … end − 1 with volume whose price is the wanted one, −1 for none."
     for i in range(first, end):
@@ -208,7 +221,7 @@ def _widen(bars, first, end, high, low):
         least = min(least, l if bars.volume[i] > none else least)
     return most, least
 
-# %% ../nbs/01a_market_profile.ipynb #8f74acd0
+# %% ../nbs/01a_market_profile.ipynb #032e484b
 @njit(cache=True)
 def _watch(stretches, own, bars, ts, until):
     "Return the fields of `_Window` for a session, whose stretches are `own`, up to its end."
@@ -223,13 +236,10 @@ def _watch(stretches, own, bars, ts, until):
         before, (most, least) = ts[end - 1], _widen(bars, first, end, high, low)
         if most > high: high, when_high = most, _first_at(bars.high, bars.volume, first, end, most)
         if least < low: low, when_low = least, _first_at(bars.low, bars.volume, first, end, least)
-        for i in range(first, end):
-            if begun: break
-            if bars.volume[i]: o, begun = bars.open[i], True
-        for i in range(end - 1, first - 1, -1):
-            if bars.volume[i]:
-                c = bars.close[i]
-                break
+        i = _traded(bars.volume, first, end, 1)
+        if i == end: continue
+        if not begun: o, begun = bars.open[i], True
+        c = bars.close[_traded(bars.volume, end - 1, first - 1, -1)]
     return o, high, low, c, when_high, when_low, int(begun), n, step, before
 
 @njit(cache=True)
@@ -248,7 +258,7 @@ def _time_on_file(n: np.ndarray, last: np.ndarray, end: np.ndarray, step: np.nda
     step = np.minimum(step, np.append(_NEVER, step[:-1])[:len(step)])
     return n * np.minimum(step, np.where(n > 0, end - last, 0))
 
-# %% ../nbs/01a_market_profile.ipynb #640326d5
+# %% ../nbs/01a_market_profile.ipynb #a4afc60a
 _OPEN_TYPES = ('open drive', 'open test drive', 'open rejection reverse', 'open auction')
 
 def _open_type(w: _Window, known: np.ndarray, rules: StructureRules) -> np.ndarray:
@@ -262,7 +272,7 @@ def _open_type(w: _Window, known: np.ndarray, rules: StructureRules) -> np.ndarr
     test = driven & behind_first & (back <= rules.test_back * size)
     return np.where(known, np.select([drive, test, turned], [0, 1, 2], 3), -1)
 
-# %% ../nbs/01a_market_profile.ipynb #11261604
+# %% ../nbs/01a_market_profile.ipynb #7e566172
 @njit(cache=True)
 def _overnight(eth, bars, clock, night, close, out):
     "Fill `out` (sessions, 3): high, low, share of volume above `close`; `night`: number in `eth`, or −1."
@@ -281,7 +291,7 @@ def _overnight(eth, bars, clock, night, close, out):
         out[s, 2] = np.nan if volume == 0 or np.isnan(close[s]) else above / volume
         if volume == 0: out[s, :2] = np.nan
 
-# %% ../nbs/01a_market_profile.ipynb #c907de2a
+# %% ../nbs/01a_market_profile.ipynb #4a935fc4
 @njit(cache=True, fastmath={'reassoc'})
 def _add_moments(high, low, volume, bottom):
     "Return Σ v, Σ v·2m, Σ v·(12 s² + 3 (2m)²) of bars whose ticks have mean m above `bottom`, variance s²."
@@ -306,10 +316,10 @@ def _moments(stretches, begin, bars, bottom, out):
         out[s, 0] = mean
         out[s, 1] = np.sqrt(max(second / (12 * total) - mean * mean, 0.)) if total else np.nan
 
-# %% ../nbs/01a_market_profile.ipynb #c0a7a4bb
+# %% ../nbs/01a_market_profile.ipynb #56cff5df
 def _roll_shift(levels: pd.DataFrame) -> np.ndarray:
     "Return (sessions,) points to add to prices of the session before; NaN where it is not comparable."
-    name = levels.contract.astype(str).to_numpy()
+    name = levels.contract.to_numpy()
     same = np.append(False, name[1:] == name[:-1])[:len(levels)]
     if 'adjustment' in levels: same[1:] = True  # joined prices
     if not {'offset', 'offset_asof'} <= set(levels): return np.where(same, 0., np.nan)
@@ -321,7 +331,7 @@ def _before(values: np.ndarray) -> np.ndarray:
     "Return the value of the session before each, NaN for the first."
     return np.append(np.nan, values[:-1])[:len(values)]
 
-# %% ../nbs/01a_market_profile.ipynb #59490b26
+# %% ../nbs/01a_market_profile.ipynb #e844d7eb
 _RELATIONS = ('lower', 'overlapping lower', 'inside', 'outside', 'overlapping higher', 'higher')
 
 def _relation(val: np.ndarray, vah: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
@@ -330,7 +340,7 @@ def _relation(val: np.ndarray, vah: np.ndarray, below: np.ndarray, above: np.nda
     cases = [val > above, vah < below, (val >= below) & (vah <= above), (val <= below) & (vah >= above)]
     return np.where(known, np.select(cases, [5, 0, 2, 3], np.where(val > below, 4, 1)), -1)
 
-# %% ../nbs/01a_market_profile.ipynb #2843442c
+# %% ../nbs/01a_market_profile.ipynb #f3254ea6
 _SHAPES = ('P', 'D', 'b', 'B')
 
 def _shape(poc: np.ndarray, high: np.ndarray, low: np.ndarray, double: np.ndarray, share: float
@@ -339,14 +349,15 @@ def _shape(poc: np.ndarray, high: np.ndarray, low: np.ndarray, double: np.ndarra
     up, down = poc - low >= (1 - share) * (high - low), poc - low <= share * (high - low)
     return np.select([double > 0, up & ~down, down & ~up], [3, 0, 2], 1)
 
-# %% ../nbs/01a_market_profile.ipynb #f474d2f1
+# %% ../nbs/01a_market_profile.ipynb #17d1b9f9
 _DAY_TYPES = ('trend', 'double distribution', 'normal variation', 'normal', 'neutral', 'non-trend')
 
 def _day_type(day: dict, rules: StructureRules) -> np.ndarray:
     "Return the index in `_DAY_TYPES`, −1 if unknown; `day`: range and ib (ticks), up, down, place, shape."
     size, up, down = day['range'], day['up'], day['down']
-    usual = pd.Series(size).rolling(rules.narrow_sessions).sum().shift().to_numpy()
-    narrow = rules.narrow_sessions * size <= rules.narrow * usual
+    n, usual = rules.narrow_sessions, np.full(len(size), np.nan)
+    if len(size) > n: usual[n:] = np.lib.stride_tricks.sliding_window_view(size, n)[:-1].sum(axis=1)
+    narrow = n * size <= rules.narrow * usual
     up_trend = (up >= rules.trend_extension) & (day['place'] >= 1 - rules.trend_close)
     down_trend = (down >= rules.trend_extension) & (day['place'] <= rules.trend_close)
     cases = {'neutral': (up > 0) & (down > 0), 'double distribution': day['shape'] == _SHAPES.index('B'),
@@ -356,7 +367,7 @@ def _day_type(day: dict, rules: StructureRules) -> np.ndarray:
     found = np.select(list(cases.values()), numbers, _DAY_TYPES.index('normal variation'))
     return np.where(np.isfinite(up), found, -1)
 
-# %% ../nbs/01a_market_profile.ipynb #dc9c1031
+# %% ../nbs/01a_market_profile.ipynb #5f0a725f
 _STEIDLMAYER = 'Steidlmayer and Koy 1986'
 _DALTON = 'Dalton, Jones and Dalton 1990'
 _PRACTICE = 'usage of traders; Dalton, Dalton and Jones 2007 for the idea'
@@ -389,45 +400,43 @@ STRUCTURE = pd.DataFrame([
     ('coverage', 'share of the regular hours on file', '0 to 1', 'close', 'this library'),
 ], columns=['column', 'formula', 'unit', 'known', 'source'])
 
-# %% ../nbs/01a_market_profile.ipynb #ac0ac772
+# %% ../nbs/01a_market_profile.ipynb #fc461719
 class _Parts(NamedTuple):
     "What `session_structure` is made from."
     sessions: _Sessions
     clock: _Clock
     tpos: TPOProfiles
+    counts: np.ndarray  # int64: its TPOs by level
     letters: _Extremes
     zones: np.ndarray  # int64 (zones, 2): lowest and highest tick of single prints
     ends: np.ndarray  # (2, sessions): tick of the first trade and of the last, of bars with volume
     ib: _Window
     opening: _Window
 
-# %% ../nbs/01a_market_profile.ipynb #77b0c207
+# %% ../nbs/01a_market_profile.ipynb #802243ad
 @njit(cache=True)
 def _ends(stretches, begin, bars, out):
     "Fill `out` (2, sessions) with the open of the first bar with volume and the close of the last."
     for s in range(len(begin) - 1):
-        r, i = begin[s], stretches.first[begin[s]]
-        while bars.volume[i] == 0 and (i + 1 < stretches.end[r] or r + 1 < begin[s + 1]):
-            i += 1
-            if i == stretches.end[r]: r, i = r + 1, stretches.first[r + 1]
-        out[0, s] = bars.open[i]
-        r, i = begin[s + 1] - 1, stretches.end[begin[s + 1] - 1] - 1
-        while bars.volume[i] == 0 and (i > stretches.first[r] or r > begin[s]):
-            i -= 1
-            if i < stretches.first[r]: r, i = r - 1, stretches.end[r - 1] - 1
-        out[1, s] = bars.close[i]
+        begun = False
+        for r in range(begin[s], begin[s + 1]):
+            first, end = stretches.first[r], stretches.end[r]
+            i = _traded(bars.volume, first, end, 1)
+            if i == end: continue
+            if not begun: out[0, s], begun = bars.open[i], True
+            out[1, s] = bars.close[_traded(bars.volume, end - 1, first - 1, -1)]
 
-# %% ../nbs/01a_market_profile.ipynb #a69755d0
 def _session_parts(packed: CompactBars, rules: StructureRules) -> _Parts:
     "Go through the bars."
     sessions = _sessions(packed, 'RTH')
     clock = _clock(sessions, 'RTH')
-    tpos, ends = _tpos(sessions, clock, rules.period), np.empty((2, len(clock.open)))
+    tpos, ends = _tpos(sessions, clock, rules.period), np.full((2, len(clock.open)), np.nan)
     _ends(sessions.stretches, sessions.begin, sessions.arrays, ends)
-    return _Parts(sessions, clock, tpos, *_extremes_of(tpos, rules), ends,
+    counts = tpos.counts
+    return _Parts(sessions, clock, tpos, counts, *_extremes_of(tpos, counts, rules), ends,
                   _window(sessions, clock, rules.ib_minutes), _window(sessions, clock, rules.open_minutes))
 
-# %% ../nbs/01a_market_profile.ipynb #94845809
+# %% ../nbs/01a_market_profile.ipynb #571685ef
 def _coverage(parts: _Parts, window: _Window, minutes: int) -> np.ndarray:
     "Return the share of the first minutes that is on file."
     span = minutes * parts.clock.minute
@@ -439,7 +448,6 @@ def _day_coverage(parts: _Parts) -> np.ndarray:
     covered = _time_on_file(np.diff(sessions.counted), clock.ts[sessions.last], clock.close, parts.ib.step)
     return covered / (clock.close - clock.open)
 
-# %% ../nbs/01a_market_profile.ipynb #76289dcc
 def _own_figures(parts: _Parts, rules: StructureRules) -> dict:
     "Return the figures of each session that need no other session; prices in ticks."
     letters, ib, sessions = parts.letters, parts.ib, parts.sessions
@@ -460,7 +468,7 @@ def _own_figures(parts: _Parts, rules: StructureRules) -> dict:
 def _night_figures(parts: _Parts, close: np.ndarray) -> np.ndarray:
     "Return (sessions, 3): overnight high and low (ticks), inventory; `close`: the prior one in ticks."
     nights = _sessions(parts.sessions.bars, 'ETH')
-    night = nights.dates.get_indexer(parts.sessions.dates)
+    night = nights.dates.get_indexer(parts.tpos.dates)
     out = np.empty((len(night), 3))
     _overnight((nights.stretches, nights.begin), nights.arrays, parts.clock, night, close, out)
     return out
@@ -487,7 +495,7 @@ def _kinds(parts: _Parts, own: dict, poc: np.ndarray, rules: StructureRules) -> 
     return {'shape': shape, 'day_type': np.where(whole, _day_type(day, rules), -1),
             'open_type': _open_type(opening, seen & (opening.traded > 0), rules)}
 
-# %% ../nbs/01a_market_profile.ipynb #1a9cf0b6
+# %% ../nbs/01a_market_profile.ipynb #c58ddfe9
 def _zone_column(parts: _Parts) -> np.ndarray:
     "Return the zones of each session as a tuple of (low, high) in points."
     prices = parts.tpos.contract.to_prices(parts.zones)
@@ -509,7 +517,7 @@ def _prints(parts: _Parts) -> dict:
 
 def _levels_of(parts: _Parts, bars: pd.DataFrame | CompactBars, levels: pd.DataFrame | None) -> pd.DataFrame:
     "Return the levels of the sessions of these bars."
-    dates = parts.sessions.dates
+    dates = parts.tpos.dates
     if levels is None: levels = session_levels(bars, contract=parts.tpos.contract)
     if levels.index.equals(dates): return levels
     missing = dates.difference(levels.index)
@@ -518,10 +526,11 @@ def _levels_of(parts: _Parts, bars: pd.DataFrame | CompactBars, levels: pd.DataF
                       'use session_levels of the same bars')
     return levels.loc[dates]
 
-# %% ../nbs/01a_market_profile.ipynb #34b1af0a
+# %% ../nbs/01a_market_profile.ipynb #941bfa79
 _IN_TICKS = ('ib_high', 'ib_low', 'overnight_high', 'overnight_low', 'gap', 'range_gap', 'vwap', 'vwap_sd',
              'tpo_poc', 'tpo_val', 'tpo_vah')
 _WORDS = {'shape': _SHAPES, 'day_type': _DAY_TYPES, 'open_type': _OPEN_TYPES, 'value_relation': _RELATIONS}
+_KINDS = {name: pd.CategoricalDtype(words) for name, words in _WORDS.items()}
 
 def session_structure(
     bars: pd.DataFrame | CompactBars,  # bars of one contract a session, overnight bars included
@@ -541,16 +550,16 @@ def session_structure(
     parts = _session_parts(_check_one_contract(_compact_bars(bars, contract)), rules)
     levels, own = _levels_of(parts, bars, levels), _own_figures(parts, rules)
     shift = np.rint(_roll_shift(levels) / contract.tick_size)
-    (poc, *area), _ = _tpo_levels(parts.tpos, parts.tpos.counts, rules.pct, rules.area)
+    (poc, *area), _ = _tpo_levels(parts.tpos, parts.counts, rules.pct, rules.area)
     ticks = own | _compared(parts, own, shift) | dict(zip(('tpo_poc', 'tpo_val', 'tpo_vah'), (poc, *area)))
     if rules.value == 'volume':
         area = [np.rint(levels[name].to_numpy() / contract.tick_size) for name in ('val', 'vah')]
     kinds = _kinds(parts, own, poc, rules)
     kinds['value_relation'] = _relation(*area, *(_before(edge) + shift for edge in area))
     columns = {name: contract.to_prices(ticks[name]) if name in _IN_TICKS else x for name, x in ticks.items()}
-    columns |= {name: pd.Categorical.from_codes(x, _WORDS[name]) for name, x in kinds.items()}
+    columns |= {name: pd.Categorical.from_codes(x, dtype=_KINDS[name]) for name, x in kinds.items()}
     columns |= _prints(parts)
-    return pd.DataFrame({name: columns[name] for name in STRUCTURE.column}, index=parts.sessions.dates)
+    return pd.DataFrame({name: columns[name] for name in STRUCTURE.column}, index=parts.tpos.dates)
 
 # %% ../nbs/01a_market_profile.ipynb #ee365b27
 def _extension_words(row: pd.Series) -> str:
@@ -651,7 +660,7 @@ def _first_span(low, high, start, bar_low, bar_high, block=512):
             i += 1
     return out
 
-# %% ../nbs/01a_market_profile.ipynb #2c786ea6
+# %% ../nbs/01a_market_profile.ipynb #561abb98
 def _watched(kind: str, zones: np.ndarray, born: pd.DatetimeIndex, first: np.ndarray, bars: pd.DataFrame
              ) -> pd.DataFrame:
     "Return rows of `open_references` for zones (n, 2), watched from the bar `first` on; prices are joined."
@@ -661,7 +670,6 @@ def _watched(kind: str, zones: np.ndarray, born: pd.DatetimeIndex, first: np.nda
     filled[at >= 0] = bars.index[at[at >= 0]]
     return pd.DataFrame({'kind': kind, 'low': low, 'high': high, 'born': born, 'filled_at': filled})
 
-# %% ../nbs/01a_market_profile.ipynb #bec2b20f
 def _gaps(levels: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
     "Return the gaps between the range of a session and the open of the next; prices are joined."
     high, low = _before(levels.high.to_numpy()), _before(levels.low.to_numpy())
@@ -670,7 +678,7 @@ def _gaps(levels: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
     zones = np.sort(np.column_stack([np.where(open > high, high, low), open])[gaps], axis=1)
     return _watched('gap', zones, levels.index[gaps], rth.index.searchsorted(levels.first_ts.iloc[gaps]), rth)
 
-# %% ../nbs/01a_market_profile.ipynb #16a65a2c
+# %% ../nbs/01a_market_profile.ipynb #066b8f0d
 def _references(levels: pd.DataFrame, bars: pd.DataFrame, zones: pd.DataFrame) -> pd.DataFrame:
     "Return rows of `open_references` for sessions whose prices can be joined; `zones`: date, low, high."
     naked = naked_vpocs(levels, bars)
@@ -690,7 +698,7 @@ def _references(levels: pd.DataFrame, bars: pd.DataFrame, zones: pd.DataFrame) -
     found.insert(4, 'age', ends - levels.index.searchsorted(found.born))
     return found.assign(contract=str(levels.contract.iloc[-1])).dropna(subset='low')
 
-# %% ../nbs/01a_market_profile.ipynb #97ad39d3
+# %% ../nbs/01a_market_profile.ipynb #0cde00d4
 def open_references(
     bars: pd.DataFrame,  # bars of one contract a session, all segments that can come back to a price
     levels: pd.DataFrame,  # of `session_levels` of these bars
@@ -709,7 +717,7 @@ def open_references(
     if asof is not None: bars, levels = bars[bars.date <= pd.Timestamp(asof)], levels[:pd.Timestamp(asof)]
     tpos = tpo_profiles(bars, period, contract=contract)
     _check_same_sessions(tpos.dates, levels)
-    letters, zones = _extremes_of(tpos, StructureRules())
+    letters, zones = _extremes_of(tpos, tpos.counts, StructureRules())
     zones = pd.DataFrame(contract.to_prices(zones), columns=['low', 'high'])
     zones.insert(0, 'date', tpos.dates.repeat(np.diff(letters.zones, prepend=0)))
     traded, run, parts = bars[bars.volume > 0], np.isnan(_roll_shift(levels)).cumsum(), []

@@ -53,7 +53,7 @@ def _clock(sessions: _Sessions, segment: str) -> _Clock:
     regular = _seconds(spec.rth_close) - _seconds(spec.rth_open)
     return _Clock(index.asi8, open, open + regular * second, 60 * second)
 
-# %% ../nbs/01a_tpo.ipynb #f9ea0939
+# %% ../nbs/01a_tpo.ipynb #efdd54aa
 @njit(cache=True)
 def _end_of(ts, first, end, until):
     "Return the first bar from `first` on that does not open before `until`; `end` if there is none."
@@ -71,7 +71,7 @@ def _touching(bars, first, end):
     for i in range(np.uintp(first), np.uintp(end)): least = min(least, bars.volume[i])
     for i in range(np.uintp(first), np.uintp(end - 1)):
         after = i + np.uintp(1)
-        apart = max(apart, max(low[after] - high[i], low[i] - high[after]))
+        apart = max(apart, np.int32(low[after] - high[i]), np.int32(low[i] - high[after]))
     return least > 0 and apart <= 1
 
 # %% ../nbs/01a_tpo.ipynb #ce956436
