@@ -13,6 +13,7 @@ import pandas as pd
 
 from .data import BadData
 from .display import _figures_html
+from .market_profile import _roll_shift, balance_areas
 from .signals import _check_levels
 from .stats import _log_returns
 from .volatility import _garch_features, _range_volatilities
@@ -56,7 +57,7 @@ def _check_filter_config(config: object):
         value = getattr(config, name)
         if type(value) is not int or value < least:
             raise ValueError(f'{name}={value!r} must be a whole number, at least {least}')
-    for name in ('garch', 'mixed_precision'):
+    for name in ('garch', 'market_profile', 'mixed_precision'):
         value = getattr(config, name)
         if not isinstance(value, bool): raise ValueError(f'{name}={value!r} must be true or false')
     _check_range(config, 'dropout warmup', 0, 1, outside=(1,))
@@ -74,6 +75,7 @@ class FilterConfig:
     target: str = 'trade_outcome'  # R multiple of the order's trade; or 'session_return', a log return
     lookbacks: tuple[int, ...] = (5, 10, 20, 50)  # sessions, see `make_features`
     garch: bool = True  # whether the figures of a GARCH model are among the features
+    market_profile: bool = False  # whether those of the market profile and of the night are too
     select: int = 0  # features kept in each training window by mutual information; 0: all
     first_sessions: int = 250  # sessions before the first prediction
     step_sessions: int = 50  # sessions predicted by one training
@@ -238,18 +240,82 @@ def _vix_features(vix: pd.Series, dates: pd.DatetimeIndex, realised: pd.Series) 
     known = figures.reindex(_vix_as_of(vix, dates).as_of).set_index(dates)
     return known.assign(vix_premium=known.vix_level - realised)
 
+# %% ../nbs/05_features.ipynb #44c56319
+_PROFILE_FEATURES = {
+    'ib_width': ('log((IB high − IB low) / close)', 'log of %', False),
+    'extension': ('range extension up − down', 'widths of the IB', True),
+    'single_prints': ('log(1 + single prints)', 'log of ticks', False),
+    'tails': ('log(1 + excess at the low) − log(1 + excess at the high)', 'log ratio', True),
+    'poor_extremes': ('poor high − poor low', '−1, 0 or 1', True),
+    'tpo_position': ('(TPO POC − middle of the range) / half the range', 'half ranges', True),
+    'value_relation': ('value against that of the session before: 2 higher, 1 overlapping higher, '
+                       '0 inside or outside, −1 and −2 lower', 'steps', True),
+    'trend_day': ('1 for a trend day that closed above its open, −1 below, else 0', '−1, 0 or 1', True),
+    'balance': ('log(1 + sessions of the balance area that the market is in)', 'log of sessions', False),
+    'balance_position': ('(close − middle of that area) / half its height; 0 in none', 'half heights', True)}
+_OVERNIGHT_FEATURES = {  # of the night before the session in which the row may be used
+    'overnight_inventory': ('share of the overnight volume above the prior close − ½', 'share', True),
+    'overnight_position': ('(last overnight price − middle of the prior value area) / half its width',
+                           'half widths', True),
+    'overnight_range': ('log((overnight high − low) / prior range)', 'log ratio', False),
+    'overnight_gap': ('log(last overnight price / prior close)', 'log return', True)}
+_VALUE_STEPS = {'lower': -2., 'overlapping lower': -1., 'inside': 0., 'outside': 0.,
+                'overlapping higher': 1., 'higher': 2.}
+
+# %% ../nbs/05_features.ipynb #1b6a1340
+def _balance_features(levels: pd.DataFrame) -> pd.DataFrame:
+    "Return for each session how long the market is in balance, and where in it the session closed."
+    areas = balance_areas(levels).reindex(levels.index)
+    half = (areas.high - areas.low) / 2
+    position = (levels.close - areas.low - half) / half.where(half > 0)
+    return pd.DataFrame({'balance': np.log1p(areas.sessions.fillna(0.)),
+                         'balance_position': position.where(areas.sessions.notna(), 0.)})
+
+def _profile_features(levels: pd.DataFrame, structure: pd.DataFrame) -> pd.DataFrame:
+    "Return the market profile of each session, as of its end; columns as in `_PROFILE_FEATURES`."
+    half = (levels.high - levels.low) / 2
+    way = np.sign(levels.close - levels.open)
+    relation = structure.value_relation.astype(object).map(_VALUE_STEPS).astype(float)
+    return pd.DataFrame({
+        'ib_width': _log(100 * (structure.ib_high - structure.ib_low) / levels.close),
+        'extension': structure.extension_up - structure.extension_down,
+        'single_prints': np.log1p(structure.single_prints.astype(float)),
+        'tails': np.log1p(structure.excess_low.astype(float)) - np.log1p(structure.excess_high.astype(float)),
+        'poor_extremes': structure.poor_high.astype(float) - structure.poor_low.astype(float),
+        'tpo_position': (structure.tpo_poc - levels.low - half) / half.where(half > 0),
+        'value_relation': relation,
+        'trend_day': way.where(structure.day_type == 'trend', 0.)}).join(_balance_features(levels))
+
+# %% ../nbs/05_features.ipynb #c5e6cf47
+def _overnight_features(levels: pd.DataFrame, structure: pd.DataFrame) -> pd.DataFrame:
+    "Return the night before each session against the session before; columns as in `_OVERNIGHT_FEATURES`."
+    last = structure.overnight_close - _roll_shift(levels)  # in prices of the session before
+    before = levels.shift()
+    half = (before.vah - before.val) / 2
+    night = structure.overnight_high - structure.overnight_low
+    return pd.DataFrame({
+        'overnight_inventory': structure.overnight_inventory - .5,
+        'overnight_position': (last - before.val - half) / half.where(half > 0),
+        'overnight_range': _log(night / (before.high - before.low)),
+        'overnight_gap': _log(last / before.close)})
+
 # %% ../nbs/05_features.ipynb #1df7594d
 _WEEKDAY = {'weekday': ('day of the session in which the row may be used, Monday 0 to Friday 4',
                         'day', False)}
 
 def describe_features(
-    lookbacks: tuple[int, ...] = (5, 10, 20, 50)  # sessions
+    lookbacks: tuple[int, ...] = (5, 10, 20, 50),  # sessions
+    market_profile: bool = False  # with the figures that `structure` adds
 ) -> pd.DataFrame:  # index: every column of `make_features` with a VIX; formula, unit, signed
     "Return what each feature is, and whether its sign is turned for a sell."
     rows = {}
     for n in _check_lookbacks(lookbacks):
         rows |= {f'{name}_{n}': row for name, row in _LOOKBACK_FEATURES.items()}
-    rows |= _SHAPE_FEATURES | _RANGE_FEATURES | _GARCH_FEATURES | _WEEKDAY | _VIX_FEATURES
+    rows |= _SHAPE_FEATURES | _RANGE_FEATURES | _GARCH_FEATURES
+    if market_profile: rows |= _PROFILE_FEATURES
+    rows |= _WEEKDAY
+    if market_profile: rows |= _OVERNIGHT_FEATURES
+    rows |= _VIX_FEATURES
     columns = ['formula', 'unit', 'signed']
     return pd.DataFrame.from_dict(rows, orient='index', columns=columns).rename_axis('feature')
 
@@ -261,11 +327,13 @@ def make_features(
     levels: pd.DataFrame,  # of `session_levels`
     vix: pd.Series | None = None,  # closes by date, see `read_vix`; None: no VIX columns
     lookbacks: tuple[int, ...] = (5, 10, 20, 50),  # sessions
-    garch: bool = True  # whether to add the figures of a GARCH model, which start after 125 sessions
+    garch: bool = True,  # whether to add the figures of a GARCH model, which start after 125 sessions
+    structure: pd.DataFrame | None = None  # of `session_structure`; None: no columns of the market profile
 ) -> pd.DataFrame:  # float64, columns of `describe_features`; index: the session in which a row may be used
     """Return for each session the figures of the sessions, and VIX closes, before it.
 
-    A figure is NaN until its history is filled. Raises `BadData` for data that are not in order."""
+    With `structure` also those of the night before it, known at its open. A figure is NaN until its history
+    is filled. Raises `BadData` for data that are not in order."""
     _check_levels(levels, _REQUIRED_COLUMNS)
     held = levels[levels.complete] if 'complete' in levels else levels
     offset = held.offset.to_numpy() if 'offset' in held else np.zeros(len(held))
@@ -277,8 +345,11 @@ def make_features(
     as_of = lambda known: known.reindex(last).set_axis(levels.index)
     groups = [_lookback_features(held, returns, vpoc, n) for n in _check_lookbacks(lookbacks)]
     groups += [_shape_features(held, before), _volatility_features(held, returns, before, garch)]
+    if structure is not None: groups.append(_profile_features(held, structure.reindex(held.index)))
     known = as_of(pd.concat(groups, axis=1))
     known['weekday'] = levels.index.day_of_week.astype(float)
+    if structure is not None:
+        known = known.join(_overnight_features(levels, structure.reindex(levels.index)))
     if vix is None: return known
     realised = as_of(_log(100 * 252**.5 * returns.rolling(_VOLATILITY_WINDOW).std()))
     return known.join(_vix_features(vix, levels.index, realised))
@@ -312,7 +383,7 @@ def _outcome_targets(
 def _signs(names: pd.Index, side: np.ndarray) -> np.ndarray:
     "Return the factor of each figure of each order: its side where the figure is signed, else 1."
     tables = (_LOOKBACK_FEATURES | _SHAPE_FEATURES | _RANGE_FEATURES | _GARCH_FEATURES | _WEEKDAY
-              | _VIX_FEATURES)
+              | _VIX_FEATURES | _PROFILE_FEATURES | _OVERNIGHT_FEATURES)
     signed = []
     for name in names:
         base, _, end = name.rpartition('_')

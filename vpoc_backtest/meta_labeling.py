@@ -27,6 +27,8 @@ from .data import ES, BadData, ContractSpec
 from .display import COLOURS, axes
 from .evidence import _sensitivity_sentence, sensitivity
 from vpoc_backtest.features import (
+    _OVERNIGHT_FEATURES,
+    _PROFILE_FEATURES,
     FilterConfig,
     Scaler,
     _make_samples,
@@ -34,6 +36,7 @@ from vpoc_backtest.features import (
     _session_targets,
     make_features,
 )
+from .market_profile import session_structure
 from .model import BadModel, _load_model, _save_model
 from .signals import _ORDER_FIGURES, SignalRules, candidate_orders
 from .splits import _label_days
@@ -90,7 +93,8 @@ def filter_samples(
     orders = candidate_orders(levels, rules)
     if config.target == 'session_return': targets = _session_targets(levels)
     else: targets = _outcome_targets(_order_outcomes(bars, orders, costs, contract))
-    features = make_features(levels, vix, config.lookbacks, garch=config.garch)
+    structure = session_structure(bars, levels, contract=contract) if config.market_profile else None
+    features = make_features(levels, vix, config.lookbacks, config.garch, structure)
     return _make_samples(features, orders, targets, _ORDER_FIGURES)
 
 # %% ../nbs/07a_meta_labeling.ipynb #166747dd
@@ -186,7 +190,7 @@ def out_of_sample_sessions(
 # %% ../nbs/07a_meta_labeling.ipynb #beef0005
 def _order_rows(levels: pd.DataFrame, vix: pd.Series | None, rules: SignalRules, config: FilterConfig
                 ) -> pd.DataFrame:
-    "Return what `filter_samples` knows of each order before its session."
+    "Return what `filter_samples` knows from levels and VIX of each order before its session."
     orders = candidate_orders(levels, rules)
     features = make_features(levels, vix, config.lookbacks, garch=config.garch)
     unknown = _outcome_targets(pd.DataFrame(columns=['date', 'side', 'r_multiple', 'exit_ts']))
@@ -221,6 +225,26 @@ def _check_features(
     if vix is not None:
         checks.append(check_orders(lambda v: rows(levels, v), vix, dates=drawn[::2], seed=seed))
     return _combine_checks('feature row', checks)
+
+# %% ../nbs/07a_meta_labeling.ipynb #0207a554
+def _check_profile_features(
+    bars: pd.DataFrame,  # bars of one contract a session, nights included
+    levels_of: Callable,  # bars → levels, one row a session
+    contract: ContractSpec = ES,  # whose ticks and hours they are
+    *,
+    samples: int = 16,  # sessions to draw
+    seed: int = 0  # of the draws and of the other futures
+) -> CausalityCheck:  # how many rows were tested, how many changed, and which columns
+    "Compute the figures of the market profile again, with another future from the open of a session on."
+    def rows(some: pd.DataFrame) -> pd.DataFrame:
+        levels = levels_of(some)
+        structure = session_structure(some, levels, contract=contract)
+        features = make_features(levels, garch=False, structure=structure)
+        known = features[[*_PROFILE_FEATURES, *_OVERNIGHT_FEATURES]]
+        return known.assign(known_at=levels.first_ts - pd.Timedelta('1s')).reset_index()
+    days = pd.DatetimeIndex(rows(bars).date)
+    drawn = np.random.default_rng(seed).choice(len(days), min(samples, len(days)), replace=False)
+    return replace(check_orders(rows, bars, dates=days[np.sort(drawn)], seed=seed), what='market-profile row')
 
 # %% ../nbs/07a_meta_labeling.ipynb #beef000a
 _ROUNDING = 1e-5  # of the largest prediction

@@ -21,7 +21,7 @@ import pandas as pd
 from .backtest import BacktestResult, run_backtest
 from .causality import CausalityCheck
 from .data import _CONTRACTS, BadData, _fingerprint
-from .data_quality import plot_completeness
+from .data_report import _levels_section, _profile_section, _quality_section
 from .display import _figures_html, _format_date, axes
 from .evidence import _JUDGED, Evidence, after_trials, examine
 from .features import FilterConfig, ShortHistory
@@ -63,7 +63,7 @@ from .signals import explain_signals, make_signals
 from .storage import atomic_folder
 from .sweeps import StudyConfig, _combinations, _grid_trials, _trial_settings
 from .verdict import VerdictErrorRates, _conclusion, recommendation, verdict, verdict_error_rates
-from .vpoc import plot_migration
+
 
 # %% ../nbs/08_ml_backtest.ipynb #9d5e239b
 def _verdict_sentences(verdicts: dict[str, dict]) -> list[str]:
@@ -326,13 +326,22 @@ def _filter_evidence(
     orders: CausalityCheck  # of the rule's orders
 ) -> object:
     "Return what speaks for and against the filter, as `FilterEvidence`."
-    from vpoc_backtest.meta_labeling import _check_features, _check_predictions, examine_filter
+    from vpoc_backtest.meta_labeling import (
+        _check_features,
+        _check_predictions,
+        _check_profile_features,
+        examine_filter,
+    )
     market = rule.market
     features = _check_features(rule.levels, market.vix, rule.config.rules, said.config, seed=rule.seed)
     predictions = _check_predictions(said.ask, said.samples, said.predictions, seed=rule.seed)
+    checks = [orders, features, predictions]
+    if said.config.market_profile:
+        levels_of = _study_of(rule, filtered).levels_of
+        checks.insert(2, _check_profile_features(market.bars, levels_of, market.contract, seed=rule.seed))
     bars = market.bars[market.bars.date >= filtered.first]
     return examine_filter(bars, filtered.judged, rule.config.backtest, market.contract,
-                          checks=(orders, features, predictions), seed=rule.seed)
+                          checks=tuple(checks), seed=rule.seed)
 
 def _study_of(rule: _RuleOrders, filtered: FilterResult | None) -> StudyConfig:
     "Return what all studies of a run share; trades count from where the filter begins."
@@ -554,20 +563,6 @@ def _filter_sections(filtered: FilterResult) -> dict[str, str]:
         pictures.append(_html_figure(drawn, 'What each filter was trained on, and what it was asked about'))
     return {'The filter': _html(*told, _calibration_table(filtered.calibration), *pictures)}
 
-# %% ../nbs/08_ml_backtest.ipynb #da7ac0f5
-def _quality_section(quality: pd.DataFrame) -> dict[str, str]:
-    "Return what the report says of the data's completeness."
-    out = quality[quality.status == 'incomplete']
-    table = pd.DataFrame({'Kind': out.kind, 'Minutes expected': out.rth_expected,
-                          'Minutes present': out.rth_present, 'Longest gap': out.rth_gap})
-    told = (f'{_describe_quality(quality, 0)}. Whether a session is complete is known when it is over: '
-            'an incomplete one is traded, and no order uses it.')
-    dates = out.index[:10].strftime('%Y-%m-%d')
-    shown = [table[:10].set_index(dates).rename_axis('Session')] if len(out) else []
-    caption = 'Completeness of the regular hours, session by session'
-    picture = _html_figure(plot_completeness(quality), caption)
-    return {'Data quality': _html(told, *shown, picture)}
-
 # %% ../nbs/08_ml_backtest.ipynb #3ed33e76
 _NOTE_SAMPLE = ('The sample market: daily bars of the S&P 500 are real, the minutes within each day are '
                 'simulated. Results on it show that the code works. They say nothing about the strategy.')
@@ -600,16 +595,15 @@ def _notes(run: Run) -> tuple[str, ...]:
 
 def _report(run: Run) -> str:
     "Return the page of a run."
-    migration = plot_migration(run.levels[-120:])
-    migration.set_title('VPOC and value area of the last sessions', loc='left')
+    market, config = run.market, run.config.levels
     more = _evidence_sections(run.evidence, run.config.rules, run.rates) if run.evidence else {}
-    more |= _quality_section(run.quality)
     if run.filtered: more |= _filter_sections(run.filtered)
     notes = ReportNotes(_about(run), _config_toml(_saved_config(run)), _versions(), _notes(run))
-    tables = ReportTables(run.market.bars, run.signals, run.why, run.levels)
+    tables = ReportTables(market.bars, run.signals, run.why, run.levels)
+    data = _levels_section(market.bars, run.levels, config, market.contract)
+    data |= _profile_section(market.bars, market.contract) | _quality_section(run.quality)
     evidence = {name: run.evidence_of(name) for name in run.results}
-    return _report_html(_title(run), run.results, notes, tables, evidence=evidence, more=more,
-                        migration=migration)
+    return _report_html(_title(run), run.results, notes, tables, evidence=evidence, more=more, data=data)
 
 # %% ../nbs/08_ml_backtest.ipynb #51c4cc8b
 def _write_files(run: Run, folder: Path, log: Callable[[], str] | None = None):

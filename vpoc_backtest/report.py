@@ -648,23 +648,20 @@ def _report_html(
     tables: ReportTables = ReportTables(),  # bars, orders and levels
     *,
     evidence: dict[str, object] | None = None,  # name → `Evidence` or `FilterEvidence`, for the top
-    more: dict[str, str] | None = None,  # heading → HTML, after the costs; 'Data quality': before the data
-    migration: object = None  # a matplotlib figure or axes of the VPOC migration; None: no such picture
+    more: dict[str, str] | None = None,  # heading → HTML, after the costs
+    data: dict[str, str] | None = None  # heading → HTML, of levels and data, before the settings
 ) -> str:  # a whole HTML document
     "Return the report of a run as one self-contained page."
     results = _named_results(results)
     result = next(iter(results.values()))
-    more = dict(more or {})
-    quality = more.pop('Data quality', '')
     told = [_paragraph(sentence, 'quiet') for sentence in notes.sentences]
     drawn = 'Trades by multiples of what they risked; dashed: the means'
-    migrated = _html_figure(migration, 'VPOC and value area of the last sessions') if migration else ''
     return _html_page(title, {
         '': _html(*told, _conclusions(results, _named_results(evidence or {}))),
         'Figures': _figures_section(results),
         'Equity and drawdown': _html_equity(results),
         'Costs and slippage': _html(_cost_table(results)),
-        **more,
+        **(more or {}),
         'Returns by month': _months_section(results),
         'Results by time and volatility': _when_section(result, tables.levels),
         'Distribution of the trades': _html_figure(plot_r_multiples(**results), drawn),
@@ -673,8 +670,7 @@ def _report_html(
         'Bars that touched stop and target': _ambiguous_section(results),
         'Orders that made no trade': _skipped_section(results),
         'Sessions without an order': _causes_section(tables.why),
-        'VPOC and value area': migrated,
-        'Data quality': quality,
+        **(data or {}),
         **_assumptions(notes)})
 
 # %% ../nbs/04d_report.ipynb #0e9a6e03
