@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numba import njit
 
-# %% ../nbs/01a_market_profile.ipynb #f8178532
+# %% ../nbs/01a_market_profile.ipynb #775df6f1
 from vpoc_backtest.data import (
     ES,
     BadData,
@@ -32,7 +32,17 @@ from vpoc_backtest.profiles import (
     composite_profile,
     volume_profiles,
 )
-from .tpo import TPOProfiles, _Clock, _clock, _end_of, _tpo_levels, _tpos
+from vpoc_backtest.tpo import (
+    TPOProfiles,
+    _Clock,
+    _clock,
+    _time_on_file,
+    _tpo_levels,
+    _tpos,
+    _Window,
+    _window,
+    _with_volume,
+)
 from .tpo import plot_tpo as plot_tpo
 from .tpo import tpo_profiles as tpo_profiles
 from .vpoc import _AREAS, _check_pct, naked_vpocs, profile_levels, session_levels
@@ -71,9 +81,9 @@ class StructureRules:
         _choice(self.value, ('volume', 'tpo'), 'value')
         _check_numbers(self)
 
-# %% ../nbs/01a_market_profile.ipynb #1fde6679
-_SHARES = ('ib_coverage', 'min_coverage', 'drive_back', 'test_back', 'drive_close', 'reject_close', 'poc_share',
-           'double_width', 'double_share', 'normal_ib', 'trend_close', 'balance_overlap')
+# %% ../nbs/01a_market_profile.ipynb #b5332e54
+_SHARES = ('ib_coverage', 'min_coverage', 'drive_back', 'test_back', 'drive_close', 'reject_close',
+           'poc_share', 'double_width', 'double_share', 'normal_ib', 'trend_close', 'balance_overlap')
 
 def _check_numbers(rules: StructureRules):
     "Raise `ValueError` for a number that its field cannot have."
@@ -175,90 +185,7 @@ def _extremes_of(tpos: TPOProfiles, counts: np.ndarray, rules: StructureRules
     found = _Extremes(*out.T)
     return found, zones + tpos.low.repeat(np.diff(found.zones, prepend=0))[:, None]
 
-# %% ../nbs/01a_market_profile.ipynb #14f0d690
-class _Window(NamedTuple):
-    "Bars from a session's opening on for some minutes, (sessions,) each."
-    open: np.ndarray  # ticks
-    high: np.ndarray  # ticks
-    low: np.ndarray  # ticks
-    close: np.ndarray  # ticks
-    when_high: np.ndarray  # which bar was first at the high
-    when_low: np.ndarray  # which bar was first at the low
-    traded: np.ndarray  # 1 if a bar has volume
-    bars: np.ndarray  # bars
-    step: np.ndarray  # shortest time between two of them
-    last: np.ndarray  # when the last one opens
-
-_NEVER = 1 << 62
-
-@njit(cache=True)
-def _shortest_step(ts, first, end, before):
-    "Return the shortest time between neighbours among bars first … end − 1 and the one before them."
-    step = ts[first] - before if first < end and before >= 0 else _NEVER
-    for i in range(np.uintp(first + 1), np.uintp(end)): step = min(step, ts[i] - ts[i - np.uintp(1)])
-    return step
-
-@njit(cache=True)
-def _traded(volume, first, end, step):
-    "Return the first bar from `first` on, by `step`, that has volume; `end` if there is none."
-    while first != end and volume[first] == 0: first += step
-    return first
-
-@njit(cache=True)
-def _first_at(values, volume, first, end, wanted):
-    "Return the first of bars first … end − 1 with volume whose price is the wanted one, −1 for none."
-    for i in range(first, end):
-        if values[i] == wanted and volume[i]: return i
-    return -1
-
-@njit(cache=True)
-def _widen(bars, first, end, high, low):
-    "Return the highest and the lowest tick of bars first … end − 1 with volume, and of those before."
-    most, least, none = np.int32(high), np.int32(low), np.uint32(0)
-    for i in range(np.uintp(first), np.uintp(end)):
-        h, l = bars.high[i], bars.low[i]
-        most = max(most, h if bars.volume[i] > none else most)
-        least = min(least, l if bars.volume[i] > none else least)
-    return most, least
-
-# %% ../nbs/01a_market_profile.ipynb #032e484b
-@njit(cache=True)
-def _watch(stretches, own, bars, ts, until):
-    "Return the fields of `_Window` for a session, whose stretches are `own`, up to its end."
-    o = c = n = 0
-    begun, when_high, when_low, step, before = False, -1, -1, _NEVER, -1
-    high, low = -(1 << 31), (1 << 31) - 1
-    for r in range(own.start, own.stop):
-        first = stretches.first[r]
-        end = _end_of(ts, first, stretches.end[r], until)
-        if end == first: continue
-        n, step = n + end - first, min(step, _shortest_step(ts, first, end, before))
-        before, (most, least) = ts[end - 1], _widen(bars, first, end, high, low)
-        if most > high: high, when_high = most, _first_at(bars.high, bars.volume, first, end, most)
-        if least < low: low, when_low = least, _first_at(bars.low, bars.volume, first, end, least)
-        i = _traded(bars.volume, first, end, 1)
-        if i == end: continue
-        if not begun: o, begun = bars.open[i], True
-        c = bars.close[_traded(bars.volume, end - 1, first - 1, -1)]
-    return o, high, low, c, when_high, when_low, int(begun), n, step, before
-
-@njit(cache=True)
-def _watch_all(stretches, begin, bars, ts, until, out):
-    "Fill `out` (sessions, 10) with the windows that end at `until`."
-    for s in range(len(until)): out[s] = _watch(stretches, slice(begin[s], begin[s + 1]), bars, ts, until[s])
-
-def _window(sessions: _Sessions, clock: _Clock, minutes: int) -> _Window:
-    "Return what each session did in its first minutes."
-    out, until = np.empty((len(clock.open), 10), np.int64), clock.open + minutes * clock.minute
-    _watch_all(sessions.stretches, sessions.begin, sessions.arrays, clock.ts, until, out)
-    return _Window(*out.T)
-
-def _time_on_file(n: np.ndarray, last: np.ndarray, end: np.ndarray, step: np.ndarray) -> np.ndarray:
-    "Return the time on file of n bars up to `end`; step: of the session and the one before."
-    step = np.minimum(step, np.append(_NEVER, step[:-1])[:len(step)])
-    return n * np.minimum(step, np.where(n > 0, end - last, 0))
-
-# %% ../nbs/01a_market_profile.ipynb #a4afc60a
+# %% ../nbs/01a_market_profile.ipynb #2a914e19
 _OPEN_TYPES = ('open drive', 'open test drive', 'open rejection reverse', 'open auction')
 
 def _open_type(w: _Window, known: np.ndarray, rules: StructureRules) -> np.ndarray:
@@ -272,7 +199,7 @@ def _open_type(w: _Window, known: np.ndarray, rules: StructureRules) -> np.ndarr
     test = driven & behind_first & (back <= rules.test_back * size)
     return np.where(known, np.select([drive, test, turned], [0, 1, 2], 3), -1)
 
-# %% ../nbs/01a_market_profile.ipynb #7e566172
+# %% ../nbs/01a_market_profile.ipynb #1ec19165
 @njit(cache=True)
 def _overnight(eth, bars, clock, night, close, out):
     "Fill `out` (sessions, 3): high, low, share of volume above `close`; `night`: number in `eth`, or −1."
@@ -291,7 +218,7 @@ def _overnight(eth, bars, clock, night, close, out):
         out[s, 2] = np.nan if volume == 0 or np.isnan(close[s]) else above / volume
         if volume == 0: out[s, :2] = np.nan
 
-# %% ../nbs/01a_market_profile.ipynb #4a935fc4
+# %% ../nbs/01a_market_profile.ipynb #25dde26d
 @njit(cache=True, fastmath={'reassoc'})
 def _add_moments(high, low, volume, bottom):
     "Return Σ v, Σ v·2m, Σ v·(12 s² + 3 (2m)²) of bars whose ticks have mean m above `bottom`, variance s²."
@@ -316,7 +243,7 @@ def _moments(stretches, begin, bars, bottom, out):
         out[s, 0] = mean
         out[s, 1] = np.sqrt(max(second / (12 * total) - mean * mean, 0.)) if total else np.nan
 
-# %% ../nbs/01a_market_profile.ipynb #56cff5df
+# %% ../nbs/01a_market_profile.ipynb #50d8ca1c
 def _roll_shift(levels: pd.DataFrame) -> np.ndarray:
     "Return (sessions,) points to add to prices of the session before; NaN where it is not comparable."
     name = levels.contract.to_numpy()
@@ -331,7 +258,7 @@ def _before(values: np.ndarray) -> np.ndarray:
     "Return the value of the session before each, NaN for the first."
     return np.append(np.nan, values[:-1])[:len(values)]
 
-# %% ../nbs/01a_market_profile.ipynb #e844d7eb
+# %% ../nbs/01a_market_profile.ipynb #abab7851
 _RELATIONS = ('lower', 'overlapping lower', 'inside', 'outside', 'overlapping higher', 'higher')
 
 def _relation(val: np.ndarray, vah: np.ndarray, below: np.ndarray, above: np.ndarray) -> np.ndarray:
@@ -340,7 +267,7 @@ def _relation(val: np.ndarray, vah: np.ndarray, below: np.ndarray, above: np.nda
     cases = [val > above, vah < below, (val >= below) & (vah <= above), (val <= below) & (vah >= above)]
     return np.where(known, np.select(cases, [5, 0, 2, 3], np.where(val > below, 4, 1)), -1)
 
-# %% ../nbs/01a_market_profile.ipynb #f3254ea6
+# %% ../nbs/01a_market_profile.ipynb #13eaa5b9
 _SHAPES = ('P', 'D', 'b', 'B')
 
 def _shape(poc: np.ndarray, high: np.ndarray, low: np.ndarray, double: np.ndarray, share: float
@@ -349,7 +276,7 @@ def _shape(poc: np.ndarray, high: np.ndarray, low: np.ndarray, double: np.ndarra
     up, down = poc - low >= (1 - share) * (high - low), poc - low <= share * (high - low)
     return np.select([double > 0, up & ~down, down & ~up], [3, 0, 2], 1)
 
-# %% ../nbs/01a_market_profile.ipynb #17d1b9f9
+# %% ../nbs/01a_market_profile.ipynb #91953174
 _DAY_TYPES = ('trend', 'double distribution', 'normal variation', 'normal', 'neutral', 'non-trend')
 
 def _day_type(day: dict, rules: StructureRules) -> np.ndarray:
@@ -367,7 +294,7 @@ def _day_type(day: dict, rules: StructureRules) -> np.ndarray:
     found = np.select(list(cases.values()), numbers, _DAY_TYPES.index('normal variation'))
     return np.where(np.isfinite(up), found, -1)
 
-# %% ../nbs/01a_market_profile.ipynb #5f0a725f
+# %% ../nbs/01a_market_profile.ipynb #e753758f
 _STEIDLMAYER = 'Steidlmayer and Koy 1986'
 _DALTON = 'Dalton, Jones and Dalton 1990'
 _PRACTICE = 'usage of traders; Dalton, Dalton and Jones 2007 for the idea'
@@ -400,7 +327,7 @@ STRUCTURE = pd.DataFrame([
     ('coverage', 'share of the regular hours on file', '0 to 1', 'close', 'this library'),
 ], columns=['column', 'formula', 'unit', 'known', 'source'])
 
-# %% ../nbs/01a_market_profile.ipynb #fc461719
+# %% ../nbs/01a_market_profile.ipynb #02994f18
 class _Parts(NamedTuple):
     "What `session_structure` is made from."
     sessions: _Sessions
@@ -413,7 +340,7 @@ class _Parts(NamedTuple):
     ib: _Window
     opening: _Window
 
-# %% ../nbs/01a_market_profile.ipynb #802243ad
+# %% ../nbs/01a_market_profile.ipynb #73edaf03
 @njit(cache=True)
 def _ends(stretches, begin, bars, out):
     "Fill `out` (2, sessions) with the open of the first bar with volume and the close of the last."
@@ -421,10 +348,10 @@ def _ends(stretches, begin, bars, out):
         begun = False
         for r in range(begin[s], begin[s + 1]):
             first, end = stretches.first[r], stretches.end[r]
-            i = _traded(bars.volume, first, end, 1)
+            i = _with_volume(bars.volume, first, end, 1)
             if i == end: continue
             if not begun: out[0, s], begun = bars.open[i], True
-            out[1, s] = bars.close[_traded(bars.volume, end - 1, first - 1, -1)]
+            out[1, s] = bars.close[_with_volume(bars.volume, end - 1, first - 1, -1)]
 
 def _session_parts(packed: CompactBars, rules: StructureRules) -> _Parts:
     "Go through the bars."
@@ -436,7 +363,7 @@ def _session_parts(packed: CompactBars, rules: StructureRules) -> _Parts:
     return _Parts(sessions, clock, tpos, counts, *_extremes_of(tpos, counts, rules), ends,
                   _window(sessions, clock, rules.ib_minutes), _window(sessions, clock, rules.open_minutes))
 
-# %% ../nbs/01a_market_profile.ipynb #571685ef
+# %% ../nbs/01a_market_profile.ipynb #bfa4ed8b
 def _coverage(parts: _Parts, window: _Window, minutes: int) -> np.ndarray:
     "Return the share of the first minutes that is on file."
     span = minutes * parts.clock.minute
@@ -473,7 +400,7 @@ def _night_figures(parts: _Parts, close: np.ndarray) -> np.ndarray:
     _overnight((nights.stretches, nights.begin), nights.arrays, parts.clock, night, close, out)
     return out
 
-# %% ../nbs/01a_market_profile.ipynb #ed302de5
+# %% ../nbs/01a_market_profile.ipynb #9e1f7474
 def _compared(parts: _Parts, own: dict, shift: np.ndarray) -> dict:
     "Return the figures that compare a session with the one before, whose prices are shifted (all in ticks)."
     close, high, low = (_before(own[name]) + shift for name in ('close', 'high', 'low'))
@@ -482,7 +409,7 @@ def _compared(parts: _Parts, own: dict, shift: np.ndarray) -> dict:
     return {'overnight_high': night[:, 0], 'overnight_low': night[:, 1], 'overnight_inventory': night[:, 2],
             'gap': open - close, 'range_gap': np.where(np.isfinite(open - close), outside, np.nan)}
 
-# %% ../nbs/01a_market_profile.ipynb #ed4dc378
+# %% ../nbs/01a_market_profile.ipynb #0e252987
 def _kinds(parts: _Parts, own: dict, poc: np.ndarray, rules: StructureRules) -> dict:
     "Return the numbers of shape, day type and opening type of each session, −1 where not known."
     high, low, opening = own['high'], own['low'], parts.opening
@@ -495,7 +422,7 @@ def _kinds(parts: _Parts, own: dict, poc: np.ndarray, rules: StructureRules) -> 
     return {'shape': shape, 'day_type': np.where(whole, _day_type(day, rules), -1),
             'open_type': _open_type(opening, seen & (opening.traded > 0), rules)}
 
-# %% ../nbs/01a_market_profile.ipynb #c58ddfe9
+# %% ../nbs/01a_market_profile.ipynb #26ee6da3
 def _zone_column(parts: _Parts) -> np.ndarray:
     "Return the zones of each session as a tuple of (low, high) in points."
     prices = parts.tpos.contract.to_prices(parts.zones)
@@ -526,7 +453,7 @@ def _levels_of(parts: _Parts, bars: pd.DataFrame | CompactBars, levels: pd.DataF
                       'use session_levels of the same bars')
     return levels.loc[dates]
 
-# %% ../nbs/01a_market_profile.ipynb #941bfa79
+# %% ../nbs/01a_market_profile.ipynb #c3290c81
 _IN_TICKS = ('ib_high', 'ib_low', 'overnight_high', 'overnight_low', 'gap', 'range_gap', 'vwap', 'vwap_sd',
              'tpo_poc', 'tpo_val', 'tpo_vah')
 _WORDS = {'shape': _SHAPES, 'day_type': _DAY_TYPES, 'open_type': _OPEN_TYPES, 'value_relation': _RELATIONS}
@@ -561,7 +488,7 @@ def session_structure(
     columns |= _prints(parts)
     return pd.DataFrame({name: columns[name] for name in STRUCTURE.column}, index=parts.tpos.dates)
 
-# %% ../nbs/01a_market_profile.ipynb #ee365b27
+# %% ../nbs/01a_market_profile.ipynb #ba6cebf1
 def _extension_words(row: pd.Series) -> str:
     "Say how far a session went beyond its initial balance."
     ways = {'up': row.extension_up, 'down': row.extension_down}
@@ -584,7 +511,7 @@ def describe_session(
     text = ', '.join(parts)
     return f'{text[0].upper() if not shape else text[0]}{text[1:]}.'
 
-# %% ../nbs/01a_market_profile.ipynb #860a0791
+# %% ../nbs/01a_market_profile.ipynb #5b4826dd
 def _joined(levels: pd.DataFrame, shift: np.ndarray, rules: StructureRules, tick: float) -> np.ndarray:
     "Return the first session of the run of overlapping value areas that each session belongs to."
     val, vah = (levels[name].to_numpy() for name in ('val', 'vah'))
@@ -594,7 +521,7 @@ def _joined(levels: pd.DataFrame, shift: np.ndarray, rules: StructureRules, tick
     same = shared >= np.maximum(rules.balance_overlap * smaller, tick) - 1e-9
     return np.maximum.accumulate(np.where(same, 0, np.arange(len(levels))))
 
-# %% ../nbs/01a_market_profile.ipynb #566e06aa
+# %% ../nbs/01a_market_profile.ipynb #56b2b1df
 def balance_areas(
     levels: pd.DataFrame,  # of `session_levels`
     rules: StructureRules = StructureRules(),
@@ -625,7 +552,7 @@ def balance_areas(
     areas[['vpoc', 'val', 'vah']] = composite.round(9)
     return areas.assign(known_at=levels.last_ts.iloc[at])
 
-# %% ../nbs/01a_market_profile.ipynb #754a5dbb
+# %% ../nbs/01a_market_profile.ipynb #ac40aa2a
 def _check_same_sessions(dates: pd.DatetimeIndex, levels: pd.DataFrame):
     "Raise `BadData` for levels of other sessions than these."
     if not dates.equals(levels.index):
@@ -638,7 +565,7 @@ def _moved_profiles(bars: pd.DataFrame, levels: pd.DataFrame, moved: np.ndarray,
     _check_same_sessions(volume.dates, levels)
     return replace(volume, low=volume.low - np.rint(moved / contract.tick_size).astype(np.int64))
 
-# %% ../nbs/01a_market_profile.ipynb #bb8455a9
+# %% ../nbs/01a_market_profile.ipynb #820113d7
 @njit(cache=True)
 def _first_span(low, high, start, bar_low, bar_high, block=512):
     "Return for each zone the first bar by which the bars from start[i] on reach both its edges, −1 for none."
@@ -660,7 +587,7 @@ def _first_span(low, high, start, bar_low, bar_high, block=512):
             i += 1
     return out
 
-# %% ../nbs/01a_market_profile.ipynb #561abb98
+# %% ../nbs/01a_market_profile.ipynb #959455ec
 def _watched(kind: str, zones: np.ndarray, born: pd.DatetimeIndex, first: np.ndarray, bars: pd.DataFrame
              ) -> pd.DataFrame:
     "Return rows of `open_references` for zones (n, 2), watched from the bar `first` on; prices are joined."
@@ -678,7 +605,7 @@ def _gaps(levels: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
     zones = np.sort(np.column_stack([np.where(open > high, high, low), open])[gaps], axis=1)
     return _watched('gap', zones, levels.index[gaps], rth.index.searchsorted(levels.first_ts.iloc[gaps]), rth)
 
-# %% ../nbs/01a_market_profile.ipynb #066b8f0d
+# %% ../nbs/01a_market_profile.ipynb #50cf5628
 def _references(levels: pd.DataFrame, bars: pd.DataFrame, zones: pd.DataFrame) -> pd.DataFrame:
     "Return rows of `open_references` for sessions whose prices can be joined; `zones`: date, low, high."
     naked = naked_vpocs(levels, bars)
@@ -698,7 +625,7 @@ def _references(levels: pd.DataFrame, bars: pd.DataFrame, zones: pd.DataFrame) -
     found.insert(4, 'age', ends - levels.index.searchsorted(found.born))
     return found.assign(contract=str(levels.contract.iloc[-1])).dropna(subset='low')
 
-# %% ../nbs/01a_market_profile.ipynb #0cde00d4
+# %% ../nbs/01a_market_profile.ipynb #86a04e37
 def open_references(
     bars: pd.DataFrame,  # bars of one contract a session, all segments that can come back to a price
     levels: pd.DataFrame,  # of `session_levels` of these bars

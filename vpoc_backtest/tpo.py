@@ -202,13 +202,107 @@ def tpo_profiles(
     sessions = _sessions(_check_one_contract(_compact_bars(bars, contract)), segment)
     return _tpos(sessions, _clock(sessions, segment), period)
 
-# %% ../nbs/01a_tpo.ipynb #f6b31f56
+# %% ../nbs/01a_tpo.ipynb #be74baf5
+class _Window(NamedTuple):
+    "Bars from a session's opening on for some minutes, (sessions,) each."
+    open: np.ndarray  # ticks
+    high: np.ndarray  # ticks
+    low: np.ndarray  # ticks
+    close: np.ndarray  # ticks
+    when_high: np.ndarray  # which bar was first at the high
+    when_low: np.ndarray  # which bar was first at the low
+    traded: np.ndarray  # 1 if a bar has volume
+    bars: np.ndarray  # bars
+    step: np.ndarray  # shortest time between two of them
+    last: np.ndarray  # when the last one opens
+
+_NEVER = 1 << 62
+
+@njit(cache=True)
+def _shortest_step(ts, first, end, before):
+    "Return the shortest time between neighbours among bars first … end − 1 and the one before them."
+    step = ts[first] - before if first < end and before >= 0 else _NEVER
+    for i in range(np.uintp(first + 1), np.uintp(end)): step = min(step, ts[i] - ts[i - np.uintp(1)])
+    return step
+
+@njit(cache=True)
+def _with_volume(volume, first, end, step):
+    "Return the first bar from `first` on, by `step`, that has volume; `end` if there is none."
+    while first != end and volume[first] == 0: first += step
+    return first
+
+@njit(cache=True)
+def _first_at(values, volume, first, end, wanted):
+    "Return the first of bars first … end − 1 with volume whose price is the wanted one, −1 for none."
+    for i in range(first, end):
+        if values[i] == wanted and volume[i]: return i
+    return -1
+
+@njit(cache=True)
+def _widen(bars, first, end, high, low):
+    "Return the highest and the lowest tick of bars first … end − 1 with volume, and of those before."
+    most, least, none = np.int32(high), np.int32(low), np.uint32(0)
+    for i in range(np.uintp(first), np.uintp(end)):
+        h, l = bars.high[i], bars.low[i]
+        most = max(most, h if bars.volume[i] > none else most)
+        least = min(least, l if bars.volume[i] > none else least)
+    return most, least
+
+# %% ../nbs/01a_tpo.ipynb #4a971c2a
+@njit(cache=True)
+def _watch(stretches, own, bars, ts, until):
+    "Return the fields of `_Window` for a session, whose stretches are `own`, up to its end."
+    o = c = n = 0
+    begun, when_high, when_low, step, before = False, -1, -1, _NEVER, -1
+    high, low = -(1 << 31), (1 << 31) - 1
+    for r in range(own.start, own.stop):
+        first = stretches.first[r]
+        end = _end_of(ts, first, stretches.end[r], until)
+        if end == first: continue
+        n, step = n + end - first, min(step, _shortest_step(ts, first, end, before))
+        before, (most, least) = ts[end - 1], _widen(bars, first, end, high, low)
+        if most > high: high, when_high = most, _first_at(bars.high, bars.volume, first, end, most)
+        if least < low: low, when_low = least, _first_at(bars.low, bars.volume, first, end, least)
+        i = _with_volume(bars.volume, first, end, 1)
+        if i == end: continue
+        if not begun: o, begun = bars.open[i], True
+        c = bars.close[_with_volume(bars.volume, end - 1, first - 1, -1)]
+    return o, high, low, c, when_high, when_low, int(begun), n, step, before
+
+@njit(cache=True)
+def _watch_all(stretches, begin, bars, ts, until, out):
+    "Fill `out` (sessions, 10) with the windows that end at `until`."
+    for s in range(len(until)): out[s] = _watch(stretches, slice(begin[s], begin[s + 1]), bars, ts, until[s])
+
+def _window(sessions: _Sessions, clock: _Clock, minutes: int) -> _Window:
+    "Return what each session did in its first minutes."
+    out, until = np.empty((len(clock.open), 10), np.int64), clock.open + minutes * clock.minute
+    _watch_all(sessions.stretches, sessions.begin, sessions.arrays, clock.ts, until, out)
+    return _Window(*out.T)
+
+def _time_on_file(n: np.ndarray, last: np.ndarray, end: np.ndarray, step: np.ndarray) -> np.ndarray:
+    "Return the time on file of n bars up to `end`; step: of the session and the one before."
+    step = np.minimum(step, np.append(_NEVER, step[:-1])[:len(step)])
+    return n * np.minimum(step, np.where(n > 0, end - last, 0))
+
+# %% ../nbs/01a_tpo.ipynb #e9fd05dc
+def _first_hour(bars: pd.DataFrame, contract: ContractSpec) -> pd.DataFrame:
+    "Return by session when it opened, and the low and high of its first hour, NaN where minutes are missing."
+    sessions = _sessions(_compact_bars(bars, contract), 'RTH')
+    clock = _clock(sessions, 'RTH')
+    hour, end = _window(sessions, clock, 60), clock.open + 60 * clock.minute
+    whole = (_time_on_file(hour.bars, hour.last, end, hour.step) >= 60 * clock.minute) & (hour.traded > 0)
+    low, high = (np.where(whole, contract.to_prices(x), np.nan) for x in (hour.low, hour.high))
+    opened = pd.to_datetime(clock.open, unit=bars.index.unit, utc=True).tz_convert(_ZONE)
+    return pd.DataFrame({'opened': opened, 'ib_low': low, 'ib_high': high}, index=sessions.dates)
+
+# %% ../nbs/01a_tpo.ipynb #af3b1be7
 def _row_ticks(ticks: int, rows: int = 44) -> int:
     "Return how many ticks make a row so that at most so many rows are left: 1, 2, 4, 8, 20, 40, 80, 200, …"
     sizes = [1] + [k * 10**power for power in range(7) for k in (2, 4, 8)]
     return next(size for size in sizes if ticks <= size * rows)
 
-# %% ../nbs/01a_tpo.ipynb #6ac0085c
+# %% ../nbs/01a_tpo.ipynb #90802335
 def _rows_of(tpos: TPOProfiles, i: int, ticks: int) -> tuple[np.ndarray, np.ndarray]:
     "Return the lowest tick of each row of a session, and the periods that traded in it."
     own = tpos.periods[tpos.offsets[i]:tpos.offsets[i + 1]]
@@ -216,7 +310,7 @@ def _rows_of(tpos: TPOProfiles, i: int, ticks: int) -> tuple[np.ndarray, np.ndar
     first = np.flatnonzero(np.append(True, row[1:] != row[:-1]))
     return row[first] * ticks, np.bitwise_or.reduceat(own, first)
 
-# %% ../nbs/01a_tpo.ipynb #8d448662
+# %% ../nbs/01a_tpo.ipynb #c11fc254
 def _draw_letters(ax, left: float, day: tuple, row: int, split: bool, size: float) -> float:
     "Draw a session's letters from x = left on, `day`: (profiles, number); return where the widest row ends."
     from matplotlib import colormaps
@@ -236,27 +330,19 @@ def _draw_letters(ax, left: float, day: tuple, row: int, split: bool, size: floa
             right = max(right, x)
     return right
 
-# %% ../nbs/01a_tpo.ipynb #6f1b4ea1
+# %% ../nbs/01a_tpo.ipynb #94392dce
 def _mark_levels(ax, x: tuple, at: pd.Series, bars: pd.DataFrame, tick: float):
     "Draw value area, POC, initial balance, open and close of a session with letters from x[0] to x[1]."
     left, right = x
-    first_hour = bars[:at.opened + pd.Timedelta(59.999, 'min')]
     ax.fill_between([left - .6, right + .6], at.val - tick / 2, at.vah + tick / 2, color=COLOURS['sky'],
                     alpha=.2, lw=0, label='value area')
     ax.plot([left - .6, right + .6], [at.poc] * 2, color=COLOURS['vermilion'], lw=1.2, label='POC')
-    ax.plot([left - 1.1] * 2, [first_hour.low.min(), first_hour.high.max()], color='k', lw=2.5,
-            solid_capstyle='butt', label='initial balance')
+    ax.plot([left - 1.1] * 2, [at.ib_low, at.ib_high], color='k', lw=2.5, solid_capstyle='butt',
+            label='initial balance')
     ax.plot(left - 1.9, bars.open.iloc[0], '>', color=COLOURS['green'], ms=6, label='open')
     ax.plot(right + 1.2, bars.close.iloc[-1], '<', color=COLOURS['purple'], ms=6, label='close')
 
-# %% ../nbs/01a_tpo.ipynb #66fdd71e
-def _opened(tpos: TPOProfiles, contract: ContractSpec) -> pd.DatetimeIndex:
-    "Return when the regular hours of each session began."
-    days = tpos.dates.as_unit('s').asi8 // 86400
-    opened = _moments_of(days, contract.rth_open, contract.tz)
-    return pd.DatetimeIndex(opened.astype('M8[s]')).tz_localize('UTC').tz_convert(_ZONE)
-
-# %% ../nbs/01a_tpo.ipynb #61de4238
+# %% ../nbs/01a_tpo.ipynb #6bf8e1cd
 def _draw_volume(ax, left: float, width: float, profile: pd.Series, rows: tuple):
     "Draw the volume by price in rows (ticks, tick size), from x = left to the right."
     row, tick = rows
@@ -265,7 +351,7 @@ def _draw_volume(ax, left: float, width: float, profile: pd.Series, rows: tuple)
     middle = (volume.index.to_numpy() * row + (row - 1) / 2) * tick
     ax.barh(middle, volume * width / volume.max(), .8 * row * tick, left, color='#bbbbbb', label='volume')
 
-# %% ../nbs/01a_tpo.ipynb #95d74852
+# %% ../nbs/01a_tpo.ipynb #3be64eb6
 def plot_tpo(
     bars: pd.DataFrame,  # bars that contain the sessions
     dates: str | pd.Timestamp | list,  # a trade date, or several to be drawn side by side
@@ -282,10 +368,11 @@ def plot_tpo(
     """
     dates = pd.DatetimeIndex(np.atleast_1d(np.asarray(dates, 'M8[us]')))
     bars = bars if 'date' in bars else add_sessions(bars, contract)
-    rth = _of_segment(bars[bars.date.isin(dates) & (bars.volume > 0)], 'RTH')
-    for date in dates.difference(rth.date): raise BadData(f'no RTH bar on {date.date()}')
+    rth = _of_segment(bars[bars.date.isin(dates)], 'RTH')
+    all_bars, rth = rth, rth[rth.volume > 0]
+    for date in dates.difference(rth.date): raise BadData(f'no trade in regular hours on {date.date()}')
     tpos, volume = tpo_profiles(rth, period, contract=contract), volume_profiles(rth, contract=contract)
-    at = tpos.levels().assign(opened=_opened(tpos, contract))
+    at = tpos.levels().join(_first_hour(all_bars, contract))
     ax, tick = axes(ax, size=(8.5, 6)), contract.tick_size
     row, x = _row_ticks(int((rth.high.max() - rth.low.min()) / tick) + 1), 0.
     size, centres = (9.5 if len(dates) == 1 else 7 if len(dates) < 4 else 6), []
@@ -300,7 +387,7 @@ def plot_tpo(
     _label_axes(ax, tpos, (centres, x), rth, (row, split, at.opened.iloc[0]))
     return ax
 
-# %% ../nbs/01a_tpo.ipynb #2d413fd0
+# %% ../nbs/01a_tpo.ipynb #4b12bd5b
 def _label_axes(ax, tpos: TPOProfiles, places: tuple, rth: pd.DataFrame, how: tuple):
     "Label the axes of `plot_tpo`."
     (centres, right), (row, split, opened) = places, how
