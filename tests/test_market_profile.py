@@ -199,6 +199,7 @@ def twin_structure(bars, levels, rules, contract):
         prior = before if shift is not None and before and before['high'] is not None else None
         if overnight:
             row['overnight_high'], row['overnight_low'] = max(b.high for b in overnight) * tick, min(b.low for b in overnight) * tick
+            row['overnight_close'] = overnight[-1].close * tick
             if prior:
                 close, above = prior['close'] + shift, 0.
                 for b in overnight: above += b.volume * sum(t > close for t in range(b.low, b.high + 1)) / (b.high - b.low + 1)

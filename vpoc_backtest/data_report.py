@@ -65,6 +65,6 @@ def _profile_section(bars: pd.DataFrame, contract: ContractSpec, sessions: int =
     table = pd.DataFrame({'How it traded': [describe_session(row) for _, row in structure.iterrows()]},
                          index=[_format_date(day) for day in structure.index])
     chart = plot_tpo(recent, days[-1], contract=contract)
-    caption = 'Letters of thirty minutes: value area, POC, initial balance, and the volume profile beside them'
+    caption = 'Letters of thirty minutes, value area, POC and initial balance; beside them the volume'
     told = _html_table(table.rename_axis('Session'), text=True)
     return {heading: _html(told, _html_figure(chart, caption))}

@@ -332,8 +332,8 @@ def make_features(
 ) -> pd.DataFrame:  # float64, columns of `describe_features`; index: the session in which a row may be used
     """Return for each session the figures of the sessions, and VIX closes, before it.
 
-    With `structure` also those of the night before it, known at its open. A figure is NaN until its history
-    is filled. Raises `BadData` for data that are not in order."""
+    With `structure` also those of the night before it, known at its open; where no night is on file they are
+    left out. A figure is NaN until its history is filled. Raises `BadData` for data that are not in order."""
     _check_levels(levels, _REQUIRED_COLUMNS)
     held = levels[levels.complete] if 'complete' in levels else levels
     offset = held.offset.to_numpy() if 'offset' in held else np.zeros(len(held))
@@ -348,7 +348,7 @@ def make_features(
     if structure is not None: groups.append(_profile_features(held, structure.reindex(held.index)))
     known = as_of(pd.concat(groups, axis=1))
     known['weekday'] = levels.index.day_of_week.astype(float)
-    if structure is not None:
+    if structure is not None and structure.overnight_close.notna().any():
         known = known.join(_overnight_features(levels, structure.reindex(levels.index)))
     if vix is None: return known
     realised = as_of(_log(100 * 252**.5 * returns.rolling(_VOLATILITY_WINDOW).std()))

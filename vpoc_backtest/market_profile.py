@@ -202,20 +202,20 @@ def _open_type(w: _Window, known: np.ndarray, rules: StructureRules) -> np.ndarr
 # %% ../nbs/01a_market_profile.ipynb #1ec19165
 @njit(cache=True)
 def _overnight(eth, bars, clock, night, close, out):
-    "Fill `out` (sessions, 3): high, low, share of volume above `close`; `night`: number in `eth`, or −1."
+    "Fill `out` (sessions, 4): high, low, last, share of volume above `close`; `night`: row of `eth` or −1."
     stretches, begin = eth
     for s in range(len(out)):
-        high, low, volume, above = -np.inf, np.inf, 0., 0.
+        high, low, last, volume, above = -np.inf, np.inf, np.nan, 0., 0.
         for r in range(begin[night[s]], begin[night[s] + 1] if night[s] >= 0 else 0):
             for i in range(stretches.first[r], stretches.end[r]):
                 if clock.ts[i] >= clock.open[s]: break
                 if bars.volume[i] == 0: continue
                 h, l, v = float(bars.high[i]), float(bars.low[i]), float(bars.volume[i])
-                high, low = max(high, h), min(low, l)
+                high, low, last = max(high, h), min(low, l), float(bars.close[i])
                 volume += v
                 if h > close[s]: above += v * (h - max(l - 1, close[s])) / (h - l + 1)
-        out[s, 0], out[s, 1] = high, low
-        out[s, 2] = np.nan if volume == 0 or np.isnan(close[s]) else above / volume
+        out[s, 0], out[s, 1], out[s, 2] = high, low, last
+        out[s, 3] = np.nan if volume == 0 or np.isnan(close[s]) else above / volume
         if volume == 0: out[s, :2] = np.nan
 
 # %% ../nbs/01a_market_profile.ipynb #25dde26d
@@ -302,6 +302,7 @@ _PRACTICE = 'usage of traders; Dalton, Dalton and Jones 2007 for the idea'
 STRUCTURE = pd.DataFrame([
     ('overnight_high', 'highest price from day_open to the open', 'points', 'overnight', _PRACTICE),
     ('overnight_low', 'lowest', 'points', 'overnight', _PRACTICE),
+    ('overnight_close', 'last price before the open', 'points', 'overnight', _PRACTICE),
     ('overnight_inventory', 'share of that volume above the prior close', '0 to 1', 'overnight', _PRACTICE),
     ('gap', 'open − prior close', 'points', 'open', _DALTON),
     ('range_gap', 'open − prior high if above it, − prior low if below, else 0', 'points', 'open', _DALTON),
@@ -393,10 +394,10 @@ def _own_figures(parts: _Parts, rules: StructureRules) -> dict:
             'vwap': low + moments[:, 0], 'vwap_sd': moments[:, 1], 'coverage': _day_coverage(parts)}
 
 def _night_figures(parts: _Parts, close: np.ndarray) -> np.ndarray:
-    "Return (sessions, 3): overnight high and low (ticks), inventory; `close`: the prior one in ticks."
+    "Return (sessions, 4): overnight high, low and close (ticks), inventory; `close`: the prior one in ticks."
     nights = _sessions(parts.sessions.bars, 'ETH')
     night = nights.dates.get_indexer(parts.tpos.dates)
-    out = np.empty((len(night), 3))
+    out = np.empty((len(night), 4))
     _overnight((nights.stretches, nights.begin), nights.arrays, parts.clock, night, close, out)
     return out
 
@@ -406,8 +407,9 @@ def _compared(parts: _Parts, own: dict, shift: np.ndarray) -> dict:
     close, high, low = (_before(own[name]) + shift for name in ('close', 'high', 'low'))
     night, open = _night_figures(parts, close), own['open']
     outside = np.where(open > high, open - high, np.minimum(open - low, 0))
-    return {'overnight_high': night[:, 0], 'overnight_low': night[:, 1], 'overnight_inventory': night[:, 2],
-            'gap': open - close, 'range_gap': np.where(np.isfinite(open - close), outside, np.nan)}
+    return {'overnight_high': night[:, 0], 'overnight_low': night[:, 1], 'overnight_close': night[:, 2],
+            'overnight_inventory': night[:, 3], 'gap': open - close,
+            'range_gap': np.where(np.isfinite(open - close), outside, np.nan)}
 
 # %% ../nbs/01a_market_profile.ipynb #0e252987
 def _kinds(parts: _Parts, own: dict, poc: np.ndarray, rules: StructureRules) -> dict:
@@ -454,8 +456,8 @@ def _levels_of(parts: _Parts, bars: pd.DataFrame | CompactBars, levels: pd.DataF
     return levels.loc[dates]
 
 # %% ../nbs/01a_market_profile.ipynb #c3290c81
-_IN_TICKS = ('ib_high', 'ib_low', 'overnight_high', 'overnight_low', 'gap', 'range_gap', 'vwap', 'vwap_sd',
-             'tpo_poc', 'tpo_val', 'tpo_vah')
+_IN_TICKS = ('ib_high', 'ib_low', 'overnight_high', 'overnight_low', 'overnight_close', 'gap', 'range_gap',
+             'vwap', 'vwap_sd', 'tpo_poc', 'tpo_val', 'tpo_vah')
 _WORDS = {'shape': _SHAPES, 'day_type': _DAY_TYPES, 'open_type': _OPEN_TYPES, 'value_relation': _RELATIONS}
 _KINDS = {name: pd.CategoricalDtype(words) for name, words in _WORDS.items()}
 
@@ -506,7 +508,8 @@ def describe_session(
     parts = [shape + kind + opening, _extension_words(row)]
     poor = [side for side in ('high', 'low') if row[f'poor_{side}']]
     if poor: parts.append(f"poor {' and '.join(poor)}")
-    if len(row.single_print_zones): parts.append(f'{row.single_prints} single prints')
+    many = 's' if row.single_prints != 1 else ''
+    if row.single_prints: parts.append(f'{row.single_prints} single print{many}')
     if not pd.isna(row.value_relation): parts.append(f'value {row.value_relation}')
     text = ', '.join(parts)
     return f'{text[0].upper() if not shape else text[0]}{text[1:]}.'

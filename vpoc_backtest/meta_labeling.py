@@ -240,7 +240,7 @@ def _check_profile_features(
         levels = levels_of(some)
         structure = session_structure(some, levels, contract=contract)
         features = make_features(levels, garch=False, structure=structure)
-        known = features[[*_PROFILE_FEATURES, *_OVERNIGHT_FEATURES]]
+        known = features.filter([*_PROFILE_FEATURES, *_OVERNIGHT_FEATURES])
         return known.assign(known_at=levels.first_ts - pd.Timedelta('1s')).reset_index()
     days = pd.DatetimeIndex(rows(bars).date)
     drawn = np.random.default_rng(seed).choice(len(days), min(samples, len(days)), replace=False)
