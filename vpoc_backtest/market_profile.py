@@ -47,13 +47,13 @@ from .tpo import plot_tpo as plot_tpo
 from .tpo import tpo_profiles as tpo_profiles
 from .vpoc import _AREAS, _check_pct, naked_vpocs, profile_levels, session_levels
 
-# %% ../nbs/01a_market_profile.ipynb #32025854
+# %% ../nbs/01a_market_profile.ipynb #c21a182f
 @dataclass(frozen=True)
 class StructureRules:
     "Every number of the session structure. Raises ValueError for impossible numbers."
     period: str = '30min'  # length of a TPO period
-    pct: float = 0.70  # share of the TPOs in their value area
-    area: str = 'single'  # how the value area grows: 'single', or 'pairs' as the CBOT handbook has it
+    pct: float = 0.70  # share of the TPOs in their value area, and of the volume in that of a balance
+    area: str = 'single'  # how these grow: 'single', or 'pairs' as the CBOT handbook has it
     ib_minutes: int = 60  # length of the initial balance
     ib_coverage: float = 1.  # share of those minutes that must be on file
     min_coverage: float = 0.9  # share of the regular hours on file below which a day has no shape or type
@@ -524,7 +524,7 @@ def _joined(levels: pd.DataFrame, shift: np.ndarray, rules: StructureRules, tick
     same = shared >= np.maximum(rules.balance_overlap * smaller, tick) - 1e-9
     return np.maximum.accumulate(np.where(same, 0, np.arange(len(levels))))
 
-# %% ../nbs/01a_market_profile.ipynb #56b2b1df
+# %% ../nbs/01a_market_profile.ipynb #32a773ab
 def balance_areas(
     levels: pd.DataFrame,  # of `session_levels`
     rules: StructureRules = StructureRules(),
@@ -551,7 +551,8 @@ def balance_areas(
         volume = _moved_profiles(bars, levels, moved, contract)
         for row, i in enumerate(at):
             profile = composite_profile(volume, levels.index[start[i]], levels.index[i])
-            composite[row] = profile_levels(profile)[['vpoc', 'val', 'vah']] + moved[i]
+            found = profile_levels(profile, area=rules.area, pct=rules.pct)
+            composite[row] = found[['vpoc', 'val', 'vah']] + moved[i]
     areas[['vpoc', 'val', 'vah']] = composite.round(9)
     return areas.assign(known_at=levels.last_ts.iloc[at])
 
