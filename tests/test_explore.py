@@ -101,6 +101,33 @@ def test_errors_are_raised_and_shown(panel, monkeypatch):
     assert panel.texts['note'].value == '' and panel.day.number == 9
 
 
+def test_the_initial_balance_is_drawn_from_its_end_on(panel):
+    panel.controls['slider'].value = 100
+    day, balance = panel.day, panel.day.bars[:60]
+    begin = {shape.y0: shape.x0 for shape in panel.figure.layout.shapes if shape.line.dash == 'dash' and shape.line.color == room.COLOURS['sky']}
+    assert begin == {balance.high.max(): 60, balance.low.min(): 60} and f'{day.bars.index[60]:%H:%M}' == '10:30'
+    assert {'IB high', 'IB low'} <= {label.text for label in panel.figure.layout.annotations}
+    assert 'At its close: ' in panel.texts['words'].value
+
+
+def test_labels_of_lines_do_not_overlap(market):
+    from matplotlib import pyplot
+    rules = SignalRules(rule='migration')
+    sessions, most = room.split_sessions(market[0], rules=rules), 0
+    for seen in sessions.dates[60:300:20]:
+        day = room.load_day(sessions, room.View(seen))
+        ax = room._plot_day(day)
+        ax.figure.canvas.draw()
+        labels = {line.label for line, _ in room._label_places(day)}
+        boxes = [text.get_window_extent() for text in ax.texts if text.get_text() in labels]
+        pyplot.close(ax.figure)
+        assert all(box.x0 >= ax.bbox.x0 for box in boxes)
+        apart = [min(a.x1, b.x1) <= max(a.x0, b.x0) or min(a.y1, b.y1) <= max(a.y0, b.y0) + 1 for i, a in enumerate(boxes) for b in boxes[:i]]
+        assert all(apart)
+        most = max(most, len(boxes))
+    assert most > 6
+
+
 def test_shows_a_picture_where_there_is_no_kernel(panel):
     assert panel._repr_png_().startswith(b'\x89PNG')
     assert set(panel._repr_mimebundle_()) == {'application/vnd.jupyter.widget-view+json'}

@@ -5,186 +5,43 @@
 # %% auto #0
 __all__ = ['explore']
 
-# %% ../nbs/04e_explore.ipynb #9911b454
-from dataclasses import dataclass, replace
+# %% ../nbs/04e_explore.ipynb #f6a69b98
+from dataclasses import replace
 from html import escape
 from importlib.util import find_spec
 from io import BytesIO
 from traceback import format_exc
-from typing import NamedTuple
 
-# %% ../nbs/04e_explore.ipynb #bbabf6f0
-import numpy as np
+# %% ../nbs/04e_explore.ipynb #1549e1d2
 import pandas as pd
 
-# %% ../nbs/04e_explore.ipynb #1daeca0e
+# %% ../nbs/04e_explore.ipynb #62387219
 from .backtest import BacktestResult
-from .data import _ZONE, ES, BadData, ContractSpec, _check_one_contract, add_sessions, check_bars
-from .display import COLOURS, _figures_html, _format_date, axes
-from .orders import check_signals
-from .performance import _format_metric
-from .profiles import _SPREADS, volume_profiles
-from .signals import SignalRules, explain_signals
-from .vpoc import _AREAS, _POCS, developing_levels, naked_vpocs, nodes, session_levels
-
-# %% ../nbs/04e_explore.ipynb #93035433
-@dataclass(frozen=True)
-class View:
-    "What is looked at: a session, and how its levels are counted."
-    date: pd.Timestamp  # trade date
-    spread: str = 'uniform'  # how a bar's volume is spread: 'uniform', 'ohlc' or 'close'
-    poc: str = 'peak'  # 'peak' or 'cluster'
-    area: str = 'single'  # 'single' or 'pairs'
-    pct: float = 0.70  # share of the volume in the value area
-
-    @property
-    def counting(self) -> dict:
-        "Return the settings of the levels, for `session_levels`."
-        return {name: getattr(self, name) for name in ('spread', 'poc', 'area', 'pct')}
-
-# %% ../nbs/04e_explore.ipynb #994f4ed0
-@dataclass(frozen=True)
-class Sessions:
-    "Bars cut into sessions, with the orders and trades that belong to them."
-    bars: pd.DataFrame  # with `date` and `segment`
-    dates: pd.DatetimeIndex  # sessions that have regular hours
-    start: np.ndarray  # (sessions,): number of the first bar of each in regular hours
-    end: np.ndarray  # (sessions,): number of the bar after its last
-    result: BacktestResult | None  # what became of the orders
-    signals: pd.DataFrame | None  # orders of another rule than `rules`
-    rules: SignalRules  # whose orders and conditions are shown where there are no `signals`
-    contract: ContractSpec  # what is traded
-
-    def __len__(self): return len(self.dates)
-    def __repr__(self):
-        span = f'{self.dates[0]:%Y-%m-%d} to {self.dates[-1]:%Y-%m-%d}'
-        return f'Sessions: {len(self):,} of {self.contract.symbol}, {span}'
-
-    @property
-    def memory(self) -> int:
-        "Return the number of earlier sessions that an order uses."
-        return max(self.rules.window, self.rules.slow_volatility) + 1
-
-# %% ../nbs/04e_explore.ipynb #ce880c7b
-def _dated_orders(signals: pd.DataFrame, contract: ContractSpec) -> pd.DataFrame:
-    "Return checked orders with dates as the sessions have them."
-    orders = check_signals(signals, contract)
-    return orders.assign(date=pd.DatetimeIndex(orders.date))
-
-def _check_trades(result: BacktestResult, dates: np.ndarray):
-    "Raise `BadData` for a trade in a session that is not among the dates."
-    lost = np.setdiff1d(result.trades.date.to_numpy().astype(dates.dtype), dates)
-    if len(lost):
-        raise BadData(f'the result has a trade on {pd.Timestamp(lost[0]):%Y-%m-%d}, a session that the bars '
-                      'do not hold: give the bars it was made from')
-
-# %% ../nbs/04e_explore.ipynb #7dac5ff7
-def split_sessions(
-    bars: pd.DataFrame,  # bars of one contract a session, see `front_month`
-    result: BacktestResult | None = None,  # of `run_backtest` on these bars
-    *,
-    signals: pd.DataFrame | None = None,  # the orders it was made from, where they are not those of `rules`
-    rules: SignalRules = SignalRules(),  # the rule whose orders are shown and explained
-    contract: ContractSpec | None = None  # what is traded; None: that of the result, without one ES
-) -> Sessions:  # what `load_day` and `navigate` walk through
-    "Check bars, orders and result, and find the sessions; raise `BadData` where they do not fit."
-    contract = contract or (result.contract if result else ES)
-    bars = check_bars(bars, contract)
-    if 'date' not in bars: bars = add_sessions(bars, contract)
-    bars = _check_one_contract(bars)
-    if signals is not None: signals = _dated_orders(signals, contract)
-    regular = np.flatnonzero((bars.segment == 'RTH').to_numpy())
-    if not len(regular):
-        raise BadData('no bar lies in regular trading hours: are they bars within the day, '
-                      'and is the time zone right?')
-    dates, first, count = np.unique(bars.date.to_numpy()[regular], return_index=True, return_counts=True)
-    if result is not None: _check_trades(result, dates)
-    index = pd.DatetimeIndex(dates, name='date')
-    end = regular[first + count - 1] + 1
-    return Sessions(bars, index, regular[first], end, result, signals, rules, contract)
-
-# %% ../nbs/04e_explore.ipynb #1eafbc40
-@dataclass(frozen=True)
-class Day:
-    "All that one view shows."
-    view: View  # what was asked for
-    sessions: Sessions  # where it comes from
-    bars: pd.DataFrame  # of its regular hours
-    profile: pd.Series  # volume (contracts) by price
-    developing: pd.DataFrame  # by bar: vpoc, val, vah so far
-    levels: pd.Series  # its own, known when it is over
-    known: pd.Series | None  # levels of the session before, in prices of this contract; None: there is none
-    naked: pd.DataFrame  # older VPOCs not traded since, at its open: date, price, covered_at
-    nodes: pd.DataFrame  # of its profile: price, volume, kind
-    why: pd.Series | None  # its row of `explain_signals`; None: there is none
-    orders: pd.DataFrame  # that work in it: side, entry, stop, target
-    trades: pd.DataFrame  # of the result
-    skipped: pd.DataFrame  # orders of the result that made no trade, with the reason
-
-    @property
-    def number(self) -> int:
-        "Return the number of the session, from 1 on."
-        return self.sessions.dates.get_loc(self.view.date) + 1
-
-    def __repr__(self):
-        place = f'session {self.number:,} of {len(self.sessions):,}, {self.view.date:%Y-%m-%d}'
-        return f'Day: {place}, {len(self.bars):,} bars'
-
-    def _repr_html_(self):
-        figures = {name.upper(): f'{self.levels[name]:,.2f}' for name in ('vpoc', 'val', 'vah')}
-        figures['Volume, contracts'] = f'{self.bars.volume.sum():,.0f}'
-        figures['Naked VPOCs before its open'] = len(self.naked)
-        figures |= {'Orders': len(self.orders), 'Trades': len(self.trades)}
-        return _figures_html(repr(self), figures)
-
-# %% ../nbs/04e_explore.ipynb #ba7a73a7
-def _shift(levels: pd.DataFrame) -> pd.DataFrame:
-    "Return the levels of all sessions in prices of the contract of the last one."
-    if 'offset' not in levels: return levels
-    gap = levels.offset.iloc[-1] - levels.offset
-    return levels.assign(**{name: levels[name] + gap for name in ('vpoc', 'val', 'vah')})
-
-# %% ../nbs/04e_explore.ipynb #901ebac0
-def _naked(levels: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
-    "Return VPOCs from before yesterday that were not traded since, when the last of these sessions opened."
-    left = naked_vpocs(levels, bars).assign(price=_shift(levels).vpoc)[:-2]
-    left = left[left.covered_at.isna() | (left.covered_at >= levels.first_ts.iloc[-1])]
-    return left.reset_index()[['date', 'price', 'covered_at']]
-
-# %% ../nbs/04e_explore.ipynb #898ad9b1
-def _of_day(table: pd.DataFrame | None, date: pd.Timestamp) -> pd.DataFrame:
-    "Return the rows of one date; no rows where there is no table."
-    return pd.DataFrame() if table is None else table[(pd.DatetimeIndex(table.date) == date)]
-
-# %% ../nbs/04e_explore.ipynb #93010923
-def _orders_of_day(sessions: Sessions, date: pd.Timestamp, why: pd.Series | None) -> pd.DataFrame:
-    "Return the orders that work in a session: those given, else that of the rule."
-    if why is None: return _of_day(sessions.signals, date)
-    return why.to_frame().T[[bool(why.order)]].rename_axis('date').reset_index()
-
-# %% ../nbs/04e_explore.ipynb #85df7fab
-def load_day(
-    sessions: Sessions,  # of `split_sessions`
-    view: View  # the session and the settings
-) -> Day:  # its tables
-    "Return what one view shows; raise `BadData` where there is no such session."
-    if view.date not in sessions.dates:
-        raise BadData(f'there is no session on {view.date:%Y-%m-%d}: choose one of sessions.dates')
-    i, contract = sessions.dates.get_loc(view.date), sessions.contract
-    bars = sessions.bars.iloc[sessions.start[i]:sessions.end[i]]
-    recent = sessions.bars.iloc[sessions.start[max(0, i - sessions.memory)]:sessions.end[i]]
-    levels = session_levels(recent, **view.counting, contract=contract)
-    profile = volume_profiles(bars, spread=view.spread, contract=contract)[view.date]
-    developing = developing_levels(bars, **view.counting, contract=contract)
-    known = _shift(levels).iloc[-2] if i else None
-    why = explain_signals(levels, sessions.rules).loc[view.date] if i and sessions.signals is None else None
-    orders = _orders_of_day(sessions, view.date, why)
-    trades = skipped = pd.DataFrame()
-    if sessions.result:
-        trades = _of_day(sessions.result.trades, view.date)
-        skipped = _of_day(sessions.result.skipped, view.date)
-    return Day(view, sessions, bars, profile, developing, levels.iloc[-1], known, _naked(levels, recent),
-               nodes(profile), why, orders, trades, skipped)
+from .data import ContractSpec
+from .display import COLOURS, _format_date
+from vpoc_backtest.explore_day import (
+    _MARGIN,
+    _STUB,
+    Day,
+    Sessions,
+    View,
+    _fill_colour,
+    _fill_markers,
+    _heading,
+    _hours,
+    _label_places,
+    _levels_table,
+    _plot_day,
+    _price_range,
+    _profile_colours,
+    _view_candles,
+    describe_day,
+    load_day,
+    split_sessions,
+)
+from .profiles import _SPREADS
+from .signals import SignalRules
+from .vpoc import _AREAS, _POCS, session_levels
 
 # %% ../nbs/04e_explore.ipynb #5678e4f1
 _NAVIGATION = ('previous session', 'next session', 'previous trade', 'next trade', 'next loss',
@@ -237,277 +94,6 @@ def update_view(
     number = value if name == 'slider' else sessions.dates.searchsorted(pd.Timestamp(value))
     return replace(view, date=sessions.dates[min(number, len(sessions) - 1)])
 
-# %% ../nbs/04e_explore.ipynb #e51f7558
-_EXITS = {'stop': 'at the stop', 'target': 'at the target', 'close': 'at the close of the session',
-          'roll': 'before the roll', 'end': 'at the end of the data'}
-
-def _time_of_day(ts: pd.Timestamp, date: pd.Timestamp) -> str:
-    "Return a time of day in New York, with the day where it is another one."
-    ts = ts.tz_convert(_ZONE)
-    if ts.date() == date.date(): return f'{ts:%H:%M} ET'
-    return f'{ts:%H:%M} ET on {_format_date(ts, "%A %d %B %Y")}'
-
-# %% ../nbs/04e_explore.ipynb #00001dff
-def _order_sentence(
-    order: pd.Series,  # side, entry, stop, target; confidence and known_at where they are known
-    contract: ContractSpec = ES  # whose point value counts
-) -> str:  # one or two sentences
-    "Describe an order: prices, risk in points and dollars, and since when it was known."
-    risk = abs(order.entry - order.stop)
-    reward = abs(order.target - order.entry)
-    side = 'Buy' if order.side > 0 else 'Sell'
-    prices = f'{side} limit {order.entry:,.2f}, target {order.target:,.2f}, stop {order.stop:,.2f}'
-    money = f'{risk:,.2f} points (${risk * contract.point_value:,.2f} a contract) at risk'
-    confidence = known = ''
-    if pd.notna(order.get('confidence')): confidence = f', confidence {order.confidence:.0f} of 100'
-    if pd.notna(order.get('known_at')): known = f' Known since {_time_of_day(order.known_at, order.date)}.'
-    return f'{prices}: {money}, {reward / risk:.1f} times as much to win{confidence}.{known}'
-
-# %% ../nbs/04e_explore.ipynb #6842ee26
-def _trade_sentence(
-    trade: pd.Series,  # a row of `BacktestResult.trades`
-) -> str:  # one sentence
-    "Describe a trade: fills with their times, how it ended, and what it earned."
-    side = 'Bought' if trade.side > 0 else 'Sold'
-    size = f"{trade.contracts} contract{'' if trade.contracts == 1 else 's'}"
-    entered = f'{side} {size} at {trade.entry:,.2f} in the bar of {_time_of_day(trade.entry_ts, trade.date)}'
-    how = _EXITS.get(trade.exit_reason, trade.exit_reason)
-    left = f'out {how} at {trade.exit:,.2f} in the bar of {_time_of_day(trade.exit_ts, trade.date)}'
-    earned = f"{_format_metric('total_profit', trade.net)} after costs, {trade.r_multiple:+.2f} R."
-    text = f'{entered}, {left}: {earned}'.replace('-', '−')
-    if not (trade.ambiguous and trade.exit_reason == 'stop'): return text
-    return text + ' The bar touched stop and target: it counts as a stop.'
-
-# %% ../nbs/04e_explore.ipynb #e006bbf8
-_GLOSSARY = {
-    'sessions of history': 'Too few sessions lie before this one, or one of them has no volume.',
-    'the VPOC moves': 'The VPOCs before this session show no direction.',
-    'value area wide enough': "Yesterday's value area is only {width:,.2f} points wide: no room for a stop "
-                              'and twice as much to the target.',
-    'roll gap': 'The contract changed, and the gap between the two was not known before the open.',
-    'R²': 'The VPOCs of the last {window} sessions follow no line closely enough: R² is {r2:.2f}.',
-    'calm': 'Volatility is {vol_ratio:.2f} of usual (calm is below 1), and the odds of a move {way} are '
-            '{p_direction:.1%}.',
-    'confidence': 'Trend, odds and calm together give {confidence:.0f} of 100.',
-    'runs test': 'The VPOCs change sides as often as chance would have them: p is {runs_p:.2f}.',
-    'streak': 'The longest streak of moves {way} is {streak:.0f}.'}
-
-# %% ../nbs/04e_explore.ipynb #743548de
-def _reason_sentences(
-    why: pd.Series,  # a row of `explain_signals` without an order
-    rules: SignalRules = SignalRules()  # the rule that was asked
-) -> list[str]:  # one a failed condition
-    "Say why there was no order, condition by condition."
-    up = why.side > 0
-    figures = why.to_dict() | {'window': rules.window, 'width': abs(why.target - why.entry)}
-    figures['way'] = 'up' if up else 'down'
-    figures['streak'] = why.longest_up if up else why.longest_down
-    meaning = lambda condition: next(text for start, text in _GLOSSARY.items() if start in condition)
-    return [f'Failed: {failed}. {meaning(failed).format(**figures)}' for failed in why.failed.split('; ')]
-
-# %% ../nbs/04e_explore.ipynb #6d80a864
-def _outcome(day: Day) -> list[str]:
-    "Say what the run did in this session."
-    ordered = len(day.orders) > 0
-    if day.sessions.result is None:
-        return ['No result was given, so what became of it is not shown.'] if ordered else []
-    done = [_trade_sentence(t) for _, t in day.trades.iterrows()]
-    done += [f'The run made no trade of its order: {s.reason}.' for _, s in day.skipped.iterrows()]
-    if ordered and not done:
-        return ['The run had no order here: its levels or its orders were chosen in another way.']
-    if done and not ordered: return ['The run had an order that these settings do not give:'] + done
-    return done
-
-# %% ../nbs/04e_explore.ipynb #df862e9e
-def describe_day(
-    day: Day  # of `load_day`
-) -> list[str]:  # sentences
-    "Say what was ordered in a session and what became of it, or why there was nothing."
-    orders = [_order_sentence(o, day.sessions.contract) for _, o in day.orders.iterrows()]
-    if orders: return orders + _outcome(day)
-    if day.why is not None:
-        return ['No order.'] + _reason_sentences(day.why, day.sessions.rules) + _outcome(day)
-    if day.number == 1 and day.sessions.signals is None:
-        return ['No order: it is the first session.'] + _outcome(day)
-    return ['No order.'] + _outcome(day)
-
-# %% ../nbs/04e_explore.ipynb #ca6917cd
-def _levels_table(
-    day: Day  # of `load_day`
-) -> pd.DataFrame:  # text: VPOC, VAH, VAL, width (points), from when it is known
-    "Return the levels of this session and of the one before, as text."
-    rows = {} if day.known is None else {'the session before': (day.known, 'the open')}
-    rows['this session'] = (day.levels, 'its close only')
-    table = {}
-    for name, (at, known) in rows.items():
-        prices = {'VPOC': at.vpoc, 'VAH': at.vah, 'VAL': at.val, 'width': at.vah - at.val}
-        table[name] = {label: f'{price:,.2f}' for label, price in prices.items()} | {'known from': known}
-    return pd.DataFrame(table).T
-
-# %% ../nbs/04e_explore.ipynb #7f343561
-def _view_candles(
-    bars: pd.DataFrame,  # of one session
-    most: int = 400  # candles
-) -> pd.DataFrame:  # by time of the first bar: open high low close, x (middle bar), last (number of the last)
-    "Join bars evenly into at most so many candles."
-    first = np.arange(0, len(bars), -(-len(bars) // most))
-    last = np.append(first[1:], len(bars)) - 1
-    high = np.maximum.reduceat(bars.high.to_numpy(), first)
-    low = np.minimum.reduceat(bars.low.to_numpy(), first)
-    opens, closes = bars.open.to_numpy()[first], bars.close.to_numpy()[last]
-    prices = {'open': opens, 'high': high, 'low': low, 'close': closes}
-    return pd.DataFrame(prices | {'x': (first + last) / 2, 'last': last}, index=bars.index[first])
-
-# %% ../nbs/04e_explore.ipynb #6c7f1f72
-class Line(NamedTuple):
-    "A horizontal line over the candles and the margin before them."
-    label: str  # written on it: of levels in the margin on the left, of orders on the right
-    price: float  # points
-    end: int  # number of the bar at which it stops
-    colour: str  # a key of `COLOURS`
-    dash: str  # 'solid', 'dash' or 'dot'
-    right: bool  # is its label on the right?
-
-# %% ../nbs/04e_explore.ipynb #b69ca6c2
-_MARGIN = .2  # before the candles, for the labels of levels, in sessions
-
-def _price_lines(
-    day: Day  # of `load_day`
-) -> list[Line]:  # levels before orders
-    "Return yesterday's levels, the naked VPOCs within the range, and the orders."
-    return _known_lines(day) + _naked_lines(day) + _order_lines(day)
-
-def _known_lines(day: Day) -> list[Line]:
-    if day.known is None: return []
-    return [Line(f"yesterday's {name.upper()}", day.known[name], len(day.bars), 'blue', 'solid', False)
-            for name in ('vah', 'vpoc', 'val')]
-
-def _naked_lines(day: Day) -> list[Line]:
-    near = day.naked[day.naked.price.between(day.levels.low, day.levels.high)]
-    end = day.bars.index.searchsorted(near.covered_at.fillna(day.bars.index[-1]))
-    return [Line(f'naked, {_format_date(date, "%d %b")}', price, until, 'purple', 'dot', False)
-            for date, price, until in zip(near.date, near.price, end)]
-
-def _order_lines(day: Day) -> list[Line]:
-    colours = {'target': 'green', 'entry': 'grey', 'stop': 'vermilion'}
-    return [Line(f'{name} {order[name]:,.2f}', order[name], len(day.bars), colour, 'dash', True)
-            for _, order in day.orders.iterrows() for name, colour in colours.items()]
-
-# %% ../nbs/04e_explore.ipynb #4a6ceb03
-def _price_range(
-    day: Day  # of `load_day`
-) -> tuple[float, float]:  # points
-    "Return the lowest and the highest price of the picture."
-    low, high = day.levels.low, day.levels.high
-    height = high - low
-    near = [l.price for l in _price_lines(day) if l.right or low - height <= l.price <= high + height]
-    low = min([low, *near])
-    high = max([high, *near])
-    margin = .04 * (high - low)
-    return low - margin, high + margin
-
-# %% ../nbs/04e_explore.ipynb #ac029862
-def _hours(times: pd.DatetimeIndex) -> tuple[np.ndarray, list[str]]:
-    "Return the numbers of the bars at which an hour begins, and the hours."
-    at = np.flatnonzero(times.hour[1:] != times.hour[:-1]) + 1
-    return at, [f'{t:%H:%M}' for t in times[at]]
-
-# %% ../nbs/04e_explore.ipynb #24aba021
-def _fill_markers(
-    day: Day  # of `load_day`
-) -> pd.DataFrame:  # one row a fill: x (bar number), price, side (+1 bought), won (None: entry), text
-    "Return where the trades of a session were entered and left; a later exit is at the right edge."
-    rows = []
-    for t in day.trades.itertuples():
-        place = np.minimum(day.bars.index.searchsorted([t.entry_ts, t.exit_ts]), len(day.bars) - 1)
-        rows.append((place[0], t.entry, t.side, None, f'in {t.entry:,.2f}, {t.entry_ts:%H:%M} ET'))
-        rows.append((place[1], t.exit, -t.side, t.net > 0, f'out {t.exit:,.2f}, {t.exit_ts:%H:%M} ET'))
-    return pd.DataFrame(rows, columns=['x', 'price', 'side', 'won', 'text'])
-
-# %% ../nbs/04e_explore.ipynb #7b0cae59
-def _heading(
-    day: Day  # of `load_day`
-) -> str:  # one line
-    "Return the heading: which session this is, and how its levels were counted."
-    view = day.view
-    session = f'{_format_date(view.date, "%A %d %B %Y")} · session {day.number:,} of {len(day.sessions):,}'
-    size = f'{len(day.bars):,} bars, {int(day.levels.volume):,} contracts'
-    counted = f'{view.spread}, {view.poc}, {view.area}, {100 * view.pct:.3g}%'
-    return f'{session} · {day.levels.contract} · {size} · {counted} · times ET'
-
-# %% ../nbs/04e_explore.ipynb #31d508c0
-def _draw_lines(ax, day: Day):
-    "Draw lines and labels over the candles."
-    n, dashes = len(day.bars), {'solid': '-', 'dash': '--', 'dot': ':'}
-    for line in _visible_lines(day):
-        colour = COLOURS[line.colour]
-        ax.hlines(line.price, -_MARGIN * n, line.end, color=colour, ls=dashes[line.dash], lw=1)
-        x, align = (n * 1.01, 'center') if line.right else (-_MARGIN * n, 'bottom')
-        ax.text(x, line.price, line.label, fontsize=8, color=colour, va=align)
-    for fill in _fill_markers(day).itertuples():
-        marker = '^' if fill.side > 0 else 'v'
-        ax.plot(fill.x, fill.price, marker, ms=8, color=_fill_colour(fill.won), mec='white', zorder=4)
-
-def _visible_lines(day: Day) -> list[Line]:
-    "Return the lines within the range of prices shown."
-    low, high = _price_range(day)
-    return [line for line in _price_lines(day) if low <= line.price <= high]
-
-def _fill_colour(won: bool | None) -> str:
-    "Return the colour of a fill: an entry, a winning or a losing exit."
-    if won is None: return COLOURS['blue']
-    return COLOURS['green'] if won else COLOURS['vermilion']
-
-# %% ../nbs/04e_explore.ipynb #3018e0d1
-def _profile_colours(day: Day) -> np.ndarray:
-    "Return a colour for each price of the profile: inside the value area or outside."
-    inside = (day.profile.index >= day.levels.val) & (day.profile.index <= day.levels.vah)
-    return np.where(inside, COLOURS['sky'], '#cccccc')
-
-def _draw_day_profile(ax, day: Day, left: float, width: float):
-    "Draw the profile between two bar numbers, with the session's own levels on it."
-    tick, red = day.sessions.contract.tick_size, COLOURS['vermilion']
-    length = day.profile * width / day.profile.max()
-    ax.barh(day.profile.index, length, height=tick, left=left, color=_profile_colours(day))
-    for name in ('vah', 'vpoc', 'val'):
-        price = day.levels[name]
-        ax.hlines(price, left, left + width, color=red, lw=1, ls='-' if name == 'vpoc' else ':')
-        label = f'{name.upper()} {price:,.2f}'
-        ax.text(left + width * 1.03, price, label, va='center', fontsize=8, color=red)
-
-# %% ../nbs/04e_explore.ipynb #987fbf88
-def _draw_candles(ax, day: Day):
-    "Draw the candles and the developing VPOC."
-    c, grey = _view_candles(day.bars), COLOURS['grey']
-    ax.vlines(c.x, c.low, c.high, color=grey, lw=.6)
-    body = np.where(c.close >= c.open, 'white', grey)
-    bottom = np.minimum(c.open, c.close)
-    width = .7 * len(day.bars) / len(c)
-    ax.bar(c.x, (c.close - c.open).abs(), width, bottom=bottom, lw=.5, ec=grey, color=body)
-    vpoc = day.developing.vpoc.to_numpy()[c['last']]
-    ax.step(c['last'], vpoc, where='post', color=COLOURS['orange'], label='developing VPOC')
-
-# %% ../nbs/04e_explore.ipynb #460bdcfe
-def _plot_day(
-    day: Day,  # of `load_day`
-    ax: object = None  # matplotlib axes to draw on; None for new ones
-):  # the axes
-    "Draw one session: candles and what was known on the left, the profile on the right."
-    ax, n = axes(ax, size=(8.5, 4.4)), len(day.bars)
-    _draw_candles(ax, day)
-    if day.known is not None:
-        edges = [-_MARGIN * n, n]
-        ax.fill_between(edges, day.known.val, day.known.vah, color=COLOURS['sky'], alpha=.12, lw=0)
-    _draw_lines(ax, day)
-    _draw_day_profile(ax, day, n * 1.25, n * .25)
-    ax.set_xticks(*_hours(day.bars.index))
-    ax.set(ylim=_price_range(day), xlim=(-_MARGIN * n, n * 1.68))
-    ax.set(ylabel='points', xlabel='New York time (ET)')
-    ax.set_title(_heading(day), loc='left', fontsize=9)
-    ax.yaxis.set_major_formatter('{x:,.2f}')
-    ax.legend(loc='upper left', fontsize=8, bbox_to_anchor=(0, -.08), borderpad=0, frameon=False)
-    return ax
-
 # %% ../nbs/04e_explore.ipynb #aaff7cd8
 def _figure_values(
     day: Day  # of `load_day`
@@ -530,11 +116,11 @@ def _figure_values(
 # %% ../nbs/04e_explore.ipynb #6a2921cd
 def _figure_shapes(day: Day) -> list[dict]:
     "Return lines over the candles, yesterday's value area, this session's levels over the profile."
-    before = -_MARGIN * len(day.bars)
+    before = -_STUB * len(day.bars)
     lines = []
-    for line in _visible_lines(day):
+    for line, _ in _label_places(day):
         style = {'color': COLOURS[line.colour], 'dash': line.dash, 'width': 1}
-        lines.append(_segment(before, line.end, line.price) | {'line': style})
+        lines.append(_segment(line.begin or before, line.end, line.price) | {'line': style})
     for name in ('vah', 'vpoc', 'val'):
         style = {'color': COLOURS['vermilion'], 'width': 1.5, 'dash': 'solid' if name == 'vpoc' else 'dot'}
         own = _segment(0, day.profile.max(), day.levels[name])
@@ -553,9 +139,9 @@ def _labels(day: Day) -> list[dict]:
     "Return what is written on the lines."
     n = len(day.bars)
     labels = []
-    for line in _visible_lines(day):
-        x, anchor = (n, 'middle') if line.right else (-_MARGIN * n, 'bottom')
-        labels.append({'x': x, 'y': line.price, 'text': line.label, 'yanchor': anchor,
+    for line, place in _label_places(day):
+        x, anchor = (n, 'left') if line.right else (-_STUB * n * 1.2, 'right')
+        labels.append({'x': x, 'y': place, 'text': line.label, 'yanchor': 'middle', 'xanchor': anchor,
                        'font': {'color': COLOURS[line.colour]}})
     for name in ('vah', 'vpoc', 'val'):
         price = day.levels[name]
