@@ -495,8 +495,9 @@ def _extension_words(row: pd.Series) -> str:
     "Say how far a session went beyond its initial balance."
     ways = {'up': row.extension_up, 'down': row.extension_down}
     if pd.isna(row.extension_up): return 'initial balance not on file'
-    went = [f'{way} {x:.1f} times' for way, x in ways.items() if x > 0]
-    return f"initial balance extended {' and '.join(went)}" if went else 'initial balance not extended'
+    went = [f'{way} {x:.1f}' for way, x in ways.items() if x > 0]
+    if not went: return 'initial balance not extended'
+    return f"initial balance extended {' and '.join(went)} times its width"
 
 def describe_session(
     row: pd.Series  # of `session_structure`
