@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from vpoc_backtest.causality import check_causality
 from vpoc_backtest.data import ES, ContractSpec, add_sessions, random_walk
 from vpoc_backtest.market_profile import (
     STRUCTURE,
@@ -377,6 +378,25 @@ def test_columns_are_known_when_they_say(faulty, known):
         same_rows(session_structure(scrambled(bars, since, rng)).loc[d], whole.loc[d], columns)
         cut = session_structure(bars[bars.index < since]) if known != 'overnight' else None  # before the open the session has no row yet
         if cut is not None and d in cut.index: same_rows(cut.loc[d], whole.loc[d], columns)
+
+
+@pytest.mark.parametrize('known', KNOWN)
+def test_check_causality_finds_nothing(known):
+    """Bars are cut and exchanged at any minute; a column counts as made when `STRUCTURE` says that it is known."""
+    whole = random_walk(40, seed=2)
+    rng = np.random.default_rng(2)
+    days = [day for _, day in whole.groupby(whole.index.date)]
+    nights = [night(day, None, rng) for day in days]
+    bars = add_sessions(pd.concat([part for pair in zip(nights, days) for part in pair]))
+    columns = STRUCTURE.column[STRUCTURE.known == known]
+    after = {'overnight': '0min', 'open': '1min', 'ib': '60min', 'close': '390min'}[known]
+
+    def dated(bars):
+        return session_structure(bars)[columns].set_axis(session_levels(bars).first_ts + pd.Timedelta(after))
+
+    assert dated(bars).notna().mean().min() > .5
+    check_causality(dated, bars, dates=25, strict=True)
+    if known == 'close': assert len(check_causality(lambda bars: dated(bars).set_axis(session_levels(bars).first_ts), bars, dates=25))
 
 
 def test_sessions_do_not_change_when_others_follow(faulty):
