@@ -9,7 +9,7 @@ import pytest
 root = Path(__file__).parents[1]
 ORDER = ['storage', 'parallel', 'display', 'data', 'layouts', 'parsing', 'readers', 'data_quality', 'rolls', 'profiles', 'vpoc', 'tpo', 'market_profile', 'trades', 'order_flow', 'level_error',
          'stats', 'multiple_testing',
-         'volatility', 'signals', 'orders', 'performance', 'fills', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'report',
+         'volatility', 'signals', 'orders', 'performance', 'fills', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'lore', 'setups', 'report',
          'report_notebook',
          'explore_day', 'explore', 'features', 'splits', 'model', 'train', 'meta_labeling', 'run_config', 'data_report', 'ml_backtest', 'training_runs', 'cli']
 ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storage', 'display'], 'layouts': ['data'], 'parsing': ['data', 'layouts'],
