@@ -155,7 +155,7 @@ _EXAMPLES = {
     'data': 'exports/', 'sample': 'edge=0.4', 'vix': 'VIX_History.csv', 'out': 'BACKTEST/first',
     'config': 'my.toml', 'symbol': 'MES', 'model': 'latest', 'seed': '1', 'layout': 'ninjatrader',
     'tz': 'America/Chicago', 'stamp': 'end', 'segment': 'RTH', 'device': 'cpu', 'placebo': '200', 'jobs': '2',
-    'ledger': 'BACKTEST', 'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40',
+    'ledger': 'BACKTEST', 'setups': '50', 'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40',
     'batch_size': '64', 'learning_rate': '0.001', 'hidden_layers': '192,128,64', 'arch': 'mlp',
     'members': '20', 'device_ids': '0,1', 'until': '2016-06-30'}
 
@@ -452,6 +452,7 @@ def _result_text(run: object, page: Path) -> str:
     told += _terminal_lines(run)
     if run.filtered and run.filtered.evidence:
         told += [f'The filter: {s}' for s in run.filtered.evidence.sentences()]
+    if run.setups: told.append(run.setups.summary())
     told += _verdict_sentences(run.verdicts)
     width = _width()
     return '\n\n'.join([_table_text(run, _run_metrics(run)), *(_wrapped(t, width) for t in told), str(page)])
@@ -504,7 +505,9 @@ class _BacktestOptions:
     # null markets of each kind that the rule is compared with, 0 for none; under 40 the error rates
     # of the verdict are not measured
     placebo: int = 200
-    jobs: int = 1  # processes for the placebos, -1 for one a core
+    # null markets of each kind on which claims of traders about the market profile are tried, 0 for none
+    setups: int = 50
+    jobs: int = 1  # processes for the null markets, -1 for one a core
     ledger: str = None  # folder whose trials.parquet counts the results (default: BACKTEST)
     # write all settings with their defaults and a comment on each to this file, and do nothing else
     write_config: str = None
@@ -522,6 +525,7 @@ def _backtest_command(
     from vpoc_backtest.ml_backtest import EvidenceConfig, _default_out, _free_place, _ledger, run_pipeline
     from vpoc_backtest.run_config import SampleConfig, _count_bars, load_market
     _check_options(options.model, options.device, options.seed, options.placebo, options.jobs)
+    _check_number('setups', options.setups, 0)
     _check_reading(options)
     sample = SampleConfig(options.seed, _planted_edge(options.sample, options.data))
     settings = _settings(options.config, options.segment)
@@ -536,7 +540,7 @@ def _backtest_command(
         say(f'VIX        {market.vix_from}')
         place = _default_out(market) if options.out is None else Path(options.out)
         ledger = Path(options.ledger) if options.ledger else _ledger(place)
-        evidence = EvidenceConfig(options.placebo, ledger, options.jobs)
+        evidence = EvidenceConfig(options.placebo, ledger, options.jobs, options.setups)
         run = run_pipeline(market, settings, options.seed, say, options.model, options.device,
                            evidence=evidence)
         _save_and_print(run, place, say, options.open)

@@ -16,6 +16,7 @@ from .market_profile import describe_session, plot_tpo, session_structure
 from .parsing import _bar_length
 from .report import _html, _html_figure, _html_table
 from .run_config import _describe_quality
+from .setups import SetupStudy, plot_setups
 from .vpoc import LevelConfig, plot_migration
 
 # %% ../nbs/07c_data_report.ipynb #da7ac0f5
@@ -68,3 +69,35 @@ def _profile_section(bars: pd.DataFrame, contract: ContractSpec, sessions: int =
     caption = 'Letters of thirty minutes, value area, POC and initial balance; beside them the volume'
     told = _html_table(table.rename_axis('Session'), text=True)
     return {heading: _html(told, _html_figure(chart, caption))}
+
+# %% ../nbs/07c_data_report.ipynb #2bb3326d
+_NOTE_SIMULATED = ('The minutes of this market are simulated. A difference from the null markets says how '
+                   'the simulation differs from coin tosses; it says nothing about a real market.')
+
+def _setups_table(table: pd.DataFrame) -> pd.DataFrame:
+    "Return what a study of setups found, as the page shows it."
+    null = next(c for c in table if c.endswith('_mean')).removesuffix('_mean')
+    share = lambda x: '–' if pd.isna(x) else f'{x:.1%}'
+    small = lambda x: '–' if pd.isna(x) else f'{x:.3f}'
+    def of(low: str, high: str) -> list[str]:
+        return [f'{share(a)} to {share(b)}' if pd.notna(a) else '–' for a, b in zip(table[low], table[high])]
+    shown = {'Cases': table.cases.map('{:,}'.format), 'Came true': table.frequency.map(share),
+             '95% interval': of('low', 'high'),
+             f'Null markets ({null}), mean': table[f'{null}_mean'].map(share),
+             '5% to 95%': of(f'{null}_low', f'{null}_high'), 'p': table[f'{null}_p'].map(small),
+             'p, all claims counted': table[f'{null}_any'].map(small),
+             'R a trade': table.r.map(lambda r: '–' if pd.isna(r) else f'{r:+.2f}')}
+    return pd.DataFrame(shown).rename_axis('Setup')
+
+def _setups_section(study: SetupStudy, source: str) -> dict[str, str]:
+    "Return what became of the claims of traders on the bars of a run; `source`: where the bars came from."
+    told = [study.summary()]
+    if source.startswith('sample market'): told.append(_NOTE_SIMULATED)
+    untested = study.table[study.table.note != '']
+    for why, names in untested.groupby('note', sort=False).groups.items():
+        told.append(f'Not tested, {why}: {", ".join(names)}.')
+    caption = ('How often each claim came true, with its 95% interval, over what null markets give. '
+               'Vermilion: differs from them after correction for the number of claims')
+    picture = _html_figure(plot_setups(study), caption)
+    tested = _setups_table(study.table[study.table.note == ''])
+    return {'Do the claims of traders hold here?': _html(*told, picture, tested)}

@@ -21,7 +21,7 @@ import pandas as pd
 from .backtest import BacktestResult, run_backtest
 from .causality import CausalityCheck
 from .data import _CONTRACTS, BadData, _fingerprint
-from .data_report import _levels_section, _profile_section, _quality_section
+from .data_report import _levels_section, _profile_section, _quality_section, _setups_section
 from .display import _figures_html, _format_date, axes
 from .evidence import _JUDGED, Evidence, after_trials, examine
 from .features import FilterConfig, ShortHistory
@@ -59,6 +59,7 @@ from vpoc_backtest.run_config import (
     read_config,
 )
 from .run_config import load_market as load_market
+from .setups import SetupStudy, study_setups
 from .signals import explain_signals, make_signals
 from .storage import atomic_folder
 from .sweeps import StudyConfig, _combinations, _grid_trials, _trial_settings
@@ -112,6 +113,7 @@ class Run:
     filtered: FilterResult | None = None  # what the filter said
     evidence: Evidence | None = None  # what speaks for and against the rule
     rates: VerdictErrorRates | None = None  # how often the verdict is wrong on data like these
+    setups: SetupStudy | None = None  # claims of traders, tried on these bars and on null markets
 
     def evidence_of(self,
         name: str  # of a strategy, 'original' or 'ml'
@@ -143,7 +145,7 @@ class Run:
         told += _verdict_sentences(self.verdicts)
         for found in (self.evidence, self.evidence_of('ml'), self.rates):
             if found: told += found.sentences()
-        return told
+        return told + [self.setups.summary()] if self.setups else told
 
     def __repr__(self):
         return '\n'.join([*self.sentences(), compare(**_named_results(self.results)).to_string()])
@@ -317,6 +319,7 @@ class EvidenceConfig:
     placebos: int | None = None  # null markets of each kind, 0 for none; None: no evidence is gathered
     ledger: Path | None = None  # folder whose trials.parquet counts the results; None: they are not counted
     jobs: int | None = None  # processes for null markets; None: as `joblib.parallel_config` says
+    setups: int = 0  # null markets of each kind on which traders' claims are tried; 0: they are not tried
 
 # %% ../nbs/08_ml_backtest.ipynb #a518ea01
 _FEWEST = 40  # null markets; with fewer the error rates of the verdict are not measured
@@ -370,6 +373,17 @@ def _gather_evidence(
     return evidence, filtered, rates
 
 # %% ../nbs/08_ml_backtest.ipynb #394874a9
+_SETUP_NULLS = ('mirror', 'block')  # without drift and without memory; with the days in another order
+
+def _try_setups(rule: _RuleOrders, wanted: EvidenceConfig, say: Callable) -> SetupStudy | None:
+    "Try the claims of traders on the bars of a run, None where it was not asked for."
+    if not wanted.setups: return None
+    study = replace(_study_of(rule, None), seed=rule.seed, jobs=wanted.jobs)
+    found = study_setups(rule.market.bars, nulls=_SETUP_NULLS, n=wanted.setups, config=rule.config.backtest,
+                         study=study)
+    say(f'setups     {len(found.table)} claims of traders, on {wanted.setups} null markets of each kind')
+    return found
+
 def _trial_namer(rule: _RuleOrders, filtered: FilterResult | None) -> Callable:
     "Return the function (rules, backtest) → what tells a trial of this run from others on the same bars."
     study = _study_of(rule, filtered)
@@ -435,13 +449,14 @@ def run_pipeline(
     rates = None
     if evidence.placebos is not None:
         found, filtered, rates = _gather_evidence(rule, filtered, said, evidence, say)
+    setups = _try_setups(rule, evidence, say)
     if evidence.ledger:
         trials = _run_trials(rule, results, filtered, found)
         results = _count_trials(rule.market, results, trials, evidence.ledger, say)
     config = rule.config
     if filtered: config = replace(config, filter=filtered.config)
     return Run(rule.market, config, rule.quality, rule.levels, rule.why, rule.signals, results, seed,
-               filtered, found, rates)
+               filtered, found, rates, setups)
 
 # %% ../nbs/08_ml_backtest.ipynb #7cc22133
 def _evidence_metrics(
@@ -538,7 +553,8 @@ def _tables(run: Run) -> dict[str, pd.DataFrame]:
             'equity': _equity_table(run.results),
             'no_order_reasons': without_order.rename_axis('date').reset_index(),
             'rejects': run.market.rejects,
-            'quality': run.quality.rename_axis('date').reset_index()}
+            'quality': run.quality.rename_axis('date').reset_index(),
+            **({'setups': run.setups.table.reset_index()} if run.setups else {})}
 
 # %% ../nbs/08_ml_backtest.ipynb #3a6cc8e6
 def _calibration_table(table: pd.DataFrame) -> pd.DataFrame:
@@ -598,6 +614,7 @@ def _report(run: Run) -> str:
     market, config = run.market, run.config.levels
     more = _evidence_sections(run.evidence, run.config.rules, run.rates) if run.evidence else {}
     if run.filtered: more |= _filter_sections(run.filtered)
+    if run.setups: more |= _setups_section(run.setups, market.source)
     notes = ReportNotes(_about(run), _config_toml(_saved_config(run)), _versions(), _notes(run))
     tables = ReportTables(market.bars, run.signals, run.why, run.levels)
     data = _levels_section(market.bars, run.levels, config, market.contract)
@@ -624,7 +641,8 @@ def _write_files(run: Run, folder: Path, log: Callable[[], str] | None = None):
 
 # %% ../nbs/08_ml_backtest.ipynb #7e8ff7a3
 _FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv',
-          'no_order_reasons.csv', 'equity.csv', 'rejects.csv', 'quality.csv', 'levels.parquet',
+          'no_order_reasons.csv', 'equity.csv', 'rejects.csv', 'quality.csv', 'setups.csv',
+          'levels.parquet',
           'strategy_comparison.png', 'report.html', 'report.ipynb', 'log.txt'}
 _EARLIER_FILES = {'why.csv'}  # that earlier versions wrote
 
@@ -684,6 +702,7 @@ class SavedRun:
     no_order_reasons: pd.DataFrame  # sessions without an order, and the conditions that failed
     rejects: pd.DataFrame  # rows that were refused
     quality: pd.DataFrame  # a row a session, see `data_quality`
+    setups: pd.DataFrame | None = None  # claims of traders, see `study_setups`; None: they were not tried
 
     def sentences(self) -> list[str]:
         "Return what was run on what, and what was found, a sentence each."
@@ -716,5 +735,7 @@ def load_run(
         metrics = json.loads((folder/'metrics.json').read_text(encoding='utf-8'))
         tables = {name: _run_table(folder/f'{name}.csv') for name in _RUN_TABLES}
         levels = pd.read_parquet(folder/'levels.parquet')
+        claims = folder/'setups.csv'
+        if claims.exists(): tables['setups'] = pd.read_csv(claims, index_col='setup')
     except (OSError, ValueError) as e: raise BadData(f'{folder}: is not whole ({e}): run it again') from None
     return SavedRun(manifest, metrics, read_config(folder/'config.toml'), levels, **tables)
