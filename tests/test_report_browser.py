@@ -16,7 +16,7 @@ from vpoc_backtest.ml_backtest import EvidenceConfig, run_pipeline, save_run
 from vpoc_backtest.run_config import _NO_REJECTS, MarketData, RunConfig
 from vpoc_backtest.signals import SignalRules
 
-FIGURES = 15  # pictures in the page, beside the drawing
+FIGURES = 16  # pictures in the page, beside the drawing
 
 
 @pytest.fixture(scope='module')
