@@ -1,5 +1,4 @@
 """Market-profile setups: slow twins written from the bars, look-ahead, rolls, trades, processes, false findings, planted effects."""
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,15 @@ from vpoc_backtest.causality import check_causality
 from vpoc_backtest.data import ES, ContractSpec, _compact_bars, add_sessions, random_walk
 from vpoc_backtest.lore import SETUPS, Setup, _known_figures, _setup_market, _since, _start_bars
 from vpoc_backtest.market_profile import session_structure
-from vpoc_backtest.setups import _bracket_r, _exact_interval, _SetupCase, _trades, _two_sided_p, plot_setups, study_setups
+from vpoc_backtest.setups import (
+    _bracket_r,
+    _exact_interval,
+    _SetupCase,
+    _trades,
+    _two_sided_p,
+    plot_setups,
+    study_setups,
+)
 from vpoc_backtest.sweeps import StudyConfig
 from vpoc_backtest.vpoc import session_levels
 
