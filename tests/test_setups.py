@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from vpoc_backtest.backtest import BacktestConfig, run_backtest
 from vpoc_backtest.causality import check_causality
 from vpoc_backtest.data import ES, ContractSpec, _compact_bars, add_sessions, random_walk
-from vpoc_backtest.lore import SETUPS, Setup, _known_figures, _setup_market, _since, _start_bars
+from vpoc_backtest.lore import SETUPS, Setup, _known_figures, _setup_market, _known_since, _start_bars
 from vpoc_backtest.market_profile import session_structure
 from vpoc_backtest.setups import (
     _bracket_r,
@@ -372,7 +372,7 @@ def test_trades_are_those_of_the_engine(name):
     with np.errstate(invalid='ignore', divide='ignore'):
         case = (np.asarray(setup.condition(market)) == 1).reshape(len(market), -1)
         own = _trades(setup, market, case.reshape(np.shape(setup.condition(market))), config)
-        start = _start_bars(market, _since(setup, market))
+        start = _start_bars(market, _known_since(setup, market))
         figures = _known_figures(setup, market)
     trades = 0
     for k in range(own.shape[1]):

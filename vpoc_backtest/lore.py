@@ -147,9 +147,9 @@ def _find_nodes(units, offsets, out):
         out[s, 0], out[s, 1] = _valley(smooth)
         out[s, 2] = max(half, 1)
 
-# %% ../nbs/04c_lore.ipynb #e5ab8c72
+# %% ../nbs/04c_lore.ipynb #b4142dc1
 @njit(cache=True)
-def _widest(zones, ends, out):
+def _widest_zones(zones, ends, out):
     "Fill `out` (sessions, 2) with the widest zone of each session, lowest and highest tick, or NaN."
     first = 0
     for s in range(len(ends)):
@@ -277,8 +277,8 @@ def reached(self: SetupMarket,
     hit = lambda high, low: np.where(np.asarray(side) > 0, high >= price, low <= price)
     return _looked(self, hit, price, sessions, since)
 
-# %% ../nbs/04c_lore.ipynb #15e74e5d
-def _naked(m: SetupMarket) -> np.ndarray:
+# %% ../nbs/04c_lore.ipynb #bf7fb7ae
+def _naked_before(m: SetupMarket) -> np.ndarray:
     out = np.full((len(m), 20), np.nan)
     out[:, 0] = m.before(m.vpoc)
     for k in range(1, 20):
@@ -289,7 +289,7 @@ def _naked(m: SetupMarket) -> np.ndarray:
 @patch(as_prop=True)
 def naked(self: SetupMarket) -> np.ndarray:
     "Return (sessions, 20): the VPOC of k + 1 sessions ago, NaN where a session since has traded there."
-    return self.once('naked', _naked)
+    return self.once('naked', _naked_before)
 
 @patch
 def trend(self: SetupMarket,
@@ -311,7 +311,7 @@ def _day_figures(parts: NamedTuple, levels: pd.DataFrame, rules: StructureRules,
     ticks = {c: np.rint(levels[c].to_numpy() / tick) for c in ('vpoc', 'val', 'vah')}
     kinds, night = _kinds(parts, own, poc, rules), _compared(parts, own, shift)
     zones = np.full((len(moved), 2), np.nan)
-    _widest(parts.zones, parts.letters.zones, zones)
+    _widest_zones(parts.zones, parts.letters.zones, zones)
     prices = {c: own[c] for c in ('open', 'high', 'low', 'close', 'ib_high', 'ib_low')} | ticks
     prices |= {c: night[c] for c in ('overnight_high', 'overnight_low')}
     prices |= {'zone_low': zones[:, 0], 'zone_high': zones[:, 1]}
@@ -348,8 +348,8 @@ def _setup_market(
                        np.isnan(shift).cumsum(), parts.sessions.first, parts.sessions.last + 1,
                        {'sessions': parts.sessions})
 
-# %% ../nbs/04c_lore.ipynb #dbf4c9c6
-def _since(setup: Setup, market: SetupMarket) -> np.ndarray:
+# %% ../nbs/04c_lore.ipynb #1807d162
+def _known_since(setup: Setup, market: SetupMarket) -> np.ndarray:
     "Return (sessions,): the half hour from whose start on a setup is known, 0 for the open, NaN for never."
     if callable(setup.known): return np.asarray(setup.known(market), float)
     since = {'open': 0, 'ib': StructureRules().ib_minutes / _MINUTES}.get(setup.known, setup.known)
@@ -373,7 +373,7 @@ def _brackets(setup: Setup, market: SetupMarket, start: np.ndarray) -> tuple[np.
 # %% ../nbs/04c_lore.ipynb #bfe0420e
 def _known_figures(setup: Setup, market: SetupMarket) -> pd.DataFrame:
     "Return condition, target and stop of a setup, dated by the bar in which a trade of it could begin."
-    start = _start_bars(market, _since(setup, market))
+    start = _start_bars(market, _known_since(setup, market))
     columns = {'condition': np.asarray(setup.condition(market))}
     if setup.target is not None: columns |= dict(zip(('target', 'stop'), _brackets(setup, market, start)))
     case = columns['condition'] == 1
@@ -591,7 +591,7 @@ def _poor(m: SetupMarket) -> np.ndarray:
     high, low = np.where(m.poor_high, m.high + 1, np.nan), np.where(m.poor_low, m.low - 1, np.nan)
     return m.before(np.column_stack([high, low]))
 
-def _unfinished(sessions: int, label: str) -> tuple:
+def _left_open(sessions: int, label: str) -> tuple:
     "Return the setups of single prints and poor extremes."
     common = {'horizon': sessions, 'needs': ('half hours',), 'group': 'unfinished business'}
     return (Setup(f'single prints repaired {label}', 'price comes back and fills single prints', _DALTON,
@@ -601,7 +601,7 @@ def _unfinished(sessions: int, label: str) -> tuple:
                   lambda m: np.isfinite(_poor(m)), lambda m: m.reached(_poor(m), np.array([1, -1]), sessions),
                   target=lambda m, price: _poor(m), **common))
 
-_UNFINISHED = (*_unfinished(1, 'the next day'), *_unfinished(5, 'within 5 days'))
+_UNFINISHED = (*_left_open(1, 'the next day'), *_left_open(5, 'within 5 days'))
 
 # %% ../nbs/04c_lore.ipynb #96b4e474
 def _closes_in_value(m: SetupMarket) -> np.ndarray:

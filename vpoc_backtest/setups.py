@@ -24,7 +24,7 @@ from .evidence import _ALONG, _check_null, _null_markets, _NullMarkets
 from .fills import _CLOSE, _OPEN, _exit_in_bar, _seen_from
 from .lore import SETUPS as SETUPS
 from .lore import Setup as Setup
-from .lore import SetupMarket, _brackets, _setup_market, _since, _start_bars
+from .lore import SetupMarket, _brackets, _setup_market, _known_since, _start_bars
 from vpoc_backtest.parallel import (
     SharedFrame,
     cached_per_process,
@@ -79,8 +79,8 @@ def _bracket_r(prices, start, until, target, stop, terms):
         out[k] = won / (abs(entry - side * stop[k]) * terms.tick_value)
     return out
 
-# %% ../nbs/04c_setups.ipynb #6988988a
-def _last_bars(market: SetupMarket, start: np.ndarray, sessions: int) -> np.ndarray:
+# %% ../nbs/04c_setups.ipynb #c23d5848
+def _horizon_ends(market: SetupMarket, start: np.ndarray, sessions: int) -> np.ndarray:
     "Return for each session the bar after the last of the horizon, or with which another contract begins."
     end = np.append(market.end[sessions - 1:], np.full(min(sessions - 1, len(market)), market.end[-1]))
     changes = np.append(_first_bars(market.bars), len(market.bars))
@@ -88,8 +88,8 @@ def _last_bars(market: SetupMarket, start: np.ndarray, sessions: int) -> np.ndar
 
 def _trades(setup: Setup, market: SetupMarket, case: np.ndarray, config: BacktestConfig) -> np.ndarray:
     "Return the R multiple of each case's trade, of the shape of `case`, NaN where there is none."
-    start = _start_bars(market, _since(setup, market))
-    until = _last_bars(market, start, setup.horizon)
+    start = _start_bars(market, _known_since(setup, market))
+    until = _horizon_ends(market, start, setup.horizon)
     bracket = _brackets(setup, market, start)
     wide = (np.where(case, np.broadcast_to(x, case.shape), np.nan) for x in bracket)
     target, stop = (x.reshape(len(case), -1) for x in wide)
@@ -295,18 +295,18 @@ class SetupStudy:
 
     def _short(self) -> pd.DataFrame: return _short_table(self)
 
-# %% ../nbs/04c_setups.ipynb #70de8b40
-def _percent(x: float) -> str: return '' if pd.isna(x) else f'{x:.1%}'
+# %% ../nbs/04c_setups.ipynb #316e3f25
+def _as_percent(x: float) -> str: return '' if pd.isna(x) else f'{x:.1%}'
 
 def _short_table(study: SetupStudy) -> pd.DataFrame:
     "Return the table as text, as many columns as fit a page."
     t, out = study.table, {}
     out['cases'] = t.cases.map('{:,.0f}'.format)
-    out['came true'] = [f'{_percent(f)} ({_percent(a)} to {_percent(b)})' if f == f else ''
+    out['came true'] = [f'{_as_percent(f)} ({_as_percent(a)} to {_as_percent(b)})' if f == f else ''
                         for f, a, b in zip(t.frequency, t.low, t.high)]
     for null in study.nulls:
         mean, low, high, p = (t[f'{null}_{c}'] for c in ('mean', 'low', 'high', 'p'))
-        out[null] = [f'{_percent(m)} ({_percent(a)} to {_percent(b)})' if m == m else ''
+        out[null] = [f'{_as_percent(m)} ({_as_percent(a)} to {_as_percent(b)})' if m == m else ''
                      for m, a, b in zip(mean, low, high)]
         out[f'p, {null}'] = ['' if pd.isna(x) else f'{x:.3f}' for x in p]
     out['R'] = ['' if pd.isna(x) else f'{round(x, 2) + 0:.2f}'.replace('-', '−') for x in t.r]
@@ -378,7 +378,7 @@ def _unanswered(setup: Setup) -> Setup:
     "Return a setup that has no case."
     return replace(setup, condition=_never, outcome=_never, known='open', target=None)
 
-def _in_words(market: SetupMarket) -> str:
+def _span_in_words(market: SetupMarket) -> str:
     "Return how many sessions there are, and of what."
     first, last = market.dates[0], market.dates[-1]
     return f'{len(market):,} sessions of {market.bars.spec.symbol}, {first:%Y-%m-%d} to {last:%Y-%m-%d}'
@@ -412,7 +412,7 @@ def study_setups(
     counted = case.count(packed, {c: levels[c] for c in _ALONG if c in levels})
     made = {null: _null_counts(bars, case, null, n, levels) for null in nulls if n}
     table = _study_table(case, counted, made, missing)
-    return SetupStudy(table, counted[2], made, counted[1], _in_words(counted[3]))
+    return SetupStudy(table, counted[2], made, counted[1], _span_in_words(counted[3]))
 
 # %% ../nbs/04c_setups.ipynb #daafdf98
 _NULL_COLOURS = {'mirror': 'sky', 'drift': 'orange', 'block': 'purple'}
