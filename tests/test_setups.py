@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from vpoc_backtest.backtest import BacktestConfig, run_backtest
 from vpoc_backtest.causality import check_causality
 from vpoc_backtest.data import ES, ContractSpec, _compact_bars, add_sessions, random_walk
-from vpoc_backtest.lore import SETUPS, Setup, _known_figures, _setup_market, _known_since, _start_bars
+from vpoc_backtest.lore import SETUPS, Setup, _known_figures, _known_since, _setup_market, _start_bars
 from vpoc_backtest.market_profile import session_structure
 from vpoc_backtest.setups import (
     _bracket_r,

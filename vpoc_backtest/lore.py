@@ -445,7 +445,7 @@ _VALUE = (
           known=1, target=lambda m, price: (2 * price - m.open, m.open - np.sign(price - m.open)),
           needs=('half hours',), group='value area'))
 
-# %% ../nbs/04c_lore.ipynb #938467d3
+# %% ../nbs/04c_lore.ipynb #3b772be0
 def _by_age(m: SetupMarket, ages: slice) -> np.ndarray: return m.naked[:, ages]
 
 def _by_distance(m: SetupMarket, least: float, most: float) -> np.ndarray:
@@ -456,7 +456,7 @@ def _by_distance(m: SetupMarket, least: float, most: float) -> np.ndarray:
     ranges = abs(nearest - m.open) / m.mean_range
     return np.where((ranges >= least) & (ranges < most), nearest, np.nan)
 
-# %% ../nbs/04c_lore.ipynb #6d8d5ae8
+# %% ../nbs/04c_lore.ipynb #c40b573e
 def _touch(name: str, claim: str, price: Callable, horizon: int = 1, claimed: float | None = None) -> Setup:
     "Return the setup that a price, known at the open, is touched within some sessions."
     return Setup(name, claim, _FOLKLORE, lambda m: np.isfinite(price(m)),
@@ -480,7 +480,7 @@ _VPOC = (
     _touch('naked VPOC, 1–2 ranges: day', 'far magnets pull too',
            lambda m: _by_distance(m, 1, 2)))
 
-# %% ../nbs/04c_lore.ipynb #cb6218e6
+# %% ../nbs/04c_lore.ipynb #7465aba4
 def _up(m: SetupMarket) -> np.ndarray: return (m.high - m.ib_high) / (m.ib_high - m.ib_low)
 def _down(m: SetupMarket) -> np.ndarray: return (m.ib_low - m.low) / (m.ib_high - m.ib_low)
 def _has_ib(m: SetupMarket) -> np.ndarray: return m.ib_high > m.ib_low
@@ -506,7 +506,7 @@ def _extended(widths: float) -> Setup:
     return _after_ib(f'IB extended by {widths:g} widths', 'range extension reaches such multiples of the IB',
                      lambda m: np.maximum(_up(m), _down(m)) >= widths, source=f'{_STEIDLMAYER}, for the idea')
 
-# %% ../nbs/04c_lore.ipynb #4d593a40
+# %% ../nbs/04c_lore.ipynb #57b60a87
 _IB = (
     _after_ib('IB broken', 'the high or low of the first hour breaks on 96% of days',
               lambda m: np.maximum(_up(m), _down(m)) > 0, claimed=.96),
@@ -520,7 +520,7 @@ _IB = (
               lambda m: np.maximum(_up(m), _down(m)) >= 1, source=_DALTON,
               condition=lambda m: m.ib_high - m.ib_low < .7 * m.mean_before(m.ib_high - m.ib_low)))
 
-# %% ../nbs/04c_lore.ipynb #db2e29b2
+# %% ../nbs/04c_lore.ipynb #83c909c2
 def _half_back(m: SetupMarket, price: object = None) -> np.ndarray:
     "Return the price half way from the open to the prior close."
     close = m.before(m.close)
@@ -553,7 +553,7 @@ _NIGHT = (
           _MARKETS, _lopsided, lambda m: _first_hour_touches(m, _half_back(m)), target=_half_back,
           needs=('half hours', 'overnight'), group='overnight and gaps'))
 
-# %% ../nbs/04c_lore.ipynb #6b1e7ccc
+# %% ../nbs/04c_lore.ipynb #35a52395
 def _gap(least: float, most: float, label: str) -> Setup:
     "Return the setup that a gap of so many mean ranges is filled the same day."
     def size(m): return abs(m.open - m.before(m.close)) / m.mean_range
@@ -573,7 +573,7 @@ _GAPS = (
           _DALTON, lambda m: np.isfinite(_range_edge(m)), lambda m: m.touched(_range_edge(m)),
           target=_range_edge, group='overnight and gaps'))
 
-# %% ../nbs/04c_lore.ipynb #aa39d5a4
+# %% ../nbs/04c_lore.ipynb #de7d880e
 def _zone(m: SetupMarket) -> tuple: return m.before(m.zone_low), m.before(m.zone_high)
 
 def _repaired(m: SetupMarket, sessions: int) -> np.ndarray:
@@ -603,7 +603,7 @@ def _left_open(sessions: int, label: str) -> tuple:
 
 _UNFINISHED = (*_left_open(1, 'the next day'), *_left_open(5, 'within 5 days'))
 
-# %% ../nbs/04c_lore.ipynb #96b4e474
+# %% ../nbs/04c_lore.ipynb #823ef781
 def _closes_in_value(m: SetupMarket) -> np.ndarray:
     "Return whether the session closes inside the value area of the day before: 1, 0 or NaN."
     val, vah = m.before(m.val), m.before(m.vah)
@@ -626,7 +626,7 @@ def _balance_edges(m: SetupMarket) -> tuple:
     edges = ranges.low.cummin().to_numpy(), ranges.high.cummax().to_numpy()
     return tuple(m.before(np.where(long, x, np.nan)) for x in edges)
 
-# %% ../nbs/04c_lore.ipynb #ffe5378e
+# %% ../nbs/04c_lore.ipynb #bfd1beed
 def _stays_out(m: SetupMarket) -> np.ndarray:
     "Return whether a session that trades outside the balance closes outside: 1, 0, NaN if it stays within."
     low, high = _balance(m)
@@ -662,7 +662,7 @@ _DAYS = (
           lambda m: _was(m, 'shape', _SHAPES, 'b'), lambda m: 1 - _rises(m), target=_half_range(lambda m: -1),
           needs=('half hours',), **_DAY))
 
-# %% ../nbs/04c_lore.ipynb #7dc8cd7f
+# %% ../nbs/04c_lore.ipynb #b23c7b72
 def _find_nodes_before(m: SetupMarket) -> np.ndarray:
     profiles = _profiles(m.cache['sessions'], 'uniform')
     found = np.full((len(m), 3), np.nan)
@@ -693,7 +693,7 @@ def _trend(sessions: int) -> Setup:
                  lambda m: np.where(m.close == m.open, np.nan, np.sign(m.close - m.open) == way(m)),
                  target=_half_range(way), group='trend')
 
-# %% ../nbs/04c_lore.ipynb #15d981b8
+# %% ../nbs/04c_lore.ipynb #64c07189
 SETUPS = (*_VALUE, *_VPOC, *_IB, *_NIGHT, *_GAPS, *_UNFINISHED, *_DAYS,
           Setup('LVN crossed faster than HVN', 'price passes low-volume nodes faster than high-volume nodes',
                 _MARKETS, lambda m: np.isfinite(_nodes(m)[:, 1]), _faster, needs=('minutes',), group='nodes'),

@@ -24,7 +24,7 @@ from .evidence import _ALONG, _check_null, _null_markets, _NullMarkets
 from .fills import _CLOSE, _OPEN, _exit_in_bar, _seen_from
 from .lore import SETUPS as SETUPS
 from .lore import Setup as Setup
-from .lore import SetupMarket, _brackets, _setup_market, _known_since, _start_bars
+from .lore import SetupMarket, _brackets, _known_since, _setup_market, _start_bars
 from vpoc_backtest.parallel import (
     SharedFrame,
     cached_per_process,
@@ -156,16 +156,16 @@ def _interval(setup: Setup, cases: np.ndarray, true: np.ndarray) -> tuple[float,
 def _distances(own: np.ndarray, nulls: np.ndarray) -> np.ndarray:
     "Return (markets + 1, setups): distances from the mean of all markets in standard deviations, own first."
     shares = np.ma.masked_invalid(np.vstack([own, nulls]))
-    far = abs(shares - shares.mean(axis=0)) / shares.std(axis=0)
-    return np.round(far.filled(np.nan), 9)
+    away, spread = abs(shares - shares.mean(axis=0)), shares.std(axis=0)
+    return np.round((away / np.where(spread > 1e-12, spread, 1)).filled(np.nan), 9)
 
 def _two_sided_p(own: np.ndarray, nulls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Return for each setup p, and p corrected for all of them; own (setups,), nulls (markets, setups)."
     far = _distances(own, nulls)
-    usable = np.isfinite(own) & (np.isfinite(nulls).mean(axis=0) >= .5) & np.isfinite(far[0])
-    far = np.where(usable, np.nan_to_num(far), 0)
-    alone = (far >= far[0]).mean(axis=0)
-    together = (far.max(axis=1, initial=0)[:, None] >= far[0]).mean(axis=0)
+    usable = np.isfinite(far[0]) & (np.isfinite(nulls).mean(axis=0) >= .5)
+    far = np.where(usable, far, np.nan)
+    alone = (far >= far[0]).sum(axis=0) / np.maximum(np.isfinite(far).sum(axis=0), 1)
+    together = (np.nan_to_num(far).max(axis=1, initial=0)[:, None] >= far[0]).mean(axis=0)
     return np.where(usable, alone, np.nan), np.where(usable, together, np.nan)
 
 def _false_discovery_rate(p: np.ndarray) -> np.ndarray:
