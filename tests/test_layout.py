@@ -97,7 +97,7 @@ def test_the_surface_is_small_and_no_name_means_two_things():
     homes = {}
     for path in modules:
         for name in public_names(path): homes.setdefault(name, []).append(path.stem)
-    assert len(homes) <= 145
+    assert len(homes) <= 150
     twice = {name: places for name, places in homes.items() if len(places) > 1}
     assert not twice
 

@@ -1,5 +1,4 @@
 """Market-profile setups: slow twins written from the bars, look-ahead, rolls, trades, processes, false findings, planted effects."""
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,17 @@ from scipy.stats import binomtest
 from vpoc_backtest.backtest import BacktestConfig, run_backtest
 from vpoc_backtest.causality import check_causality
 from vpoc_backtest.data import ES, ContractSpec, _compact_bars, add_sessions, random_walk
-from vpoc_backtest.lore import SETUPS, Setup, _known_figures, _setup_market, _since, _start_bars
+from vpoc_backtest.lore import SETUPS, Setup, _known_figures, _known_since, _setup_market, _start_bars
 from vpoc_backtest.market_profile import session_structure
-from vpoc_backtest.setups import _bracket_r, _exact_interval, _SetupCase, _trades, _two_sided_p, plot_setups, study_setups
+from vpoc_backtest.setups import (
+    _bracket_r,
+    _exact_interval,
+    _SetupCase,
+    _trades,
+    _two_sided_p,
+    plot_setups,
+    study_setups,
+)
 from vpoc_backtest.sweeps import StudyConfig
 from vpoc_backtest.vpoc import session_levels
 
@@ -365,7 +372,7 @@ def test_trades_are_those_of_the_engine(name):
     with np.errstate(invalid='ignore', divide='ignore'):
         case = (np.asarray(setup.condition(market)) == 1).reshape(len(market), -1)
         own = _trades(setup, market, case.reshape(np.shape(setup.condition(market))), config)
-        start = _start_bars(market, _since(setup, market))
+        start = _start_bars(market, _known_since(setup, market))
         figures = _known_figures(setup, market)
     trades = 0
     for k in range(own.shape[1]):

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['SETUPS', 'Setup']
 
-# %% ../nbs/04c_lore.ipynb #b94f937c
-import functools
+# %% ../nbs/04c_lore.ipynb #23928fba
 from dataclasses import dataclass
 from typing import Callable, NamedTuple
 
-# %% ../nbs/04c_lore.ipynb #88b0a16c
+# %% ../nbs/04c_lore.ipynb #86ce9bb4
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from numba import njit
 
 # %% ../nbs/04c_lore.ipynb #d155e547
@@ -53,7 +53,7 @@ class Setup:
     condition: Callable  # market → (sessions,) or (sessions, k) bool
     outcome: Callable  # market → as many: 1 came true, 0 did not, NaN cannot be told
     horizon: int = 1  # sessions in which the outcome is looked for, the condition's own included
-    known: object = 'open'  # 'open', 'ib', the number of a half hour, or a function: market → (sessions,) numbers
+    known: object = 'open'  # 'open', 'ib', number of a half hour, or a function: market → (sessions,) numbers
     target: Callable | None = None  # (market, last price) → target, or (target, stop), ticks; None: no trade
     needs: tuple = ()  # of 'half hours', 'minutes', 'overnight'
     claimed: float | None = None  # share of cases that the claim names, 0 to 1
@@ -147,9 +147,9 @@ def _find_nodes(units, offsets, out):
         out[s, 0], out[s, 1] = _valley(smooth)
         out[s, 2] = max(half, 1)
 
-# %% ../nbs/04c_lore.ipynb #e5ab8c72
+# %% ../nbs/04c_lore.ipynb #b4142dc1
 @njit(cache=True)
-def _widest(zones, ends, out):
+def _widest_zones(zones, ends, out):
     "Fill `out` (sessions, 2) with the widest zone of each session, lowest and highest tick, or NaN."
     first = 0
     for s in range(len(ends)):
@@ -166,11 +166,11 @@ class SetupMarket:
     """What all setups see of a market: figures by session, prices in ticks, joined over measured rolls.
 
     NaN: not known. `high`, `low`, `close`, `vpoc`, `val`, `vah` and what follows from them are known at the
-    session's close, `ib_high` and `ib_low` after the first hour, `open` and the overnight figures at the open.
+    session's close, `ib_high`, `ib_low` after the first hour, `open` and the overnight figures at the open.
     """
     bars: CompactBars
     dates: pd.DatetimeIndex  # (sessions,)
-    day: dict  # the arrays below, by name
+    day: dict  # arrays by name, (sessions,) each; they are attributes too: `market.vpoc`
     half: np.ndarray  # (3, sessions, periods): high, low, close of each half hour
     half_bar: np.ndarray  # (sessions, periods): the first bar in it or after it, `end` if there is none
     moved: np.ndarray  # (sessions,): ticks between joined prices and those of the bars
@@ -182,124 +182,146 @@ class SetupMarket:
     def __repr__(self): return f'SetupMarket: {len(self.dates):,} sessions, {", ".join(self.day)}'
     def __len__(self): return len(self.dates)
     def __getattr__(self, name):
-        try: return self.__dict__['day'][name]
-        except KeyError: raise AttributeError(f'the market has no {name!r}: it has {", ".join(self.day)}') from None
+        if name in self.__dict__.get('day', ()): return self.day[name]
+        raise AttributeError(f'the market has no {name!r}: it has {", ".join(self.__dict__.get("day", ()))}')
 
-    def before(self,
-        values: np.ndarray,  # (sessions,) or (sessions, k)
-        sessions: int = 1
-    ) -> np.ndarray:  # of the same shape, float
-        "Return the values of so many sessions ago, NaN where prices of then and now cannot be compared."
-        out = np.full(np.shape(values), np.nan)
-        same = self.run[sessions:] == self.run[:-sessions]
-        out[sessions:][same] = np.asarray(values, float)[:-sessions][same]
-        return out
+    def once(self,
+        name: str,
+        make: Callable  # market → arrays
+    ) -> object:  # what `make` returns, or returned before
+        "Make something once for all setups of a market."
+        if name not in self.cache: self.cache[name] = make(self)
+        return self.cache[name]
 
-    def rest(self,
-        since: np.ndarray | int = 0  # half hour from which on the session counts; NaN: none
-    ) -> tuple[np.ndarray, np.ndarray]:  # (sessions,) each
-        "Return high and low of the rest of each session."
-        if np.ndim(since) == 0 and since == 0: return self.high, self.low
-        at = np.broadcast_to(since, len(self))
-        known = np.isfinite(at)
-        row = np.where(known, np.clip(np.nan_to_num(at), 0, self.half.shape[2]), 0).astype(int)
-        extremes = (np.take_along_axis(x, row[:, None], 1)[:, 0] for x in self.later)
-        return tuple(np.where(known, x, np.nan) for x in extremes)
+# %% ../nbs/04c_lore.ipynb #f9f62308
+@patch
+def before(self: SetupMarket,
+    values: np.ndarray,  # (sessions,) or (sessions, k)
+    sessions: int = 1
+) -> np.ndarray:  # of the same shape, float
+    "Return the values of so many sessions ago, NaN where prices of then and now cannot be compared."
+    out = np.full(np.shape(values), np.nan)
+    same = self.run[sessions:] == self.run[:-sessions]
+    out[sessions:][same] = np.asarray(values, float)[:-sessions][same]
+    return out
 
-    @functools.cached_property
-    def later(self) -> tuple[np.ndarray, np.ndarray]:
-        "Return high and low from each half hour to the close, (sessions, periods + 1) each."
-        nothing = np.full((len(self), 1), np.nan)
-        high = np.fmax.accumulate(self.half[0][:, ::-1], axis=1)[:, ::-1]
-        low = np.fmin.accumulate(self.half[1][:, ::-1], axis=1)[:, ::-1]
-        return np.hstack([high, nothing]), np.hstack([low, nothing])
+@patch
+def mean_before(self: SetupMarket,
+    values: np.ndarray,  # (sessions,) differences of prices, such as ranges
+    sessions: int = 10
+) -> np.ndarray:  # (sessions,)
+    "Return the mean of the sessions before each, NaN where one of them is not known."
+    return pd.Series(values).rolling(sessions).mean().shift().to_numpy()
 
-    def ends_known(self, sessions: int) -> np.ndarray:
-        "Return (sessions,) bool: whether the horizon of so many sessions is on file and can be compared."
-        known = np.zeros(len(self), bool)
-        known[:len(self) - sessions + 1] = self.run[sessions - 1:] == self.run[:len(self) - sessions + 1]
-        return known
+@patch(as_prop=True)
+def mean_range(self: SetupMarket) -> np.ndarray:
+    "Return the mean range of the ten sessions before each."
+    return self.once('mean_range', lambda m: m.mean_before(m.high - m.low))
 
-    def _looked(self, hit: Callable, price: np.ndarray, sessions: int, since: object) -> np.ndarray:
-        "Return whether `hit(high, low)` is true in one of some sessions: 1, 0, NaN if it cannot be told."
-        like = lambda x: x.reshape(-1, *(1,) * (np.ndim(price) - 1))
-        high, low = self.rest(since)
-        known = like(self.ends_known(sessions)) & np.isfinite(price + like(high))
-        found = hit(like(high), like(low))
-        for k in range(1, sessions):
-            high, low = (np.append(x[k:], np.full(min(k, len(x)), np.nan)) for x in (self.high, self.low))
-            found = found | hit(like(high), like(low))
-        return np.where(known, found, np.nan)
+# %% ../nbs/04c_lore.ipynb #6713fca7
+def _extremes_left(m: SetupMarket) -> tuple[np.ndarray, np.ndarray]:
+    "Return high and low from each half hour to the close, (sessions, periods + 1) each."
+    nothing = np.full((len(m), 1), np.nan)
+    high = np.fmax.accumulate(m.half[0][:, ::-1], axis=1)[:, ::-1]
+    low = np.fmin.accumulate(m.half[1][:, ::-1], axis=1)[:, ::-1]
+    return np.hstack([high, nothing]), np.hstack([low, nothing])
 
-    def touched(self,
-        price: np.ndarray,  # (sessions,) or (sessions, k) ticks
-        sessions: int = 1,  # that are looked at, the own one included
-        since: np.ndarray | int = 0  # half hour of the own session from which on it counts
-    ) -> np.ndarray:  # 1, 0 or NaN, of the shape of `price`
-        "Return whether a price lies within the range of the session, or of one of those after it."
-        return self._looked(lambda high, low: (low <= price) & (price <= high), price, sessions, since)
+@patch
+def rest(self: SetupMarket,
+    since: np.ndarray | int = 0  # half hour from which on the session counts; NaN: none
+) -> tuple[np.ndarray, np.ndarray]:  # (sessions,) each
+    "Return high and low of the rest of each session."
+    if np.ndim(since) == 0 and since == 0: return self.high, self.low
+    at = np.broadcast_to(since, len(self))
+    row = np.nan_to_num(at).clip(0, self.half.shape[2]).astype(int)[:, None]
+    left = (np.take_along_axis(x, row, 1)[:, 0] for x in self.once('left', _extremes_left))
+    return tuple(np.where(np.isfinite(at), x, np.nan) for x in left)
 
-    def reached(self,
-        price: np.ndarray,  # (sessions,) or (sessions, k) ticks
-        side: np.ndarray | int,  # 1: traded there or above; −1: or below
-        sessions: int = 1,  # that are looked at, the own one included
-        since: np.ndarray | int = 0  # half hour of the own session from which on it counts
-    ) -> np.ndarray:  # 1, 0 or NaN, of the shape of `price`
-        "Return whether the market traded at a price or beyond it."
-        hit = lambda high, low: np.where(np.asarray(side) > 0, high >= price, low <= price)
-        return self._looked(hit, price, sessions, since)
+# %% ../nbs/04c_lore.ipynb #55fd4c34
+@patch
+def ends_known(self: SetupMarket, sessions: int) -> np.ndarray:
+    "Return (sessions,) bool: whether the horizon of so many sessions is on file and can be compared."
+    known = np.zeros(len(self), bool)
+    known[:len(self) - sessions + 1] = self.run[sessions - 1:] == self.run[:len(self) - sessions + 1]
+    return known
 
-    def mean_before(self,
-        values: np.ndarray,  # (sessions,) differences of prices, such as ranges
-        sessions: int = 10
-    ) -> np.ndarray:  # (sessions,)
-        "Return the mean of the sessions before each, NaN where one of them is not known."
-        return pd.Series(values).rolling(sessions).mean().shift().to_numpy()
+def _looked(m: SetupMarket, hit: Callable, price: np.ndarray, sessions: int, since: object) -> np.ndarray:
+    "Return whether `hit(high, low)` is true in one of some sessions: 1, 0, NaN if it cannot be told."
+    like = lambda x: x.reshape(-1, *(1,) * (np.ndim(price) - 1))
+    high, low = m.rest(since)
+    known = like(m.ends_known(sessions)) & np.isfinite(price + like(high))
+    found = hit(like(high), like(low))
+    for k in range(1, sessions):
+        high, low = (np.append(x[k:], np.full(min(k, len(x)), np.nan)) for x in (m.high, m.low))
+        found = found | hit(like(high), like(low))
+    return np.where(known, found, np.nan)
 
-    @functools.cached_property
-    def mean_range(self) -> np.ndarray:
-        "Return the mean range of the ten sessions before each."
-        return self.mean_before(self.high - self.low)
+# %% ../nbs/04c_lore.ipynb #538db6d6
+@patch
+def touched(self: SetupMarket,
+    price: np.ndarray,  # (sessions,) or (sessions, k) ticks
+    sessions: int = 1,  # that are looked at, the own one included
+    since: np.ndarray | int = 0  # half hour of the own session from which on it counts
+) -> np.ndarray:  # 1, 0 or NaN, of the shape of `price`
+    "Return whether a price lies within the range of the session, or of one of those after it."
+    return _looked(self, lambda high, low: (low <= price) & (price <= high), price, sessions, since)
 
-    @functools.cached_property
-    def naked(self) -> np.ndarray:
-        "Return (sessions, 20): the VPOC of k + 1 sessions ago, NaN where a session since has traded there."
-        out = np.full((len(self), 20), np.nan)
-        out[:, 0] = self.before(self.vpoc)
-        for k in range(1, 20):
-            older = out[:, k - 1]
-            out[:, k] = self.before(np.where((self.low <= older) & (older <= self.high), np.nan, older))
-        return out
+@patch
+def reached(self: SetupMarket,
+    price: np.ndarray,  # (sessions,) or (sessions, k) ticks
+    side: np.ndarray | int,  # 1: traded there or above; −1: or below
+    sessions: int = 1,  # that are looked at, the own one included
+    since: np.ndarray | int = 0  # half hour of the own session from which on it counts
+) -> np.ndarray:  # 1, 0 or NaN, of the shape of `price`
+    "Return whether the market traded at a price or beyond it."
+    hit = lambda high, low: np.where(np.asarray(side) > 0, high >= price, low <= price)
+    return _looked(self, hit, price, sessions, since)
 
-    def trend(self,
-        sessions: int  # at least 3
-    ) -> np.ndarray:  # (sessions,) ticks a session
-        "Return the slope of the regression line of the last VPOCs, known at the open."
-        slope = rolling_trend(self.vpoc, sessions)[0] if len(self) >= sessions else np.full(len(self), np.nan)
-        start = np.arange(len(self)) - sessions + 1
-        whole = (start >= 0) & (self.run[np.maximum(start, 0)] == self.run)
-        return self.before(np.where(whole, slope, np.nan))
+# %% ../nbs/04c_lore.ipynb #bf7fb7ae
+def _naked_before(m: SetupMarket) -> np.ndarray:
+    out = np.full((len(m), 20), np.nan)
+    out[:, 0] = m.before(m.vpoc)
+    for k in range(1, 20):
+        older = out[:, k - 1]
+        out[:, k] = m.before(np.where((m.low <= older) & (older <= m.high), np.nan, older))
+    return out
 
-# %% ../nbs/04c_lore.ipynb #0f9edade
+@patch(as_prop=True)
+def naked(self: SetupMarket) -> np.ndarray:
+    "Return (sessions, 20): the VPOC of k + 1 sessions ago, NaN where a session since has traded there."
+    return self.once('naked', _naked_before)
+
+@patch
+def trend(self: SetupMarket,
+    sessions: int  # at least 3
+) -> np.ndarray:  # (sessions,) ticks a session
+    "Return the slope of the regression line of the last VPOCs, known at the open."
+    slope = rolling_trend(self.vpoc, sessions)[0] if len(self) >= sessions else np.full(len(self), np.nan)
+    start = np.arange(len(self)) - sessions + 1
+    whole = (start >= 0) & (self.run[np.maximum(start, 0)] == self.run)
+    return self.before(np.where(whole, slope, np.nan))
+
+# %% ../nbs/04c_lore.ipynb #7ce02f5c
 def _day_figures(parts: NamedTuple, levels: pd.DataFrame, rules: StructureRules, moved: np.ndarray) -> dict:
     "Return the arrays of `SetupMarket.day`; prices in joined ticks."
     tick = parts.tpos.contract.tick_size
     shift = np.rint(_roll_shift(levels) / tick)
-    own, poc = _own_figures(parts, rules), _tpo_levels(parts.tpos, parts.tpos.counts, rules.pct, rules.area)[0][0]
+    own = _own_figures(parts, rules)
+    (poc, _, _), _ = _tpo_levels(parts.tpos, parts.tpos.counts, rules.pct, rules.area)
     ticks = {c: np.rint(levels[c].to_numpy() / tick) for c in ('vpoc', 'val', 'vah')}
     kinds, night = _kinds(parts, own, poc, rules), _compared(parts, own, shift)
     zones = np.full((len(moved), 2), np.nan)
-    _widest(parts.zones, parts.letters.zones, zones)
+    _widest_zones(parts.zones, parts.letters.zones, zones)
     prices = {c: own[c] for c in ('open', 'high', 'low', 'close', 'ib_high', 'ib_low')} | ticks
     prices |= {c: night[c] for c in ('overnight_high', 'overnight_low')}
     prices |= {'zone_low': zones[:, 0], 'zone_high': zones[:, 1]}
-    relation = _relation(*(ticks[c] for c in ('val', 'vah')), *(_before(ticks[c]) + shift for c in ('val', 'vah')))
+    relation = _relation(ticks['val'], ticks['vah'], *(_before(ticks[c]) + shift for c in ('val', 'vah')))
     return {c: x - moved for c, x in prices.items()} | {
         'overnight_inventory': night['overnight_inventory'], 'open_type': kinds['open_type'],
         'shape': kinds['shape'], 'value_relation': relation,
         'poor_high': parts.letters.at_top > 1, 'poor_low': parts.letters.at_bottom > 1}
 
-# %% ../nbs/04c_lore.ipynb #8866b7ff
+# %% ../nbs/04c_lore.ipynb #ab00c327
 def _half_hours_of(parts: NamedTuple, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Return high, low and close of each half hour in joined ticks, and the first bar in it or after it."
     clock, sessions = parts.clock, parts.sessions
@@ -310,7 +332,7 @@ def _half_hours_of(parts: NamedTuple, moved: np.ndarray) -> tuple[np.ndarray, np
     bar = np.where(bar < 0, (sessions.last + 1)[:, None], bar)
     return half - moved[None, :, None], np.minimum.accumulate(bar[:, ::-1], axis=1)[:, ::-1]
 
-# %% ../nbs/04c_lore.ipynb #002028f0
+# %% ../nbs/04c_lore.ipynb #06e79069
 def _setup_market(
     bars: CompactBars,  # one contract a session
     levels: pd.DataFrame,  # of these bars
@@ -323,10 +345,11 @@ def _setup_market(
     moved = np.rint(np.cumsum(np.nan_to_num(shift)) / bars.spec.tick_size)
     half, bar = _half_hours_of(parts, moved)
     return SetupMarket(bars, levels.index, _day_figures(parts, levels, rules, moved), half, bar, moved,
-                       np.isnan(shift).cumsum(), parts.sessions.first, parts.sessions.last + 1, {'sessions': parts.sessions})
+                       np.isnan(shift).cumsum(), parts.sessions.first, parts.sessions.last + 1,
+                       {'sessions': parts.sessions})
 
-# %% ../nbs/04c_lore.ipynb #6cd76a14
-def _since(setup: Setup, market: SetupMarket) -> np.ndarray:
+# %% ../nbs/04c_lore.ipynb #1807d162
+def _known_since(setup: Setup, market: SetupMarket) -> np.ndarray:
     "Return (sessions,): the half hour from whose start on a setup is known, 0 for the open, NaN for never."
     if callable(setup.known): return np.asarray(setup.known(market), float)
     since = {'open': 0, 'ib': StructureRules().ib_minutes / _MINUTES}.get(setup.known, setup.known)
@@ -338,7 +361,7 @@ def _start_bars(market: SetupMarket, since: np.ndarray) -> np.ndarray:
     bar = np.where(since == 0, market.first + 1, np.take_along_axis(market.half_bar, at[:, None], 1)[:, 0])
     return np.where(np.isfinite(since) & (since < market.half.shape[2]) & (bar < market.end), bar, -1)
 
-# %% ../nbs/04c_lore.ipynb #b0af33eb
+# %% ../nbs/04c_lore.ipynb #607d1b0d
 def _brackets(setup: Setup, market: SetupMarket, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Return target and stop of a setup's trade in joined ticks, of the shape of its condition."
     last = np.where(start > 0, market.bars.prices[3, np.maximum(start, 1) - 1] - market.moved, np.nan)
@@ -347,18 +370,19 @@ def _brackets(setup: Setup, market: SetupMarket, start: np.ndarray) -> tuple[np.
     target = np.rint(np.asarray(made, float))
     return target, 2 * last.reshape(-1, *(1,) * (target.ndim - 1)) - target
 
-# %% ../nbs/04c_lore.ipynb #d05b6e86
+# %% ../nbs/04c_lore.ipynb #bfe0420e
 def _known_figures(setup: Setup, market: SetupMarket) -> pd.DataFrame:
     "Return condition, target and stop of a setup, dated by the bar in which a trade of it could begin."
-    start = _start_bars(market, _since(setup, market))
+    start = _start_bars(market, _known_since(setup, market))
     columns = {'condition': np.asarray(setup.condition(market))}
     if setup.target is not None: columns |= dict(zip(('target', 'stop'), _brackets(setup, market, start)))
     case = columns['condition'] == 1
     columns = {c: x if c == 'condition' else np.where(case, x, np.nan) for c, x in columns.items()}
-    flat = {f'{c} {k}': column for c, x in columns.items() for k, column in enumerate(x.reshape(len(x), -1).T)}
+    apart = {c: x.reshape(len(x), -1).T for c, x in columns.items()}
+    flat = {f'{c} {k}': x for c, rows in apart.items() for k, x in enumerate(rows)}
     return pd.DataFrame(flat, market.bars.index[np.maximum(start, 0)])[start >= 0]
 
-# %% ../nbs/04c_lore.ipynb #f845eee6
+# %% ../nbs/04c_lore.ipynb #a2b9437b
 _DALTON = 'Dalton, Jones and Dalton, Mind over Markets, 1990'
 _MARKETS = 'Dalton, Dalton and Jones, Markets in Profile, 2007'
 _STEIDLMAYER = 'Steidlmayer and Koy, Markets and Market Logic, 1986'
@@ -371,15 +395,21 @@ def _open_side(m: SetupMarket) -> np.ndarray:
     side = np.where(m.open > vah, 1., np.where(m.open < val, -1., 0.))
     return np.where(np.isfinite(m.open + val), side, np.nan)
 
-def _opens_in_range(m: SetupMarket) -> np.ndarray: return (m.open <= m.before(m.high)) & (m.open >= m.before(m.low))
+def _opens_in_range(m: SetupMarket) -> np.ndarray:
+    "Return whether the session opens within the range of the day before."
+    return (m.open <= m.before(m.high)) & (m.open >= m.before(m.low))
+
+def _wide(m: SetupMarket) -> np.ndarray:
+    "Return whether the range is above the mean of the ten before."
+    return np.where(np.isfinite(m.mean_range), m.high - m.low > m.mean_range, np.nan)
 
 def _near_edge(m: SetupMarket, side: np.ndarray) -> np.ndarray:
     "Return the edge of the value area of the day before on this side."
     return np.where(side > 0, m.before(m.vah), m.before(m.val))
 
-# %% ../nbs/04c_lore.ipynb #ac6a8552
+# %% ../nbs/04c_lore.ipynb #841bf620
 def _back_inside(m: SetupMarket) -> np.ndarray:
-    "Return the half hour after two in a row that closed inside the value area of the day before, NaN for none."
+    "Return the half hour after two in a row that closed inside yesterday's value area, NaN for none."
     val, vah = m.before(m.val)[:, None], m.before(m.vah)[:, None]
     inside = (m.half[2] >= val) & (m.half[2] <= vah)
     twice = inside[:, :-1] & inside[:, 1:]
@@ -396,7 +426,7 @@ def _not_yet_across(m: SetupMarket) -> np.ndarray:
     high, low = (np.take_along_axis(x, at[:, None], 1)[:, 0] for x in (high, low))
     return np.isfinite(since) & ((far > high) | (far < low))
 
-# %% ../nbs/04c_lore.ipynb #4ecc2d51
+# %% ../nbs/04c_lore.ipynb #1af92117
 _VALUE = (
     Setup('80% rule', 'opens outside value, two half hours close inside: price crosses the value area in 80%',
           f'{_DALTON}, value-area rule; the figure is {_FOLKLORE}', _not_yet_across,
@@ -407,19 +437,15 @@ _VALUE = (
           lambda m: m.touched(_near_edge(m, _open_side(m))),
           target=lambda m, price: _near_edge(m, _open_side(m)), group='value area'),
     Setup('open outside range: wide day', 'out of balance: the range is above the mean of ten days', _DALTON,
-          lambda m: np.isfinite(m.before(m.high)) & ~_opens_in_range(m),
-          lambda m: np.where(np.isfinite(m.mean_range), m.high - m.low > m.mean_range, np.nan),
-          group='value area'),
+          lambda m: np.isfinite(m.before(m.high)) & ~_opens_in_range(m), _wide, group='value area'),
     Setup('open inside value: quiet day', 'in balance: the range is not above the mean of ten days', _DALTON,
-          lambda m: _open_side(m) == 0,
-          lambda m: np.where(np.isfinite(m.mean_range), m.high - m.low <= m.mean_range, np.nan),
-          group='value area'),
+          lambda m: _open_side(m) == 0, lambda m: 1 - _wide(m), group='value area'),
     Setup('open drive: the open holds', 'price does not come back to the open', _DALTON,
           lambda m: m.open_type == _OPEN_TYPES.index('open drive'), lambda m: 1 - m.touched(m.open, since=1),
           known=1, target=lambda m, price: (2 * price - m.open, m.open - np.sign(price - m.open)),
           needs=('half hours',), group='value area'))
 
-# %% ../nbs/04c_lore.ipynb #87f4a15e
+# %% ../nbs/04c_lore.ipynb #3b772be0
 def _by_age(m: SetupMarket, ages: slice) -> np.ndarray: return m.naked[:, ages]
 
 def _by_distance(m: SetupMarket, least: float, most: float) -> np.ndarray:
@@ -430,11 +456,12 @@ def _by_distance(m: SetupMarket, least: float, most: float) -> np.ndarray:
     ranges = abs(nearest - m.open) / m.mean_range
     return np.where((ranges >= least) & (ranges < most), nearest, np.nan)
 
-# %% ../nbs/04c_lore.ipynb #074be451
+# %% ../nbs/04c_lore.ipynb #c40b573e
 def _touch(name: str, claim: str, price: Callable, horizon: int = 1, claimed: float | None = None) -> Setup:
     "Return the setup that a price, known at the open, is touched within some sessions."
-    return Setup(name, claim, _FOLKLORE, lambda m: np.isfinite(price(m)), lambda m: m.touched(price(m), horizon),
-                 horizon, target=lambda m, last: price(m), claimed=claimed, group='VPOC')
+    return Setup(name, claim, _FOLKLORE, lambda m: np.isfinite(price(m)),
+                 lambda m: m.touched(price(m), horizon), horizon, target=lambda m, last: price(m),
+                 claimed=claimed, group='VPOC')
 
 def _yesterday(m: SetupMarket) -> np.ndarray: return m.before(m.vpoc)
 
@@ -442,13 +469,18 @@ _VPOC = (
     _touch('VPOC touched the next day', 'price returns to yesterday\'s VPOC', _yesterday),
     _touch('VPOC touched within 5 days', 'price returns to the VPOC within a week', _yesterday, 5),
     _touch('VPOC touched within 10 days', 'price returns to the VPOC within two weeks', _yesterday, 10, .8),
-    _touch('naked VPOC, 2–5 days old: 5 days', 'naked VPOCs are magnets', lambda m: _by_age(m, slice(1, 5)), 5),
-    _touch('naked VPOC, 6–20 days old: 5 days', 'naked VPOCs are magnets', lambda m: _by_age(m, slice(5, 20)), 5),
-    _touch('naked VPOC, under 0.5 ranges: day', 'near magnets pull the same day', lambda m: _by_distance(m, 0, .5)),
-    _touch('naked VPOC, 0.5–1 range: day', 'near magnets pull the same day', lambda m: _by_distance(m, .5, 1)),
-    _touch('naked VPOC, 1–2 ranges: day', 'far magnets pull too', lambda m: _by_distance(m, 1, 2)))
+    _touch('naked VPOC, 2–5 days old: 5 days', 'naked VPOCs are magnets',
+           lambda m: _by_age(m, slice(1, 5)), 5),
+    _touch('naked VPOC, 6–20 days old: 5 days', 'naked VPOCs are magnets',
+           lambda m: _by_age(m, slice(5, 20)), 5),
+    _touch('naked VPOC, under 0.5 ranges: day', 'near magnets pull the same day',
+           lambda m: _by_distance(m, 0, .5)),
+    _touch('naked VPOC, 0.5–1 range: day', 'near magnets pull the same day',
+           lambda m: _by_distance(m, .5, 1)),
+    _touch('naked VPOC, 1–2 ranges: day', 'far magnets pull too',
+           lambda m: _by_distance(m, 1, 2)))
 
-# %% ../nbs/04c_lore.ipynb #8656028f
+# %% ../nbs/04c_lore.ipynb #7465aba4
 def _up(m: SetupMarket) -> np.ndarray: return (m.high - m.ib_high) / (m.ib_high - m.ib_low)
 def _down(m: SetupMarket) -> np.ndarray: return (m.ib_low - m.low) / (m.ib_high - m.ib_low)
 def _has_ib(m: SetupMarket) -> np.ndarray: return m.ib_high > m.ib_low
@@ -466,14 +498,15 @@ def _breaks_first(m: SetupMarket) -> np.ndarray:
 def _after_ib(name: str, claim: str, outcome: Callable, **fields) -> Setup:
     "Return a setup that is known after the first hour."
     fields = {'condition': _has_ib, 'source': _FOLKLORE} | fields
-    return Setup(name, claim, outcome=outcome, known='ib', needs=('half hours',), group='initial balance', **fields)
+    fields |= {'known': 'ib', 'needs': ('half hours',), 'group': 'initial balance'}
+    return Setup(name, claim, outcome=outcome, **fields)
 
 def _extended(widths: float) -> Setup:
     "Return the setup that the initial balance is extended by so many of its widths."
     return _after_ib(f'IB extended by {widths:g} widths', 'range extension reaches such multiples of the IB',
                      lambda m: np.maximum(_up(m), _down(m)) >= widths, source=f'{_STEIDLMAYER}, for the idea')
 
-# %% ../nbs/04c_lore.ipynb #c758e795
+# %% ../nbs/04c_lore.ipynb #57b60a87
 _IB = (
     _after_ib('IB broken', 'the high or low of the first hour breaks on 96% of days',
               lambda m: np.maximum(_up(m), _down(m)) > 0, claimed=.96),
@@ -487,7 +520,7 @@ _IB = (
               lambda m: np.maximum(_up(m), _down(m)) >= 1, source=_DALTON,
               condition=lambda m: m.ib_high - m.ib_low < .7 * m.mean_before(m.ib_high - m.ib_low)))
 
-# %% ../nbs/04c_lore.ipynb #0b85c7b5
+# %% ../nbs/04c_lore.ipynb #83c909c2
 def _half_back(m: SetupMarket, price: object = None) -> np.ndarray:
     "Return the price half way from the open to the prior close."
     close = m.before(m.close)
@@ -503,7 +536,9 @@ def _first_hour_touches(m: SetupMarket, price: np.ndarray) -> np.ndarray:
     high, low = np.fmax(*m.half[0][:, :2].T), np.fmin(*m.half[1][:, :2].T)
     return np.where(np.isfinite(high + price), (low <= price) & (price <= high), np.nan)
 
-def _opens_within_night(m: SetupMarket) -> np.ndarray: return (m.open <= m.overnight_high) & (m.open >= m.overnight_low)
+def _opens_within_night(m: SetupMarket) -> np.ndarray:
+    "Return whether the session opens within the night's range."
+    return (m.open <= m.overnight_high) & (m.open >= m.overnight_low)
 
 _NIGHT = (
     Setup('overnight high or low touched', 'one of the night\'s extremes trades in the day in 94%', _FOLKLORE,
@@ -514,11 +549,11 @@ _NIGHT = (
           _opens_within_night,
           lambda m: np.minimum(m.reached(m.overnight_high, 1), m.reached(m.overnight_low, -1)),
           needs=('half hours', 'overnight'), group='overnight and gaps'),
-    Setup('overnight inventory corrected', 'lopsided inventory: the first hour gives half of the gap back', _MARKETS,
-          _lopsided, lambda m: _first_hour_touches(m, _half_back(m)), target=_half_back,
+    Setup('overnight inventory corrected', 'lopsided inventory: the first hour gives half of the gap back',
+          _MARKETS, _lopsided, lambda m: _first_hour_touches(m, _half_back(m)), target=_half_back,
           needs=('half hours', 'overnight'), group='overnight and gaps'))
 
-# %% ../nbs/04c_lore.ipynb #90de54aa
+# %% ../nbs/04c_lore.ipynb #35a52395
 def _gap(least: float, most: float, label: str) -> Setup:
     "Return the setup that a gap of so many mean ranges is filled the same day."
     def size(m): return abs(m.open - m.before(m.close)) / m.mean_range
@@ -534,11 +569,11 @@ def _range_edge(m: SetupMarket, price: object = None) -> np.ndarray:
 
 _GAPS = (
     _gap(0, .25, 'under 0.25 ranges'), _gap(.25, .5, '0.25–0.5 ranges'), _gap(.5, np.inf, 'over 0.5 ranges'),
-    Setup('gap beyond the range filled', 'price comes back to the range of the day before the same day', _DALTON,
-          lambda m: np.isfinite(_range_edge(m)), lambda m: m.touched(_range_edge(m)), target=_range_edge,
-          group='overnight and gaps'))
+    Setup('gap beyond the range filled', 'price comes back to the range of the day before the same day',
+          _DALTON, lambda m: np.isfinite(_range_edge(m)), lambda m: m.touched(_range_edge(m)),
+          target=_range_edge, group='overnight and gaps'))
 
-# %% ../nbs/04c_lore.ipynb #f41660a4
+# %% ../nbs/04c_lore.ipynb #de7d880e
 def _zone(m: SetupMarket) -> tuple: return m.before(m.zone_low), m.before(m.zone_high)
 
 def _repaired(m: SetupMarket, sessions: int) -> np.ndarray:
@@ -556,18 +591,19 @@ def _poor(m: SetupMarket) -> np.ndarray:
     high, low = np.where(m.poor_high, m.high + 1, np.nan), np.where(m.poor_low, m.low - 1, np.nan)
     return m.before(np.column_stack([high, low]))
 
-def _unfinished(sessions: int, label: str) -> tuple:
+def _left_open(sessions: int, label: str) -> tuple:
     "Return the setups of single prints and poor extremes."
     common = {'horizon': sessions, 'needs': ('half hours',), 'group': 'unfinished business'}
     return (Setup(f'single prints repaired {label}', 'price comes back and fills single prints', _DALTON,
-                  lambda m: np.isfinite(_zone(m)[0]), lambda m: _repaired(m, sessions), target=_beyond_zone, **common),
+                  lambda m: np.isfinite(_zone(m)[0]), lambda m: _repaired(m, sessions), target=_beyond_zone,
+                  **common),
             Setup(f'poor extremes exceeded {label}', 'poor highs and lows are traded through', _FOLKLORE,
                   lambda m: np.isfinite(_poor(m)), lambda m: m.reached(_poor(m), np.array([1, -1]), sessions),
                   target=lambda m, price: _poor(m), **common))
 
-_UNFINISHED = (*_unfinished(1, 'the next day'), *_unfinished(5, 'within 5 days'))
+_UNFINISHED = (*_left_open(1, 'the next day'), *_left_open(5, 'within 5 days'))
 
-# %% ../nbs/04c_lore.ipynb #eb109d48
+# %% ../nbs/04c_lore.ipynb #823ef781
 def _closes_in_value(m: SetupMarket) -> np.ndarray:
     "Return whether the session closes inside the value area of the day before: 1, 0 or NaN."
     val, vah = m.before(m.val), m.before(m.vah)
@@ -579,8 +615,7 @@ def _was(m: SetupMarket, name: str, words: tuple, word: str) -> np.ndarray:
 
 def _balance(m: SetupMarket) -> tuple:
     "Return low and high of the balance that the market was in at the close before, NaN where in none."
-    if 'balance' not in m.cache: m.cache['balance'] = _balance_edges(m)
-    return m.cache['balance']
+    return m.once('balance', _balance_edges)
 
 def _balance_edges(m: SetupMarket) -> tuple:
     rules, tick = StructureRules(), m.bars.spec.tick_size
@@ -591,7 +626,7 @@ def _balance_edges(m: SetupMarket) -> tuple:
     edges = ranges.low.cummin().to_numpy(), ranges.high.cummax().to_numpy()
     return tuple(m.before(np.where(long, x, np.nan)) for x in edges)
 
-# %% ../nbs/04c_lore.ipynb #cc193645
+# %% ../nbs/04c_lore.ipynb #bfd1beed
 def _stays_out(m: SetupMarket) -> np.ndarray:
     "Return whether a session that trades outside the balance closes outside: 1, 0, NaN if it stays within."
     low, high = _balance(m)
@@ -604,8 +639,6 @@ def _half_range(side: Callable) -> Callable:
     "Return the target of a direction: half a mean range away."
     return lambda m, price: price + side(m) * np.maximum(np.rint(m.mean_range / 2), 1)
 
-def _wide(m: SetupMarket) -> np.ndarray: return np.where(np.isfinite(m.mean_range), m.high - m.low > m.mean_range, np.nan)
-
 def _narrow_value(m: SetupMarket) -> np.ndarray:
     "Return whether the value area of the day before was narrower than 0.7 of the mean of the ten before it."
     width = m.vah - m.val
@@ -614,7 +647,8 @@ def _narrow_value(m: SetupMarket) -> np.ndarray:
 _DAY = {'group': 'the day before'}
 _DAYS = (
     Setup('inside value: break-out', 'the next day closes outside that value area', _MARKETS,
-          lambda m: _was(m, 'value_relation', _RELATIONS, 'inside'), lambda m: 1 - _closes_in_value(m), **_DAY),
+          lambda m: _was(m, 'value_relation', _RELATIONS, 'inside'), lambda m: 1 - _closes_in_value(m),
+          **_DAY),
     Setup('outside value: rest', 'the next day closes inside that value area', _MARKETS,
           lambda m: _was(m, 'value_relation', _RELATIONS, 'outside'), _closes_in_value, **_DAY),
     Setup('balance of 3 days left: goes on', 'a day that trades outside a balance closes outside it', _DALTON,
@@ -628,17 +662,18 @@ _DAYS = (
           lambda m: _was(m, 'shape', _SHAPES, 'b'), lambda m: 1 - _rises(m), target=_half_range(lambda m: -1),
           needs=('half hours',), **_DAY))
 
-# %% ../nbs/04c_lore.ipynb #a6c8d83c
+# %% ../nbs/04c_lore.ipynb #b23c7b72
+def _find_nodes_before(m: SetupMarket) -> np.ndarray:
+    profiles = _profiles(m.cache['sessions'], 'uniform')
+    found = np.full((len(m), 3), np.nan)
+    _find_nodes(profiles.units, profiles.offsets, found)
+    found[found[:, 1] < 0] = np.nan
+    found[:, :2] += (profiles.low - m.moved)[:, None]
+    return m.before(found)
+
 def _nodes(m: SetupMarket) -> np.ndarray:
     "Return (sessions, 3): yesterday's high- and low-volume node in joined ticks, and half the band."
-    if 'nodes' not in m.cache:
-        profiles = _profiles(m.cache['sessions'], 'uniform')
-        found = np.full((len(m), 3), np.nan)
-        _find_nodes(profiles.units, profiles.offsets, found)
-        found[found[:, 1] < 0] = np.nan
-        found[:, :2] += (profiles.low - m.moved)[:, None]
-        m.cache['nodes'] = m.before(found)
-    return m.cache['nodes']
+    return m.once('nodes', _find_nodes_before)
 
 def _node_bars(m: SetupMarket, node: int) -> np.ndarray:
     "Return in how many bars each session first crosses yesterday's node, 0 the high and 1 the low one."
@@ -653,12 +688,12 @@ def _faster(m: SetupMarket) -> np.ndarray:
 def _trend(sessions: int) -> Setup:
     "Return the setup that the next session goes in the direction of the last VPOCs."
     way = lambda m: np.nan_to_num(np.sign(m.trend(sessions)))
-    return Setup(f'VPOC trend of {sessions} days', 'the next session moves, open to close, in the VPOCs\' direction',
+    return Setup(f'VPOC trend of {sessions} days', 'the next session moves, open to close, with the VPOCs',
                  'the published strategy that this library follows', lambda m: way(m) != 0,
                  lambda m: np.where(m.close == m.open, np.nan, np.sign(m.close - m.open) == way(m)),
                  target=_half_range(way), group='trend')
 
-# %% ../nbs/04c_lore.ipynb #34a64442
+# %% ../nbs/04c_lore.ipynb #64c07189
 SETUPS = (*_VALUE, *_VPOC, *_IB, *_NIGHT, *_GAPS, *_UNFINISHED, *_DAYS,
           Setup('LVN crossed faster than HVN', 'price passes low-volume nodes faster than high-volume nodes',
                 _MARKETS, lambda m: np.isfinite(_nodes(m)[:, 1]), _faster, needs=('minutes',), group='nodes'),

@@ -24,7 +24,7 @@ from .evidence import _ALONG, _check_null, _null_markets, _NullMarkets
 from .fills import _CLOSE, _OPEN, _exit_in_bar, _seen_from
 from .lore import SETUPS as SETUPS
 from .lore import Setup as Setup
-from .lore import SetupMarket, _brackets, _setup_market, _since, _start_bars
+from .lore import SetupMarket, _brackets, _known_since, _setup_market, _start_bars
 from vpoc_backtest.parallel import (
     SharedFrame,
     cached_per_process,
@@ -62,7 +62,7 @@ def _lacking(bars: CompactBars) -> dict:
 # %% ../nbs/04c_setups.ipynb #f0ba907a
 @njit(cache=True, error_model='numpy')
 def _bracket_r(prices, start, until, target, stop, terms):
-    "Return the R multiple of each trade, NaN where there is none; prices in ticks, in at the open of `start`."
+    "Return the R multiple of each trade, NaN for none; prices in ticks, in at the open of `start`."
     out = np.full(len(start), np.nan)
     for k in range(len(start)):
         i, side = start[k], 1. if target[k] > stop[k] else -1.
@@ -75,12 +75,12 @@ def _bracket_r(prices, start, until, target, stop, terms):
             reason, price, _ = _exit_in_bar(seen, side * stop[k], side * target[k], i == start[k], terms)
             i += 1
         if reason == 0: price = side * prices[_CLOSE, i - 1] - terms.slippage
-        costs = terms.commission + 2 * terms.fees
-        out[k] = ((price - entry) * terms.tick_value - costs) / (abs(entry - side * stop[k]) * terms.tick_value)
+        won = (price - entry) * terms.tick_value - terms.commission - 2 * terms.fees
+        out[k] = won / (abs(entry - side * stop[k]) * terms.tick_value)
     return out
 
-# %% ../nbs/04c_setups.ipynb #6988988a
-def _last_bars(market: SetupMarket, start: np.ndarray, sessions: int) -> np.ndarray:
+# %% ../nbs/04c_setups.ipynb #c23d5848
+def _horizon_ends(market: SetupMarket, start: np.ndarray, sessions: int) -> np.ndarray:
     "Return for each session the bar after the last of the horizon, or with which another contract begins."
     end = np.append(market.end[sessions - 1:], np.full(min(sessions - 1, len(market)), market.end[-1]))
     changes = np.append(_first_bars(market.bars), len(market.bars))
@@ -88,18 +88,16 @@ def _last_bars(market: SetupMarket, start: np.ndarray, sessions: int) -> np.ndar
 
 def _trades(setup: Setup, market: SetupMarket, case: np.ndarray, config: BacktestConfig) -> np.ndarray:
     "Return the R multiple of each case's trade, of the shape of `case`, NaN where there is none."
-    start = _start_bars(market, _since(setup, market))
-    until = _last_bars(market, start, setup.horizon)
+    start = _start_bars(market, _known_since(setup, market))
+    until = _horizon_ends(market, start, setup.horizon)
     bracket = _brackets(setup, market, start)
-    columns = (np.reshape(np.where(case, np.broadcast_to(x, case.shape), np.nan), (len(case), -1)) for x in bracket)
-    terms, out = _terms(config, market.bars.spec), []
-    for target, stop in zip(*(x.T for x in columns)):
-        at = np.flatnonzero(np.isfinite(target + stop) & (start >= 0))
-        r = np.full(len(case), np.nan)
-        moved = market.moved[at]
-        r[at] = _bracket_r(market.bars.prices, start[at], until[at], target[at] + moved, stop[at] + moved, terms)
-        out.append(r)
-    return np.column_stack(out)
+    wide = (np.where(case, np.broadcast_to(x, case.shape), np.nan) for x in bracket)
+    target, stop = (x.reshape(len(case), -1) for x in wide)
+    row, column = np.nonzero(np.isfinite(target + stop) & (start >= 0)[:, None])
+    out, moved = np.full(target.shape, np.nan), market.moved[row]
+    out[row, column] = _bracket_r(market.bars.prices, start[row], until[row], target[row, column] + moved,
+                                  stop[row, column] + moved, _terms(config, market.bars.spec))
+    return out
 
 # %% ../nbs/04c_setups.ipynb #41b314dc
 def _tally(setup: Setup, market: SetupMarket, config: BacktestConfig) -> np.ndarray:
@@ -158,16 +156,16 @@ def _interval(setup: Setup, cases: np.ndarray, true: np.ndarray) -> tuple[float,
 def _distances(own: np.ndarray, nulls: np.ndarray) -> np.ndarray:
     "Return (markets + 1, setups): distances from the mean of all markets in standard deviations, own first."
     shares = np.ma.masked_invalid(np.vstack([own, nulls]))
-    far = abs(shares - shares.mean(axis=0)) / shares.std(axis=0)
-    return np.round(far.filled(np.nan), 9)
+    away, spread = abs(shares - shares.mean(axis=0)), shares.std(axis=0)
+    return np.round((away / np.where(spread > 1e-12, spread, 1)).filled(np.nan), 9)
 
 def _two_sided_p(own: np.ndarray, nulls: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     "Return for each setup p, and p corrected for all of them; own (setups,), nulls (markets, setups)."
     far = _distances(own, nulls)
-    usable = np.isfinite(own) & (np.isfinite(nulls).mean(axis=0) >= .5) & np.isfinite(far[0])
-    far = np.where(usable, np.nan_to_num(far), 0)
-    alone = (far >= far[0]).mean(axis=0)
-    together = (far.max(axis=1, initial=0)[:, None] >= far[0]).mean(axis=0)
+    usable = np.isfinite(far[0]) & (np.isfinite(nulls).mean(axis=0) >= .5)
+    far = np.where(usable, far, np.nan)
+    alone = (far >= far[0]).sum(axis=0) / np.maximum(np.isfinite(far).sum(axis=0), 1)
+    together = (np.nan_to_num(far).max(axis=1, initial=0)[:, None] >= far[0]).mean(axis=0)
     return np.where(usable, alone, np.nan), np.where(usable, together, np.nan)
 
 def _false_discovery_rate(p: np.ndarray) -> np.ndarray:
@@ -177,7 +175,9 @@ def _false_discovery_rate(p: np.ndarray) -> np.ndarray:
     if tested.any(): out[tested] = multipletests(p[tested], method='fdr_by')[1]
     return out
 
-# %% ../nbs/04c_setups.ipynb #954896e5
+# %% ../nbs/04c_setups.ipynb #cf639438
+_THIRDS = ('low', 'middle', 'high')
+
 def _groups(market: SetupMarket, first: object) -> tuple[list, np.ndarray]:
     "Return names of groups and (sessions, groups) 0/1: all sessions, years, thirds by the range of 20 days."
     counted = np.ones(len(market), bool) if first is None else market.dates >= pd.Timestamp(first)
@@ -186,8 +186,9 @@ def _groups(market: SetupMarket, first: object) -> tuple[list, np.ndarray]:
     edges = np.nanquantile(ranges, [1 / 3, 2 / 3]) if np.isfinite(ranges).any() else [np.nan, np.nan]
     third = np.where(np.isfinite(ranges), np.searchsorted(edges, ranges), -1)
     years = np.unique(market.dates.year)
-    columns = {('all', 'all'): counted} | {('year', str(y)): counted & (market.dates.year == y) for y in years}
-    columns |= {('volatility', word): counted & (third == k) for k, word in enumerate(('low', 'middle', 'high'))}
+    columns = {('all', 'all'): counted}
+    columns |= {('year', str(year)): counted & (market.dates.year == year) for year in years}
+    columns |= {('volatility', word): counted & (third == k) for k, word in enumerate(_THIRDS)}
     return list(columns), np.column_stack(list(columns.values())).astype(float)
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +199,7 @@ class _SetupCase:
     study: StudyConfig
 
     def count(self, bars: CompactBars, along: dict) -> tuple[np.ndarray, list, np.ndarray, SetupMarket]:
-        "Return the counts of bars by session, the groups, the counts by group (4, setups, groups), the market."
+        "Return counts by session, the groups, counts by group (4, setups, groups), the market."
         market = _setup_market(bars, self.study.levels_of(bars).assign(**along))
         counts = _tallies(market, self.setups, self.config)
         names, groups = _groups(market, self.study.first)
@@ -280,13 +281,13 @@ class SetupStudy:
         return _study_sentence(self)
 
     def by(self,
-        what: str = 'year'  # 'year', or 'volatility': thirds of the sessions by the mean range of 20 days before
+        what: str = 'year'  # 'year', or 'volatility': thirds by the mean range of the 20 sessions before
     ) -> pd.DataFrame:  # index setup and group; cases, frequency, low, high, and the mean of each null
         "Return cases and frequencies by year or by volatility, intervals as for independent cases."
         return _study_groups(self, what)
 
     def plot(self,
-        null: str | None = None,  # kind of null market to show; None: the first
+        null: str | None = None,  # kind of null market to show; None: all there are
         ax: object = None  # matplotlib axes; None for new ones
     ):  # the axes
         "Draw the forest plot of `plot_setups`."
@@ -294,18 +295,18 @@ class SetupStudy:
 
     def _short(self) -> pd.DataFrame: return _short_table(self)
 
-# %% ../nbs/04c_setups.ipynb #70de8b40
-def _percent(x: float) -> str: return '' if pd.isna(x) else f'{x:.1%}'
+# %% ../nbs/04c_setups.ipynb #316e3f25
+def _as_percent(x: float) -> str: return '' if pd.isna(x) else f'{x:.1%}'
 
 def _short_table(study: SetupStudy) -> pd.DataFrame:
     "Return the table as text, as many columns as fit a page."
     t, out = study.table, {}
     out['cases'] = t.cases.map('{:,.0f}'.format)
-    out['came true'] = [f'{_percent(f)} ({_percent(a)} to {_percent(b)})' if f == f else ''
+    out['came true'] = [f'{_as_percent(f)} ({_as_percent(a)} to {_as_percent(b)})' if f == f else ''
                         for f, a, b in zip(t.frequency, t.low, t.high)]
     for null in study.nulls:
         mean, low, high, p = (t[f'{null}_{c}'] for c in ('mean', 'low', 'high', 'p'))
-        out[null] = [f'{_percent(m)} ({_percent(a)} to {_percent(b)})' if m == m else ''
+        out[null] = [f'{_as_percent(m)} ({_as_percent(a)} to {_as_percent(b)})' if m == m else ''
                      for m, a, b in zip(mean, low, high)]
         out[f'p, {null}'] = ['' if pd.isna(x) else f'{x:.3f}' for x in p]
     out['R'] = ['' if pd.isna(x) else f'{round(x, 2) + 0:.2f}'.replace('-', '−') for x in t.r]
@@ -324,8 +325,9 @@ def _study_sentence(study: SetupStudy) -> str:
     chance = f'by chance alone about {.05 * tested:.0f} would'
     told += f'. Against {n} null markets ({null}), {low} of {tested} differ with p ≤ 0.05, where {chance}.'
     if not len(found): return f'{told} None is left once it is counted how many were tried.'
-    worst = ', '.join(f'{name} ({t.frequency[name]:.1%} against {t[f"{null}_mean"][name]:.1%})' for name in found)
-    return f'{told} Corrected for the number tried, these are left: {worst}.'
+    mean = t[f'{null}_mean']
+    left = ', '.join(f'{name} ({t.frequency[name]:.1%} against {mean[name]:.1%})' for name in found)
+    return f'{told} Corrected for the number tried, these are left: {left}.'
 
 def _study_groups(study: SetupStudy, what: str) -> pd.DataFrame:
     "Return the rows of `SetupStudy.by`."
@@ -342,7 +344,9 @@ def _study_groups(study: SetupStudy, what: str) -> pd.DataFrame:
             row = {'setup': study.table.index[s], what: name, 'cases': int(own[0, s]),
                    'frequency': own[1, s] / own[0, s], 'low': low, 'high': high}
             rows.append(row | {f'{null}_mean': mean[s] for null, mean in means.items()})
-    return pd.DataFrame(rows).set_index(['setup', what]).sort_index(level=0, sort_remaining=False, kind='stable')
+    order = {name: k for k, name in enumerate(study.table.index)}
+    rows.sort(key=lambda row: order[row['setup']])
+    return pd.DataFrame(rows).set_index(['setup', what])
 
 # %% ../nbs/04c_setups.ipynb #97990a75
 def _study_table(case: _SetupCase, counted: tuple, nulls: dict, missing: dict) -> pd.DataFrame:
@@ -356,11 +360,11 @@ def _study_table(case: _SetupCase, counted: tuple, nulls: dict, missing: dict) -
     tested = np.array([note == '' for note in notes])
     shown = lambda x: np.where(tested, x, np.nan)
     ends = np.array([_interval(s, *counts[:2, k]) for k, s in enumerate(case.setups)])
-    table = pd.DataFrame({'group': [s.group for s in case.setups], 'claim': [s.claim for s in case.setups],
-                          'source': [s.source for s in case.setups], 'claimed': [s.claimed for s in case.setups],
-                          'cases': own[0].astype(int), 'frequency': shown(_share(own)), 'low': shown(ends[:, 0]),
-                          'high': shown(ends[:, 1]), 'trades': own[2].astype(int), 'r': shown(_mean_r(own)),
-                          'note': notes}, pd.Index([s.name for s in case.setups], name='setup'))
+    told = {c: [getattr(s, c) for s in case.setups] for c in ('group', 'claim', 'source', 'claimed')}
+    figures = {'cases': own[0].astype(int), 'frequency': shown(_share(own)), 'low': shown(ends[:, 0]),
+               'high': shown(ends[:, 1]), 'trades': own[2].astype(int), 'r': shown(_mean_r(own)),
+               'note': notes}
+    table = pd.DataFrame(told | figures, pd.Index([s.name for s in case.setups], name='setup'))
     table['claimed'] = table.claimed.astype(float)
     for null, others in nulls.items():
         columns = _null_columns(own, others[..., 0], tested)
@@ -374,19 +378,19 @@ def _unanswered(setup: Setup) -> Setup:
     "Return a setup that has no case."
     return replace(setup, condition=_never, outcome=_never, known='open', target=None)
 
-def _in_words(market: SetupMarket) -> str:
+def _span_in_words(market: SetupMarket) -> str:
     "Return how many sessions there are, and of what."
     first, last = market.dates[0], market.dates[-1]
     return f'{len(market):,} sessions of {market.bars.spec.symbol}, {first:%Y-%m-%d} to {last:%Y-%m-%d}'
 
 # %% ../nbs/04c_setups.ipynb #ff4ec0c8
 def study_setups(
-    bars: pd.DataFrame,  # bars of one contract a session, see `front_month`; overnight bars where there are any
+    bars: pd.DataFrame,  # bars of one contract a session, see `front_month`, with the nights if there are any
     setups: Sequence[Setup] = SETUPS,  # claims; your own among them are corrected for like the others
-    nulls: Sequence[str] = ('mirror', 'drift', 'block'),  # kinds of null markets, see `placebo`
+    nulls: Sequence[str] = ('drift', 'mirror', 'block'),  # kinds of null markets, see `placebo`
     n: int = 200,  # null markets of each kind; the smallest p is 1 / (n + 1)
     *,
-    config: BacktestConfig = BacktestConfig(),  # costs and fill assumptions of the trades, of one contract each
+    config: BacktestConfig = BacktestConfig(),  # costs and fill assumptions of the trades, one contract each
     study: StudyConfig = StudyConfig()  # contract, levels, first session, workers, the first market's seed
 ) -> SetupStudy:  # its `table` has a row a setup
     """Count how often setups come true on `bars` and on null markets made of them.
@@ -407,7 +411,8 @@ def study_setups(
     levels = study.levels_of(bars)
     counted = case.count(packed, {c: levels[c] for c in _ALONG if c in levels})
     made = {null: _null_counts(bars, case, null, n, levels) for null in nulls if n}
-    return SetupStudy(_study_table(case, counted, made, missing), counted[2], made, counted[1], _in_words(counted[3]))
+    table = _study_table(case, counted, made, missing)
+    return SetupStudy(table, counted[2], made, counted[1], _span_in_words(counted[3]))
 
 # %% ../nbs/04c_setups.ipynb #daafdf98
 _NULL_COLOURS = {'mirror': 'sky', 'drift': 'orange', 'block': 'purple'}
@@ -436,13 +441,15 @@ def _draw_forest(ax, study: SetupStudy, rows: list, nulls: list):
             continue
         for null, off in zip(nulls, offsets):
             if f'{null}_mean' not in row.index: continue
-            ax.plot([row[f'{null}_low'], row[f'{null}_high']], [y + off] * 2, color=COLOURS[_NULL_COLOURS[null]], lw=3.2,
-                    solid_capstyle='butt', label=f'null markets, {null}: 5% to 95%')
+            ends, tint = [row[f'{null}_low'], row[f'{null}_high']], COLOURS[_NULL_COLOURS[null]]
+            ax.plot(ends, [y + off] * 2, color=tint, lw=3.2, solid_capstyle='butt',
+                    label=f'null markets, {null}: 5% to 95%')
         clear = any(row.get(f'{null}_any', 1) <= .05 for null in nulls)
         colour = COLOURS['vermilion'] if clear else 'k'
         ax.plot([row.low, row.high], [y] * 2, color=colour, lw=1)
         ax.plot(row.frequency, y, 'o', ms=4, color=colour, label='these bars, 95% interval')
-        if np.isfinite(row.claimed): ax.plot(row.claimed, y, 'D', ms=5, mfc='none', mec='k', mew=.8, label='claimed')
+        if np.isfinite(row.claimed):
+            ax.plot(row.claimed, y, 'D', ms=5, mfc='none', mec='k', mew=.8, label='claimed')
 
 # %% ../nbs/04c_setups.ipynb #4b4d2af7
 def plot_setups(
@@ -470,7 +477,8 @@ def plot_setups(
         for y in range(1, len(rows), 2): panel.axhspan(y - .5, y + .5, color='k', alpha=.025, lw=0)
     labels = [name or group for group, name in rows]
     panels[0].set_yticks(range(len(rows)), labels, fontsize=8)
-    for label, (_, name) in zip(panels[0].get_yticklabels(), rows): label.set_weight('normal' if name else 'bold')
+    for label, (_, name) in zip(panels[0].get_yticklabels(), rows):
+        if name is None: label.set_weight('bold')
     _forest_legend(panels)
     return made
 
