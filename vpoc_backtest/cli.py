@@ -446,13 +446,14 @@ def _terminal_lines(run: object) -> list[str]:
 # %% ../nbs/08c_cli.ipynb #f24f51b5
 def _result_text(run: object, page: Path) -> str:
     "Return what a run prints: table, findings, verdict, and the path of the report in the last line."
+    from vpoc_backtest.data_report import _setups_sentences
     from vpoc_backtest.ml_backtest import _describe_filter, _run_metrics, _verdict_sentences
     told = []
     if run.filtered: told.append(f'From {run.filtered.first.date()} on, {_describe_filter(run.filtered)}')
     told += _terminal_lines(run)
     if run.filtered and run.filtered.evidence:
         told += [f'The filter: {s}' for s in run.filtered.evidence.sentences()]
-    if run.setups: told.append(run.setups.summary())
+    if run.setups: told += _setups_sentences(run.setups, run.market.source)
     told += _verdict_sentences(run.verdicts)
     width = _width()
     return '\n\n'.join([_table_text(run, _run_metrics(run)), *(_wrapped(t, width) for t in told), str(page)])

@@ -89,15 +89,20 @@ def _setups_table(table: pd.DataFrame) -> pd.DataFrame:
              'R a trade': table.r.map(lambda r: '–' if pd.isna(r) else f'{r:+.2f}')}
     return pd.DataFrame(shown).rename_axis('Setup')
 
+def _setups_sentences(study: SetupStudy, source: str) -> list[str]:
+    "Return what was found, and what it cannot mean where the minutes are simulated."
+    return [study.summary(), *([_NOTE_SIMULATED] if source.startswith('sample market') else [])]
+
 def _setups_section(study: SetupStudy, source: str) -> dict[str, str]:
     "Return what became of the claims of traders on the bars of a run; `source`: where the bars came from."
-    told = [study.summary()]
-    if source.startswith('sample market'): told.append(_NOTE_SIMULATED)
+    told = _setups_sentences(study, source)
     untested = study.table[study.table.note != '']
     for why, names in untested.groupby('note', sort=False).groups.items():
         told.append(f'Not tested, {why}: {", ".join(names)}.')
     caption = ('How often each claim came true, with its 95% interval, over what null markets give. '
                'Vermilion: differs from them after correction for the number of claims')
-    picture = _html_figure(plot_setups(study), caption)
+    forest = plot_setups(study)
+    forest.set_title('')
+    picture = _html_figure(forest, caption)
     tested = _setups_table(study.table[study.table.note == ''])
     return {'Do the claims of traders hold here?': _html(*told, picture, tested)}
