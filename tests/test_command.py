@@ -49,8 +49,8 @@ FROM_ELSEWHERE = re.compile(
 
 
 def run(*args, cwd):
-    "The command; without placebo markets, unless it is asked for them."
-    args = [*args, *([] if '--placebo' in args else ['--placebo', 0])]
+    "The command; without null markets, unless it is asked for them."
+    for option in ('--placebo', '--setups'): args = [*args, *([] if option in args else [option, 0])]
     return subprocess.run([command, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
@@ -92,6 +92,31 @@ def test_both_strategies_on_the_sample_market(tmp_path):
     assert (signals.trained_until.dropna() < signals.date[signals.trained_until.notna()]).all()
     page = (folder/'report.html').read_text()
     assert 'The filter' in page and page.count('data:image/png') >= 6 and len(page) < 5e6
+
+
+def test_claims_of_traders(tmp_path):
+    done = run('--model', 'none', '--setups', 3, '--out', 'out', cwd=tmp_path)
+    assert done.returncode == 0 and 'claims of traders, on 3 null markets of each kind' in done.stderr
+    assert '43 setups on 1,257 sessions of ES' in done.stdout and 'The minutes of this market are' in done.stdout
+    assert {p.name for p in (tmp_path/'out').iterdir()} == FILES | {'setups.csv'}
+    table = pd.read_csv(tmp_path/'out/setups.csv', index_col='setup')
+    assert len(table) >= 20 and {'mirror_p', 'block_p', 'frequency', 'r'} <= set(table)
+    assert 'Do the claims of traders hold here?' in (tmp_path/'out/report.html').read_text()
+
+
+def test_claims_by_themselves(tmp_path):
+    random_walk(40, seed=3).reset_index().to_parquet(tmp_path/'walk.parquet')
+    setups = Path(sys.executable).parent/'vpoc_setups'
+    ask = lambda *args: subprocess.run([setups, *map(str, args)], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    first, second = (ask('--data', 'walk.parquet', '--setups', 5, '--jobs', jobs, '--out', f'of {jobs}') for jobs in (1, 2))
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert first.stdout.rstrip().endswith('setups.html') and '80% rule' in first.stdout
+    for name in ('setups.csv', 'setups_by_year.csv', 'setups_by_volatility.csv'):
+        assert (tmp_path/'of 1'/name).read_bytes() == (tmp_path/'of 2'/name).read_bytes()
+    for args, said in ((['--data', 'none.csv'], 'there is no such file'), (['--setups', '0'], 'must be 1 or more'),
+                       (['--data', 'walk.parquet', '--out', '.'], 'holds something else'), (['--nulls', '3'], 'unrecognized option --nulls')):
+        wrong = ask(*args)
+        assert wrong.returncode == 2 and said in wrong.stderr and len(wrong.stderr.splitlines()) == 1, (args, wrong.stderr)
 
 
 def test_sample_market_twice(tmp_path):

@@ -88,7 +88,8 @@ def _setups_command(
     from vpoc_backtest.run_config import SampleConfig, _count_bars, load_market
     from vpoc_backtest.storage import atomic_folder
     options = _SetupsOptions(**given)
-    for name in ('seed', 'setups'): _check_number(name, getattr(options, name), name == 'setups')
+    _check_number('seed', options.seed, 0)
+    _check_number('setups', options.setups, 1)
     if options.jobs == 0: raise _wrong('jobs', 0, 'must be a number of processes, or -1 for one a core')
     _check_reading(options)
     sample = SampleConfig(options.seed, _planted_edge(options.sample, options.data))
