@@ -14,6 +14,7 @@ from vpoc_backtest.backtest import BacktestConfig, run_backtest
 from vpoc_backtest.data import ES, add_sessions, random_walk
 from vpoc_backtest.evidence import placebo_test
 from vpoc_backtest.parallel import map_parallel
+from vpoc_backtest.setups import study_setups
 from vpoc_backtest.signals import SignalRules, make_signals
 from vpoc_backtest.sweeps import StudyConfig, SweepContext, sweep
 from vpoc_backtest.vpoc import session_levels
@@ -65,6 +66,12 @@ def test_the_same_bits(config, market, alone, tmp_path):
         pd.testing.assert_frame_equal(sweep(market, GRID, PLAIN, study=StudyConfig(part=3, folder=tmp_path)), alone[0], check_exact=True)
         pd.testing.assert_frame_equal(placebo_test(market, PLAIN, n=11).placebos, alone[1], check_exact=True)
     assert len(list(tmp_path.glob('sweep-*/[!.]*.parquet'))) == 4 and len(list(tmp_path.glob('table-*.parquet'))) == 1
+
+
+def test_claims_are_counted_alike(config, market):
+    count = lambda: study_setups(market, nulls=('mirror', 'block'), n=11).table
+    own = count()
+    with parallel_config(**config): pd.testing.assert_frame_equal(count(), own, check_exact=True)
 
 
 def test_one_process_is_this_one(config, market, alone):
