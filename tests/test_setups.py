@@ -531,3 +531,10 @@ def test_pictures_are_drawn():
     assert one.get_xlabel() == 'came true'
     assert len(plot_setups({'a': study, 'b': study}, 'block')) == 2
     assert study.summary() in study._repr_html_() and 'setups on 60 sessions' in repr(study)
+
+
+def test_twins_on_real_minutes_with_nights():
+    if not shared.exists(): pytest.skip('needs ../shared')
+    es = es_minutes()
+    one = es[(es.contract == es.contract.iloc[0]) & (es.date < '2014')]
+    assert one.date.nunique() >= 6 and compare_twins(one) > 60
