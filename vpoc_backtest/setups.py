@@ -460,10 +460,12 @@ def plot_setups(
 ):  # the axes, or an array of them
     """Draw how often each setup came true, with its interval, over what null markets give.
 
-    Vermilion: differs from null markets after correction for all setups (`any` at most 0.05).
+    Vermilion: differs from null markets after correction for all setups (`any` at most 0.05). Raises
+    `ValueError` where there is no study.
     """
     several = isinstance(studies, dict)
     studies = studies if several else {'': studies}
+    if not studies: raise ValueError('there is no study to draw: give one, or several by name')
     rows = _rows_of_forest(studies)
     made = axes(ax, size=(3 + 2.9 * len(studies), .2 * len(rows) + .9), ncols=len(studies), sharey=True)
     panels = np.atleast_1d(made)
