@@ -338,11 +338,13 @@ def real_spy():
 
 
 @pytest.mark.parametrize('rules', RULES, ids=('usual', 'other'))
+@pytest.mark.real_data
 def test_structure_of_real_sessions(rules):
     assert len(compare_structure(real_bars(), rules)) == 14
     assert len(compare_structure(real_spy(), rules, SPY)) == 153
 
 
+@pytest.mark.real_data
 def test_letters_of_real_sessions():
     letters_agree(real_bars())
     letters_agree(real_spy(), SPY)
@@ -508,6 +510,7 @@ def test_open_references():
     pd.testing.assert_frame_equal(open_references(bars, session_levels(bars), d), open_references(known, session_levels(known)))
 
 
+@pytest.mark.real_data
 def test_open_references_of_real_sessions():
     compare_references(real_bars())
     spy = real_spy()

@@ -23,7 +23,7 @@ from vpoc_backtest.trades import profile_from_trades
 from vpoc_backtest.vpoc import LevelConfig
 
 NEW_YORK = ZoneInfo('America/New_York')
-SHARED = Path(__file__).parents[2]/'shared/data/es_trades_2013-09-03.parquet'
+shared = Path(__file__).parents[2]/'shared/data/es_trades_2013-09-03.parquet'
 PERIODS = {'1min': 60, '5min': 300, '30min': 1800, '1h': 3600}
 
 
@@ -178,15 +178,15 @@ def test_imbalances_of_random_sessions(seed):
         assert len(found) == len(plain_runs(flow, rules)) > 0
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason='needs the real trades')
+@pytest.mark.skipif(not shared.exists(), reason='needs the real trades')
 def test_real_trades():
-    trades = pd.read_parquet(SHARED)
+    trades = pd.read_parquet(shared)
     for period, segment in (('1min', 'RTH'), ('5min', 'all')): agree(trades, period, segment)
     flow = footprint(trades, segment='RTH')
     found = imbalances(flow)
     columns = ['ts', 'side', 'low', 'high', 'prices', 'volume', 'against', 'stacked']
     assert set(found[columns].itertuples(index=False, name=None)) == plain_runs(flow, ImbalanceRules())
-    pd.testing.assert_frame_equal(trade_delta(SHARED), trade_delta(trades))
+    pd.testing.assert_frame_equal(trade_delta(shared), trade_delta(trades))
     assert trade_delta(trades, segment='all').volume.sum() == trades['size'].sum()
     errors = profile_error(trades).query("date == '2013-09-03' and period == '1min' and spread == 'uniform'")
     assert (errors.error.abs() <= 1).all()
