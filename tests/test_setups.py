@@ -467,19 +467,19 @@ def test_p_values_are_uniform_on_noise():
 
 
 def test_random_walks_have_no_findings():
-    """100 walks, all setups: p ≤ 0.05 in about 5% of them, false findings after correction in at most 5% of the walks.
+    """50 walks, all setups: p ≤ 0.05 in about 5% of them, false findings after correction in at most 5% of the walks.
 
     Two hundred longer ones are in 04c_setups."""
     shares, found, discovered = [], [], []
-    for seed in range(100):
+    for seed in range(50):
         walk = add_sessions(random_walk(80, 13, seed))
         t = study_setups(walk, nulls=('mirror',), n=19, study=StudyConfig(seed=10_000 + 100 * seed)).table
         shares.append((t.mirror_p.dropna() <= .05).mean())
         found.append((t.mirror_any <= .05).any())
         discovered.append((t.mirror_fdr <= .05).any())
-    error = np.std(shares) / np.sqrt(100)
+    error = np.std(shares) / np.sqrt(50)
     assert .03 <= np.mean(shares) <= .05 + 3 * error
-    assert sum(found) <= 11 and not any(discovered)   # 11 of 100: the 99.5% point of 5%
+    assert sum(found) <= 7 and not any(discovered)   # 7 of 50: the 99.5% point of 5%
 
 
 def planted(sessions, seed, pull, goal):
