@@ -294,15 +294,19 @@ def _check_file(option: str, path: str | None):
     if str(path) == '': raise _wrong(option, '', 'the name is empty: is a variable not set?')
     if not Path(path).exists(): raise _wrong(option, path, 'there is no such file or folder')
 
+def _check_jobs(jobs: int):
+    "Raise `BadData` for no process at all."
+    if jobs == 0: raise _wrong('jobs', 0, 'must be a number of processes, or -1 for one a core')
+
 def _check_reading(
-    options: object  # of a command, with data, vix, layout, tz and stamp
+    options: object,  # of a command, with layout, tz and stamp, and the files
+    files: tuple = ('data', 'vix')  # options that name a file or a folder
 ):
     "Raise `BadData` for an option by which no file could be read."
     from zoneinfo import ZoneInfo
 
     from vpoc_backtest.layouts import LAYOUTS
-    _check_file('data', options.data)
-    _check_file('vix', options.vix)
+    for name in files: _check_file(name, getattr(options, name))
     if options.layout != 'auto' and options.layout not in LAYOUTS:
         raise _wrong('layout', options.layout, f'is not known: use auto, {", ".join(LAYOUTS)}')
     if options.stamp not in (None, 'open', 'end'):
@@ -386,7 +390,7 @@ def _check_options(model: str | None, device: str, seed: int, placebo: int, jobs
     _check_device(device)
     _check_number('seed', seed, 0)
     _check_number('placebo', placebo, 0)
-    if jobs == 0: raise _wrong('jobs', 0, 'must be a number of processes, or -1 for one a core')
+    _check_jobs(jobs)
 
 # %% ../nbs/08c_cli.ipynb #7bcb9877
 def _planted_edge(sample: str | None, data: str | None) -> float | None:

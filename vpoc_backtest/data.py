@@ -165,6 +165,10 @@ def _moments_of(days: np.ndarray, clock: str, tz: str) -> np.ndarray:
     wall = pd.DatetimeIndex((days * 86400 + _seconds(clock)).astype('M8[s]'))
     return wall.tz_localize(tz, ambiguous=np.ones(len(wall), bool), nonexistent='shift_forward').asi8
 
+def _units_a_second(index: pd.DatetimeIndex) -> int:
+    "Return how many units of an index of times make a second."
+    return int(np.timedelta64(1, 's') / np.timedelta64(1, index.unit))
+
 def _parts_of_days(
     index: pd.DatetimeIndex, contract: ContractSpec
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -45,7 +45,14 @@ from vpoc_backtest.tpo import (
 )
 from .tpo import plot_tpo as plot_tpo
 from .tpo import tpo_profiles as tpo_profiles
-from .vpoc import _AREAS, _check_pct, naked_vpocs, profile_levels, session_levels
+from vpoc_backtest.vpoc import (
+    _AREAS,
+    _block_range,
+    _check_pct,
+    naked_vpocs,
+    profile_levels,
+    session_levels,
+)
 
 # %% ../nbs/01a_market_profile.ipynb #c21a182f
 @dataclass(frozen=True)
@@ -574,11 +581,7 @@ def _moved_profiles(bars: pd.DataFrame, levels: pd.DataFrame, moved: np.ndarray,
 @njit(cache=True)
 def _first_span(low, high, start, bar_low, bar_high, block=512):
     "Return for each zone the first bar by which the bars from start[i] on reach both its edges, −1 for none."
-    blocks = (len(bar_low) + block - 1) // block
-    least, most = np.empty(blocks), np.empty(blocks)
-    for b in range(blocks):
-        least[b] = bar_low[b * block:(b + 1) * block].min()
-        most[b] = bar_high[b * block:(b + 1) * block].max()
+    most, least = _block_range(bar_high, bar_low, block)
     out = np.full(len(low), -1)
     for z in range(len(low)):
         i, down, up = start[z], False, False

@@ -18,7 +18,7 @@ from numba import njit
 
 # %% ../nbs/04c_setups.ipynb #975df576
 from .backtest import BacktestConfig, _first_bars, _terms
-from .data import CompactBars, _compact_bars
+from .data import CompactBars, _compact_bars, _units_a_second
 from .display import COLOURS, axes
 from .evidence import _ALONG, _check_null, _null_markets, _NullMarkets
 from .fills import _CLOSE, _OPEN, _exit_in_bar, _seen_from
@@ -43,11 +43,11 @@ def _step_minutes(bars: CompactBars) -> float:
     starts = np.repeat(bars.segment == 'RTH', np.diff(bars.start))
     within = np.ones(len(bars), bool)
     within[bars.start[:-1]] = False
-    unit = {'s': 1, 'ms': 10**3, 'us': 10**6, 'ns': 10**9}[bars.index.unit]
     steps = np.diff(bars.index.asi8, prepend=0)[starts & within]
     if not len(steps): return float('nan')
     middle = np.median(steps)
-    return float(middle / unit / 60) if (steps == middle).mean() >= _STEPS_ALIKE else float('nan')
+    if (steps == middle).mean() < _STEPS_ALIKE: return float('nan')
+    return float(middle / _units_a_second(bars.index) / 60)
 
 def _lacking(bars: CompactBars) -> dict:
     "Return for each need of a setup that these bars do not meet what is missing."

@@ -13,6 +13,7 @@ from fastcore.script import Param
 
 from vpoc_backtest.cli import (
     _VERSION,
+    _check_jobs,
     _check_number,
     _check_reading,
     _entry,
@@ -21,7 +22,6 @@ from vpoc_backtest.cli import (
     _traded,
     _width,
     _wrapped,
-    _wrong,
     show_progress,
 )
 
@@ -46,10 +46,6 @@ class _SetupsOptions:
     stamp: str = None  # the moment of a bar its stamp means: open or end (default: the layout's)
     version: Param('print the version, and do nothing else', action='version') = _VERSION
     verbose: bool = False  # with seconds since the start, and library warnings
-
-    @property
-    def vix(self) -> None:
-        "No VIX is read."
 
 # %% ../nbs/08d_setups_cli.ipynb #c44a189a
 _SETUP_FILES = {'setups.csv', 'setups_by_year.csv', 'setups_by_volatility.csv', 'setups.png', 'setups.html'}
@@ -90,8 +86,8 @@ def _setups_command(
     options = _SetupsOptions(**given)
     _check_number('seed', options.seed, 0)
     _check_number('setups', options.setups, 1)
-    if options.jobs == 0: raise _wrong('jobs', 0, 'must be a number of processes, or -1 for one a core')
-    _check_reading(options)
+    _check_jobs(options.jobs)
+    _check_reading(options, ('data',))
     sample = SampleConfig(options.seed, _planted_edge(options.sample, options.data))
     settings = _settings(options.config, None)
     contract = _traded(options.symbol, settings.contract)

@@ -26,6 +26,7 @@ from vpoc_backtest.data import (
     _compact_bars,
     _moments_of,
     _seconds,
+    _units_a_second,
     add_sessions,
 )
 from .display import COLOURS, _format_date, axes
@@ -44,7 +45,7 @@ class _Clock(NamedTuple):
 def _clock(sessions: _Sessions, segment: str) -> _Clock:
     "Return when each session's segment opens: the last opening at or before its first bar."
     index, spec = sessions.bars.index, sessions.bars.spec
-    second = {'s': 1, 'ms': 10**3, 'us': 10**6, 'ns': 10**9}[index.unit]
+    second = _units_a_second(index)
     day = sessions.dates.as_unit('s').asi8 // 86400
     days = np.arange(day.min() - 2, day.max() + 2) if len(day) else np.zeros(1, np.int64)
     clock, tz = (spec.rth_open, spec.tz) if segment == 'RTH' else (spec.day_open, _ZONE)

@@ -383,13 +383,19 @@ def developing_levels(
 
 # %% ../nbs/01_vpoc.ipynb #44abe157
 @njit(cache=True)
-def _first_cover(level, start, high, low, block=512):
-    "Return for each level the number of the first bar from start[i] on whose range contains it, −1 for none."
+def _block_range(high, low, block):
+    "Return the highest high and the lowest low of every so many bars, with which a search skips them."
     blocks = (len(high) + block - 1) // block
     top, bottom = np.empty(blocks), np.empty(blocks)
     for b in range(blocks):
         top[b] = high[b * block:(b + 1) * block].max()
         bottom[b] = low[b * block:(b + 1) * block].min()
+    return top, bottom
+
+@njit(cache=True)
+def _first_cover(level, start, high, low, block=512):
+    "Return for each level the number of the first bar from start[i] on whose range contains it, −1 for none."
+    top, bottom = _block_range(high, low, block)
     out = np.full(len(level), -1)
     for s in range(len(level)):
         i = start[s]
