@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/06c_calibration.ipynb #3ac3949f
+# %% ../nbs/06c_calibration.ipynb #e675b511
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 
 from .display import COLOURS, axes
 
-# %% ../nbs/06c_calibration.ipynb #4f2e63ac
+# %% ../nbs/06c_calibration.ipynb #0e9fb773
 _PRIOR = .3  # probability, before any outcome, that a score knows something
 _USUAL_SLOPE = .15  # standard deviations of the result for one of the score, if it does
 
@@ -31,7 +31,7 @@ def _posterior_slope(slope: float, error: float, sigma: float) -> tuple[float, f
     cut = np.exp(-.5 * (m / s)**2) / (2 * np.pi)**.5 / max(ndtr(m / s), 1e-300)
     return float(odds / (1 + odds)), float(max(m + s * cut, 0.)), float(s)
 
-# %% ../nbs/06c_calibration.ipynb #2b0a8ef6
+# %% ../nbs/06c_calibration.ipynb #46060bb6
 _SLOPE_SCALE = .3  # of the prior of the logistic slope, in log-odds for a standard deviation of the score
 
 def _platt_slope(z: np.ndarray, won: np.ndarray, level: float) -> float:
@@ -47,15 +47,16 @@ def _platt_slope(z: np.ndarray, won: np.ndarray, level: float) -> float:
         if abs(step) < 1e-9: break
     return float(slope)
 
-# %% ../nbs/06c_calibration.ipynb #a49c86f2
+# %% ../nbs/06c_calibration.ipynb #b63c1880
+_USUAL_MEAN = .1  # standard deviations of the result: scale of the mean before any result is known
 _LOWER = .8  # probability with which the expectation exceeds its lower bound
 
 @dataclass(frozen=True)
 class Calibration:
     "What scores of a model are worth, by the outcomes of earlier ones."
     outcomes: int  # known
-    mean: float  # of them
-    mean_error: float  # standard error of the mean
+    mean: float  # expectation of an order of unknown score
+    mean_error: float  # its standard deviation
     centre: float  # mean of the earlier scores
     spread: float  # their standard deviation; 0: they did not differ
     slope: float  # of the result by standard deviations of the score, if it knows something
@@ -95,7 +96,7 @@ class Calibration:
         "Return the figures; `Calibration(**figures)` gives back the same one."
         return asdict(self)
 
-# %% ../nbs/06c_calibration.ipynb #976eea4d
+# %% ../nbs/06c_calibration.ipynb #ab2899cf
 _MIN_SCORED = 20  # earlier scores with an outcome; with fewer a score counts for nothing
 
 def _fit_calibration(
@@ -107,8 +108,10 @@ def _fit_calibration(
     if len(known) < 2: raise ValueError(f'{len(known)} known outcomes are too few: two are needed')
     sigma = max(float(known.std(ddof=1)), 1e-9)
     wins = int((known > 0).sum())
+    precision = len(known) / sigma**2 + (_USUAL_MEAN * sigma)**-2
     level = np.log((wins + 1) / (len(known) - wins + 1))
-    found = {'outcomes': len(known), 'mean': float(known.mean()), 'mean_error': sigma / len(known)**.5,
+    found = {'outcomes': len(known), 'mean': float(known.sum() / sigma**2 / precision),
+             'mean_error': precision**-.5,
              'centre': 0., 'spread': 0., 'slope': 0., 'slope_error': 0., 'weight': 0.,
              'level': float(level), 'logit_slope': 0.}
     if len(scores) < _MIN_SCORED or not scores.std() > 1e-6 * max(np.abs(scores).max(), 1e-9):

@@ -57,9 +57,9 @@ def _split_rows(dates: pd.DatetimeIndex, ends: pd.DatetimeIndex, rows: np.ndarra
     return rows[before & known], rows[dates[rows] >= sessions[cut]]
 
 # %% ../nbs/06a_ensemble_training.ipynb #6697f5c7
-def _fit_window(samples: pd.DataFrame, usable: np.ndarray, window: Split, config: FilterConfig
-                ) -> FittedWindow:
-    "Fit scales, limits and features to a window; raises `ShortHistory` where it has too few samples."
+def _fit_window(samples: pd.DataFrame, usable: np.ndarray, window: Split, config: FilterConfig,
+                least: tuple[int, int] = (50, 10)) -> FittedWindow:
+    "Fit scales, limits and features to a window; raises `ShortHistory` for fewer than `least` samples."
     dates = pd.DatetimeIndex(samples.date)
     known = usable & samples.target.notna().to_numpy()
     rows = window.train[known[window.train]]
@@ -67,9 +67,9 @@ def _fit_window(samples: pd.DataFrame, usable: np.ndarray, window: Split, config
     if len(infinite):
         raise ValueError(f'the target of {dates[infinite[0]].date()} is infinite: leave the sample out')
     fit, validation = _split_rows(dates, _label_days(dates, samples.label_end), rows, config)
-    if len(fit) < 50 or len(validation) < 10:
+    if len(fit) < least[0] or len(validation) < least[1]:
         raise ShortHistory(f'a window has {len(fit)} samples to fit and {len(validation)} for validation: '
-                           '50 and 10 are needed; give a longer history, or larger first_sessions')
+                           f'{least[0]} and {least[1]} are needed; give a longer history')
     x = samples.drop(columns=list(_KEYS))
     target = samples.target.to_numpy()[fit]
     names = _select_features(x.iloc[fit], target, config.select) if config.select else list(x.columns)

@@ -41,7 +41,7 @@ class ShortHistory(ValueError):
     "There are too few sessions to train a filter on."
 
 # %% ../nbs/05_features.ipynb #7d8fddf7
-_CHOICES = {'target': ('trade_outcome', 'session_return'), 'arch': ('mlp', 'attention')}
+_CHOICES = {'target': ('trade_outcome', 'session_return'), 'arch': ('auto', 'base_rate', 'logistic', 'ridge', 'boosting', 'tabm', 'mlp', 'attention')}
 _COUNTS = {'first_sessions': 1, 'step_sessions': 1, 'sequence': 1, 'heads': 1, 'members': 1, 'epochs': 1,
            'batch_size': 1, 'patience': 1, 'select': 0, 'embargo': 0}  # whole numbers, and the least allowed
 
@@ -65,13 +65,13 @@ def _check_filter_config(config: object):
     _check_range(config, 'winsor', 0, .25)
     _check_range(config, 'learning_rate clip', 0, np.inf, outside=(0, np.inf))
     _check_range(config, 'weight_decay', 0, np.inf, outside=(np.inf,))
-    _check_range(config, 'min_confidence', 0, 100)
+    if config.min_confidence is not None: _check_range(config, 'min_confidence', 0, 100)
     _check_range(config, 'batch_size', 1, 65_536)
 
 # %% ../nbs/05_features.ipynb #6421bba7
 @dataclass(frozen=True)
 class FilterConfig:
-    "What the neural filter reads, how it is trained and which confidence a trade needs."
+    "What the filter reads, which model it is, how it is trained and what a trade needs."
     target: str = 'trade_outcome'  # R multiple of the order's trade; or 'session_return', a log return
     lookbacks: tuple[int, ...] = (5, 10, 20, 50)  # sessions, see `make_features`
     garch: bool = True  # whether the figures of a GARCH model are among the features
@@ -80,7 +80,7 @@ class FilterConfig:
     first_sessions: int = 250  # sessions before the first prediction
     step_sessions: int = 50  # sessions predicted by one training
     embargo: int = 5  # sessions left out between training and prediction
-    arch: str = 'mlp'  # or 'attention', which reads a sequence of sessions
+    arch: str = 'auto'  # the model: 'auto' chooses by earlier predictions; see `_CONTENDERS` for the others
     hidden: tuple[int, ...] = (128, 64)  # width of each hidden layer
     dropout: float = 0.3  # share of activations dropped in training
     sequence: int = 20  # sessions that the attention reads
@@ -96,7 +96,7 @@ class FilterConfig:
     validation: float = 0.2  # last share of a training window, used to decide when to stop
     winsor: float = 0.01  # share of features and target limited at each tail
     mixed_precision: bool = False  # whether to multiply in bfloat16
-    min_confidence: float = 70.  # 0 to 100, that a trade needs
+    min_confidence: float | None = None  # 0 to 100, that a trade needs; None: by its lower bound
 
     def __post_init__(self):
         object.__setattr__(self, 'lookbacks', _check_lookbacks(self.lookbacks))
