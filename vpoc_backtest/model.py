@@ -14,8 +14,9 @@ from itertools import repeat
 from pathlib import Path
 from typing import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
-import safetensors.torch
+import safetensors.numpy
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -315,7 +316,7 @@ def _network_summary(
     return table.assign(bytes=4 * table.parameters)
 
 # %% ../nbs/06_model.ipynb #056b2edd
-_FORMAT = 1
+_FORMAT = 2
 _TENSORS, _DESCRIPTION = 'model.safetensors', 'model.json'
 
 class BadModel(ValueError):
@@ -339,25 +340,27 @@ def _is_model_folder(place: Path) -> bool:
     "Say whether a path is a folder with nothing but the files of a model."
     return place.is_dir() and {f.name for f in place.iterdir()} <= {_TENSORS, _DESCRIPTION}
 
-def _save_model(
+def _not_finite(arrays: dict[str, np.ndarray]) -> list[str]:
+    "Return the names of arrays that hold NaN or infinity."
+    return [name for name, x in arrays.items() if not np.isfinite(x).all()]
+
+def _save_arrays(
     folder: str | Path,  # the model's own; an earlier model there is replaced
-    ensemble: Ensemble,  # to be saved, in float32
+    kind: str,  # of the model, such as 'mlp'
+    arrays: dict[str, np.ndarray],  # all that its predictions depend on
+    settings: dict,  # how to put the arrays together again, as JSON can hold it
     about: dict  # 'feature_names' at least; scaler, config, span, fingerprint, as JSON can hold them
 ) -> Path:  # the folder, as given
     """Write a model atomically, the same bytes for the same model.
 
-    Raises `ValueError` if the names do not fit or the folder holds something else."""
-    names = about.get('feature_names')
-    features = ensemble.architecture.features
-    if names is None or len(names) != features:
-        raise ValueError(f"about['feature_names'] must name the {features} features of the network")
+    Raises `ValueError` if a number is not finite or the folder holds something else."""
     place = Path(folder).resolve()
     if place.exists() and not _is_model_folder(place):
         raise ValueError(f'{folder}: holds something that is not a model: name another folder')
-    parameters = {n: p.detach().float().cpu().contiguous() for n, p in ensemble.state_dict().items()}
-    tensors = safetensors.torch.save(parameters)
-    text = _as_json({'format': _FORMAT, 'architecture': asdict(ensemble.architecture),
-                     'seeds': ensemble.seeds, 'bytes': len(tensors),
+    bad = _not_finite(arrays)
+    if bad: raise ValueError(f'{bad[0]!r} of the model holds NaN or infinity: train it again')
+    tensors = safetensors.numpy.save({name: np.ascontiguousarray(x) for name, x in arrays.items()})
+    text = _as_json({'format': _FORMAT, 'kind': kind, 'settings': settings, 'bytes': len(tensors),
                      'sha256': hashlib.sha256(tensors).hexdigest(), 'about': about})
     with atomic_folder(place) as new:
         (new/_TENSORS).write_bytes(tensors)
@@ -377,16 +380,17 @@ def _runnable(data: bytes) -> str:
     return ' (it begins like a pickle, which could run code, and was not opened)' if suspicious else ''
 
 # %% ../nbs/06_model.ipynb #6d815384
-def _check_entries(found: dict, architecture: Architecture):
-    "Raise an error for entries of `model.json` that are missing, of another kind, or do not fit each other."
-    seeds, names = found['seeds'], found['about']['feature_names']
-    named = type(names) is list and all(type(n) is str for n in names) and len(names) == architecture.features
-    seeded = type(seeds) is list and len(seeds) > 0 and all(type(s) is int for s in seeds)
-    if not (named and seeded and type(found['bytes']) is int and type(found['sha256']) is str):
-        raise ValueError('its entries do not fit each other')
+def _check_entries(found: dict):
+    "Raise an error for entries of `model.json` that are missing or of another type."
+    types = {'kind': str, 'settings': dict, 'bytes': int, 'sha256': str, 'about': dict}
+    odd = [name for name, wanted in types.items() if type(found[name]) is not wanted]
+    if odd: raise ValueError(f'{odd[0]!r} is a {type(found[odd[0]]).__name__}')
+    names = found['about']['feature_names']
+    if type(names) is not list or not names or not all(type(n) is str for n in names):
+        raise ValueError("'feature_names' must be a list of names")
 
-def _read_description(file: Path) -> tuple[dict, Architecture]:
-    "Return the content of `model.json` and the architecture it describes; raises `BadModel`."
+def _read_description(file: Path) -> dict:
+    "Return the content of `model.json`; raises `BadModel`."
     data = _read(file)
     try: found = json.loads(data.decode('utf-8'))
     except (ValueError, RecursionError) as e:
@@ -396,17 +400,15 @@ def _read_description(file: Path) -> tuple[dict, Architecture]:
     if found['format'] != _FORMAT:
         raise BadModel(f"{file}: is of version {found['format']!r}, this library reads {_FORMAT}: "
                        'train the model again')
-    try:
-        architecture = Architecture(**found['architecture'])
-        _check_entries(found, architecture)
+    try: _check_entries(found)
     except (KeyError, TypeError, ValueError) as e:
         raise BadModel(f'{file}: does not describe a model that can be built ({e}): '
                        'copy the model again') from e
-    return found, architecture
+    return found
 
 # %% ../nbs/06_model.ipynb #70845027
-def _read_tensors(file: Path, found: dict, hollow: Ensemble) -> dict[str, torch.Tensor]:
-    "Return the parameters in `model.safetensors`; raises `BadModel`."
+def _read_tensors(file: Path, found: dict) -> dict[str, np.ndarray]:
+    "Return the arrays in `model.safetensors`; raises `BadModel`."
     data = _read(file)
     if len(data) < found['bytes']:
         length = f"{len(data):,} of {found['bytes']:,} bytes"
@@ -414,16 +416,12 @@ def _read_tensors(file: Path, found: dict, hollow: Ensemble) -> dict[str, torch.
     if hashlib.sha256(data).hexdigest() != found['sha256']:
         raise BadModel(f'{file}: is not the file that {_DESCRIPTION} describes{_runnable(data)}: '
                        'copy both files again')
-    try: tensors = safetensors.torch.load(data)
-    except (safetensors.SafetensorError, ValueError, KeyError) as e:
+    try: tensors = safetensors.numpy.load(data)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as e:
         raise BadModel(f'{file}: is not a safetensors file{_runnable(data)}: copy the model again') from e
-    wanted = {name: (tuple(x.shape), torch.float32) for name, x in hollow.state_dict().items()}
-    given = {name: (tuple(x.shape), x.dtype) for name, x in tensors.items()}
-    odd = [n for n in [*wanted, *given] if wanted.get(n) != given.get(n)]
-    if odd:
-        raise BadModel(f'{file}: {odd[0]!r} does not fit the architecture in {_DESCRIPTION}: '
-                       'copy both files again')
-    return tensors
+    bad = _not_finite(tensors)
+    if bad: raise BadModel(f'{file}: {bad[0]!r} holds NaN or infinity: train the model again')
+    return {name: x.copy() for name, x in tensors.items()}  # those of the file cannot be written to
 
 # %% ../nbs/06_model.ipynb #75c2864c
 def _check_names(file: Path, expected: Sequence[str], given: Sequence[str]):
@@ -443,16 +441,39 @@ def _check_names(file: Path, expected: Sequence[str], given: Sequence[str]):
                            'give them in the order of the model')
 
 # %% ../nbs/06_model.ipynb #c44933f5
-def _load_model(
+def _load_arrays(
     folder: str | Path,  # that vpoc_train wrote
-    feature_names: Sequence[str] | None = None,  # of the data it is to read; None: not checked
-    device: str | torch.device = 'cpu'  # to put it on, as for `_best_device`
-) -> tuple[Ensemble, dict]:  # the ensemble, and `about` as JSON gives it back
+    feature_names: Sequence[str] | None = None  # of the data it is to read; None: not checked
+) -> tuple[str, dict[str, np.ndarray], dict, dict]:  # kind, arrays, settings, `about`
     "Read a model without executing anything in its files; raises `BadModel` for files that do not fit."
     file = Path(folder)/_DESCRIPTION
-    found, architecture = _read_description(file)
+    found = _read_description(file)
     if feature_names is not None: _check_names(file, found['about']['feature_names'], list(feature_names))
-    ensemble = _hollow(architecture, found['seeds'])
-    tensors = _read_tensors(Path(folder)/_TENSORS, found, ensemble)
-    ensemble.to_empty(device=_best_device(device)).load_state_dict(tensors)
-    return ensemble, found['about']
+    return found['kind'], _read_tensors(Path(folder)/_TENSORS, found), found['settings'], found['about']
+
+# %% ../nbs/06_model.ipynb #6b0a0002
+def _check_arrays(wanted: dict[str, tuple[str, tuple]], arrays: dict[str, np.ndarray]):
+    "Raise `ValueError` for the first array that is missing, unexpected, or of another type or shape."
+    given = {name: (x.dtype.name, x.shape) for name, x in arrays.items()}
+    odd = [name for name in [*wanted, *given] if wanted.get(name) != given.get(name)]
+    if odd: raise ValueError(f'{odd[0]!r} does not fit')
+
+def _shapes(model: nn.Module) -> dict[str, tuple[str, tuple]]:
+    "Return type and shape of each parameter, as `_check_arrays` wants them."
+    return {name: ('float32', tuple(x.shape)) for name, x in model.state_dict().items()}
+
+def _ensemble_arrays(ensemble: Ensemble) -> tuple[dict[str, np.ndarray], dict]:
+    "Return the parameters of an ensemble, and the settings that put it together again."
+    arrays = {name: x.detach().float().cpu().numpy() for name, x in ensemble.state_dict().items()}
+    return arrays, {'architecture': asdict(ensemble.architecture), 'seeds': list(ensemble.seeds)}
+
+def _restore_ensemble(arrays: dict[str, np.ndarray], settings: dict, device: torch.device) -> Ensemble:
+    "Return the ensemble of `_ensemble_arrays`; raises `KeyError`, `TypeError` or `ValueError` for others."
+    seeds = settings['seeds']
+    if type(seeds) is not list or not seeds or not all(type(s) is int for s in seeds):
+        raise ValueError("'seeds' must be a list of whole numbers")
+    ensemble = _hollow(Architecture(**settings['architecture']), seeds)
+    _check_arrays(_shapes(ensemble), arrays)
+    tensors = {name: torch.from_numpy(x) for name, x in arrays.items()}
+    ensemble.to_empty(device=device).load_state_dict(tensors)
+    return ensemble

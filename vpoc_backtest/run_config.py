@@ -476,7 +476,7 @@ def _json(value) -> str:
 
 # %% ../nbs/07b_run_config.ipynb #12bb38e1
 _PACKAGES = ('vpoc_backtest', 'numpy', 'pandas', 'scipy', 'scikit-learn', 'numba', 'pyarrow', 'matplotlib',
-             'torch', 'arch')
+             'torch', 'tabm', 'arch')
 
 def _versions() -> dict[str, str]:
     "Return the versions of Python and of the packages that figures depend on."
