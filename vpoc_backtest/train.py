@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Scorer', 'walk_forward', 'plot_history', 'cross_validate']
 
-# %% ../nbs/07_train.ipynb #29a8b719
+# %% ../nbs/07_train.ipynb #130a01e5
 from dataclasses import dataclass, replace
 from typing import Callable
 
@@ -18,7 +18,6 @@ from .display import COLOURS, _figures_html
 from vpoc_backtest.ensemble_training import (
     _KEYS,
     FittedWindow,
-    TrainedNetworks,
     TrainingFiles,
     _fit_window,
     _sequences,
@@ -28,7 +27,7 @@ from vpoc_backtest.ensemble_training import (
 from .features import FilterConfig, Scaler, ShortHistory
 from .splits import Split, _label_days, combinatorial_windows, walk_forward_windows
 
-# %% ../nbs/07_train.ipynb #c029cd85
+# %% ../nbs/07_train.ipynb #ca2887ca
 _FIRST, _SHORT = 20, 60  # sessions before the first prediction of the base rate, and of a linear model
 _KNOWN_SHARE = .8  # of a short window's samples in which a figure must be known to take part
 
@@ -69,7 +68,7 @@ def _sample_windows(samples: pd.DataFrame, config: FilterConfig) -> list[_Window
                            f'{samples.date.nunique()}: give a longer history')
     return [_Window(w, False) for w in short] + [_Window(w, True) for w in full]
 
-# %% ../nbs/07_train.ipynb #5344cdd6
+# %% ../nbs/07_train.ipynb #df7005eb
 def _sequences_of(samples: pd.DataFrame, config: FilterConfig, kind: str) -> np.ndarray | None:
     "Return `_sequences` for the attention network; None for models that read one session."
     return _sequences(samples, config.sequence) if kind == 'attention' else None
@@ -99,7 +98,7 @@ def _prepare(samples: pd.DataFrame, window: _Window, config: FilterConfig) -> _P
     if not fitted.names: return None
     return _Prepared(fitted, np.nan_to_num(fitted.scaler.transform(samples)), usable)
 
-# %% ../nbs/07_train.ipynb #3da968ce
+# %% ../nbs/07_train.ipynb #9cc5887e
 _LINEAR = ('logistic', 'ridge')  # fitted to short windows too
 _NETWORKS = ('mlp', 'attention')
 _MOST = 3.  # standard deviations of a model's outputs that a score may reach
@@ -189,8 +188,8 @@ def _score(kind: str, samples: pd.DataFrame, windows: list[_Window], prepared: l
         if len(rows): scores[rows] = scorers[-1].scores(p.x, read[rows])
     return _Scored(kind, scorers, scores, history)
 
-# %% ../nbs/07_train.ipynb #fce125f9
-_COLUMNS = ['probability', 'expectation', 'lower', 'confidence']  # of a prediction
+# %% ../nbs/07_train.ipynb #dc5c2774
+_COLUMNS = ['score', 'probability', 'expectation', 'lower', 'confidence']  # of a prediction
 
 def _window_calibration(samples: pd.DataFrame, window: Split, scores: np.ndarray, winsor: float
                         ) -> Calibration | None:
@@ -210,12 +209,12 @@ def _predict_windows(samples: pd.DataFrame, windows: list[_Window], scored: _Sco
         calibration = _window_calibration(samples, window.split, scored.scores, config.winsor)
         if calibration is None: continue
         test = window.split.test
-        scores = scored.scores[test] if scorer is not None else np.full(len(test), calibration.centre)
-        said = calibration.predict(scores)
-        out[test] = np.column_stack([said[c] for c in _COLUMNS])
+        scores = scored.scores[test] if scorer is not None else np.zeros(len(test))
+        said = calibration.predict(scores if scorer is not None else np.full(len(test), calibration.centre))
+        out[test] = np.column_stack([scores, *(said[c] for c in _COLUMNS[1:])])
     return out
 
-# %% ../nbs/07_train.ipynb #c6687bbb
+# %% ../nbs/07_train.ipynb #94f12410
 _CANDIDATES = ('base_rate', 'logistic', 'ridge', 'boosting', 'mlp')  # of arch='auto', the simplest first
 _BLOCK, _MIN_BLOCKS = 10, 5  # sessions in a block, and the fewest blocks that a choice is based on
 
@@ -238,7 +237,7 @@ def _choose(samples: pd.DataFrame, train: np.ndarray, predictions: list[np.ndarr
     session = np.unique(samples.date.to_numpy()[train[known]], return_inverse=True)[1]
     return _simplest_of_the_best((target[known] - expected[:, known])**2, session // _BLOCK)
 
-# %% ../nbs/07_train.ipynb #accc78cb
+# %% ../nbs/07_train.ipynb #d37c3b15
 _THRESHOLDS = (0., .05, .1, .2)  # standard deviations of the outcomes
 
 def _least_promise(lower: np.ndarray, results: np.ndarray) -> float:
@@ -255,7 +254,13 @@ def _threshold(samples: pd.DataFrame, train: np.ndarray, prediction: np.ndarray)
     known = ~np.isnan(target) & ~np.isnan(lower)
     return _least_promise(lower[known], target[known])
 
-# %% ../nbs/07_train.ipynb #8459f403
+# %% ../nbs/07_train.ipynb #aecc06a1
+def _taken(predictions: pd.DataFrame, min_confidence: float | None) -> np.ndarray:
+    "Mark the orders that are taken: by their lower bound, or by a confidence where one is given."
+    if min_confidence is not None: return (predictions.confidence >= min_confidence).to_numpy()
+    return (predictions.lower >= predictions.needed).to_numpy()
+
+# %% ../nbs/07_train.ipynb #73873616
 @dataclass(frozen=True)
 class TradeFilter:
     "A model that predicts the outcome of orders, and what its scores are worth."
@@ -281,7 +286,7 @@ class TradeFilter:
 
     def scores(self, samples: pd.DataFrame) -> np.ndarray:  # (samples,); NaN where a figure is missing
         "Return the score of each sample; raises `ValueError` for a missing column."
-        if self.scorer is None: return np.full(len(samples), self.calibration.centre)
+        if self.scorer is None: return np.zeros(len(samples))
         missing = [n for n in self.names if n not in samples]
         if missing:
             raise ValueError(f'the samples have no figure {missing[0]!r}, which the filter reads: '
@@ -296,12 +301,13 @@ class TradeFilter:
     def predict(self,
         samples: pd.DataFrame,  # of `_make_samples`
         rows: np.ndarray | None = None  # positions to predict; None: all
-    ) -> pd.DataFrame:  # date, side, probability (0–1), expectation, lower, needed, confidence (0–100), model
+    ) -> pd.DataFrame:  # date, side, score, probability (0–1), expectation, lower, confidence (0–100), needed, model
         "Predict samples, NaN where a figure is missing; expectation, lower and needed in the unit of the target."
         if rows is None: rows = np.arange(len(samples))
-        said = self.calibration.predict(self.scores(samples)[rows])
-        return _prediction_table(samples, rows, np.column_stack([said[c] for c in _COLUMNS]), self.needed,
-                                 self.kind)
+        scores = self.scores(samples)[rows]
+        said = self.calibration.predict(scores)
+        values = np.column_stack([scores, *(said[c] for c in _COLUMNS[1:])])
+        return _prediction_table(samples, rows, values, self.needed, self.kind)
 
 def _prediction_table(samples: pd.DataFrame, rows: np.ndarray, said: np.ndarray, needed: float, kind: str
                       ) -> pd.DataFrame:
@@ -310,7 +316,7 @@ def _prediction_table(samples: pd.DataFrame, rows: np.ndarray, said: np.ndarray,
     table = pd.DataFrame(said, columns=_COLUMNS)
     return pd.concat([keys, table], axis=1).assign(needed=needed, model=kind)
 
-# %% ../nbs/07_train.ipynb #2d9873eb
+# %% ../nbs/07_train.ipynb #4aa0a88c
 def _known_until(samples: pd.DataFrame, rows: np.ndarray) -> str:
     "Return the day on which the last label of some samples was known."
     days = _label_days(pd.DatetimeIndex(samples.date), samples.label_end)
@@ -328,13 +334,14 @@ def _final_filter(samples: pd.DataFrame, scored: _Scored, window: _Window, prepa
     return TradeFilter(scored.kind, scorer, list(names), prepared.fitted.scaler if names else None, calibration,
                        _threshold(samples, train, prediction), config, (first, _known_until(samples, train)))
 
-# %% ../nbs/07_train.ipynb #3be793ef
+# %% ../nbs/07_train.ipynb #aba36176
 @dataclass(frozen=True)
 class WalkForward:
     "Out-of-sample predictions, and the windows and the training behind them."
     predictions: pd.DataFrame  # of `walk_forward`
     by_kind: dict[str, pd.DataFrame]  # the same of each kind of model by itself
     windows: list[Split]  # rows of the samples
+    full_from: pd.Timestamp | None  # first session for which every kind of model could be fitted
     history: pd.DataFrame  # of the networks' training, one row a pass and epoch; empty without networks
     final: TradeFilter | None  # trained on everything, for the sessions to come
 
@@ -367,7 +374,7 @@ def _promised(samples: pd.DataFrame, windows: list[_Window], prediction: np.ndar
         tables.append(table.assign(window=number, trained_until=until))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/07_train.ipynb #bf10c2d8
+# %% ../nbs/07_train.ipynb #628ef5fa
 def walk_forward(
     samples: pd.DataFrame,  # of `_make_samples`
     config: FilterConfig = FilterConfig(),  # model, windows, training
@@ -380,7 +387,7 @@ def walk_forward(
 ) -> WalkForward:  # predictions for every session after the first window
     """Train on the past, predict the next sessions, move on.
 
-    Predictions have the columns date, side, probability (0–1, of a profit), expectation, lower (its bound with
+    Predictions have the columns date, side, score (−3 to 3), probability (0–1, of a profit), expectation, lower (its bound with
     80% probability), needed (the least lower bound that is taken; all three in the unit of the target),
     confidence (0–100, that the expectation is positive), model, window, trained_until. Raises `ShortHistory` for
     orders in twenty sessions or fewer."""
@@ -399,10 +406,11 @@ def walk_forward(
     last = None
     if final: last = _final_filter(samples, scored[chosen[-1]], everything[0], prepared[-1], believed, config)
     history = [s.history for s in scored if s.history is not None]
-    return WalkForward(predictions, by_kind, [w.split for w in windows],
+    full = [samples.date.iloc[w.split.test[0]] for w in windows if w.full]
+    return WalkForward(predictions, by_kind, [w.split for w in windows], full[0] if full else None,
                        history[0] if history else pd.DataFrame(), last)
 
-# %% ../nbs/07_train.ipynb #a2488c0c
+# %% ../nbs/07_train.ipynb #b66497ba
 def plot_history(
     history: pd.DataFrame,  # of `walk_forward`: one row a pass and epoch
     panels: np.ndarray  # four matplotlib axes to draw on
@@ -421,7 +429,7 @@ def plot_history(
     panels[0].legend(frameon=False, fontsize=8)
     return panels
 
-# %% ../nbs/07_train.ipynb #9dec902e
+# %% ../nbs/07_train.ipynb #815a1d8b
 def cross_validate(
     samples: pd.DataFrame,  # of `_make_samples`
     config: FilterConfig,  # which model, and its training
