@@ -277,7 +277,9 @@ def _save_fitted(
 
     Raises `ValueError` if the names do not fit or the folder holds something else."""
     features = len(about.get('feature_names') or ())
-    if not features: raise ValueError("about['feature_names'] must name the features of the model")
+    bare = isinstance(model, FittedModel) and model.kind == 'base_rate'
+    if not features and not bare:
+        raise ValueError("about['feature_names'] must name the features of the model")
     if isinstance(model, FittedModel):
         _check_fitted(model, features)
         return _save_arrays(folder, model.kind, model.arrays, {}, about)

@@ -386,7 +386,7 @@ def _check_entries(found: dict):
     odd = [name for name, wanted in types.items() if type(found[name]) is not wanted]
     if odd: raise ValueError(f'{odd[0]!r} is a {type(found[odd[0]]).__name__}')
     names = found['about']['feature_names']
-    if type(names) is not list or not names or not all(type(n) is str for n in names):
+    if type(names) is not list or not (names or found['kind'] == 'base_rate') or not all(type(n) is str for n in names):
         raise ValueError("'feature_names' must be a list of names")
 
 def _read_description(file: Path) -> dict:
