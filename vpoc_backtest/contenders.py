@@ -212,7 +212,7 @@ class FittedModel:
         else: score = arrays['offset'] + x @ arrays['weights']
         return score[None]
 
-# %% ../nbs/06b_contenders.ipynb #06bcf4ec
+# %% ../nbs/06b_contenders.ipynb #06bcdfa0
 @functools.cache
 def _threadpools():
     "Return the thread pools of this process, those of scikit-learn among them."
@@ -230,24 +230,26 @@ def _fit_model(
 ) -> FittedModel:
     "Fit a contender, held back as much as is best on the validation rows."
     _choice(kind, _CONTENDERS[:5], 'kind')
-    x, y, x_validation, y_validation = (np.asarray(a, dtype=float) for a in (x, y, x_validation, y_validation))
+    rows = [np.asarray(a, dtype=float) for a in (x, y, x_validation, y_validation)]
     if kind == 'base_rate':
-        return FittedModel(kind, {'offset': np.array([np.concatenate([y, y_validation]).mean()])})
-    if kind == 'tabm': return FittedModel(kind, _fit_tabm(x, y, x_validation, y_validation, seed))
+        return FittedModel(kind, {'offset': np.array([np.concatenate(rows[1::2]).mean()])})
+    if kind == 'tabm': return FittedModel(kind, _fit_tabm(*rows, seed))
     fit = {'logistic': _fit_logistic, 'ridge': _fit_ridge, 'boosting': _fit_boosting}[kind]
-    with _threadpools().limit(limits=1): return FittedModel(kind, fit(x, y, x_validation, y_validation))
+    with _threadpools().limit(limits=1): return FittedModel(kind, fit(*rows))
 
-# %% ../nbs/06b_contenders.ipynb #06bc673f
+# %% ../nbs/06b_contenders.ipynb #06bc87eb
 def _check_trees(trees: dict[str, np.ndarray], features: int):
     "Raise `ValueError` for trees in which a walk would not end, or would ask for a figure that is not there."
     start, nodes = trees['start'], len(trees['value'])
     if len(start) > _BOOSTING['max_iter']: raise ValueError(f'{len(start):,} trees are too many')
     bounds = np.append(start, nodes)
-    if bounds[0] != 0 or (bounds[1:] <= bounds[:-1]).any(): raise ValueError('its trees do not follow each other')
+    if bounds[0] != 0 or (bounds[1:] <= bounds[:-1]).any():
+        raise ValueError('its trees do not follow each other')
     own, last = np.arange(nodes), np.repeat(bounds[1:], np.diff(bounds))
     left, right = trees['left'], trees['right']
     inner = (left > own) & (right > own) & (left < last) & (right < last)
-    if not (inner | ((left == own) & (right == own))).all(): raise ValueError('a tree does not lead to its leaves')
+    leaf = (left == own) & (right == own)
+    if not (inner | leaf).all(): raise ValueError('a tree does not lead to its leaves')
     if ((trees['feature'] < 0) | (trees['feature'] >= features)).any():
         raise ValueError('a tree asks for a feature that is not there')
 
@@ -267,7 +269,7 @@ def _check_fitted(model: FittedModel, features: int):
     _check_arrays(wanted, model.arrays)
     if model.kind == 'boosting': _check_trees(model.arrays, features)
 
-# %% ../nbs/06b_contenders.ipynb #06bc56aa
+# %% ../nbs/06b_contenders.ipynb #06bc99c4
 def _save_fitted(
     folder: str | Path,  # the model's own; an earlier model there is replaced
     model: FittedModel | TrainedNetworks,  # of one window
@@ -283,7 +285,7 @@ def _save_fitted(
         return _save_arrays(folder, model.kind, model.arrays, {}, about)
     architecture = model.ensemble.architecture
     if architecture.features != features:
-        raise ValueError(f"about['feature_names'] must name the {architecture.features} features of the networks")
+        raise ValueError(f"about['feature_names'] must name the {architecture.features} features")
     arrays, settings = _ensemble_arrays(model.ensemble)
     return _save_arrays(folder, architecture.arch, arrays | {'centre': model.centre}, settings, about)
 
@@ -308,9 +310,10 @@ def _load_fitted(
     kind, arrays, settings, about = _load_arrays(folder, feature_names)
     features = len(about['feature_names'])
     try:
-        if kind in ('mlp', 'attention'): return _restore_networks(kind, arrays, settings, features, place), about
-        model = FittedModel(kind, arrays)
-        _check_fitted(model, features)
+        if kind in ('mlp', 'attention'): model = _restore_networks(kind, arrays, settings, features, place)
+        else:
+            model = FittedModel(kind, arrays)
+            _check_fitted(model, features)
     except (KeyError, TypeError, ValueError) as e:
         raise BadModel(f'{folder}: does not hold a model that can be built ({e}): copy it again') from e
     return model, about
