@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/06b_contenders.ipynb #06bca675
+# %% ../nbs/06b_contenders.ipynb #06bcc6de
 import functools
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -65,25 +66,29 @@ def _log_loss(score: np.ndarray, won: np.ndarray) -> np.ndarray:
     "Return the mean log loss of log-odds (..., rows)."
     return (np.logaddexp(0, score) - won * score).mean(-1)
 
-# %% ../nbs/06b_contenders.ipynb #06bcc5a0
+# %% ../nbs/06b_contenders.ipynb #06bc7515
 def _fit_logistic(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray
                   ) -> dict[str, np.ndarray]:
     "Return offset and weights of the logistic regression whose log loss is lowest on the validation rows."
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     won = y > 0
     offsets, weights = [_log_odds(won)], [np.zeros(x.shape[1])]
     if won.any() and not won.all():
         model = LogisticRegression(solver='newton-cholesky', warm_start=True)
         for penalty in _PENALTIES:  # strongest first: each fit starts from the last
-            model.set_params(C=4 / (penalty * len(x))).fit(x, won)
+            with warnings.catch_warnings():  # the validation rows judge it, converged or not
+                warnings.simplefilter('ignore', ConvergenceWarning)
+                model.set_params(C=4 / (penalty * len(x))).fit(x, won)
             offsets.append(model.intercept_[0])
             weights.append(model.coef_[0].copy())
     score = np.array(offsets)[:, None] + np.array(weights) @ x_validation.T
     best = _log_loss(score, y_validation > 0).argmin()
     return {'offset': np.array([offsets[best]]), 'weights': weights[best]}
 
-# %% ../nbs/06b_contenders.ipynb #06bc3063
-_BOOSTING = {'max_iter': 60, 'learning_rate': .1, 'max_leaf_nodes': 8, 'min_samples_leaf': 20,
+# %% ../nbs/06b_contenders.ipynb #06bc8424
+_TREE_STEPS = (20, 40, 60)  # trees after which to see whether the last ten have helped
+_BOOSTING = {'max_iter': _TREE_STEPS[-1], 'learning_rate': .1, 'max_leaf_nodes': 8, 'min_samples_leaf': 20,
              'l2_regularization': 1., 'max_bins': 63, 'early_stopping': False}
 
 # %% ../nbs/06b_contenders.ipynb #06bc5777
@@ -117,7 +122,7 @@ def _first_trees(trees: dict[str, np.ndarray], most: int) -> dict[str, np.ndarra
     lengths = {'baseline': 1, 'start': most}
     return {name: array[:lengths.get(name, nodes)] for name, array in trees.items()}
 
-# %% ../nbs/06b_contenders.ipynb #06bcdbc2
+# %% ../nbs/06b_contenders.ipynb #06bce922
 def _fit_boosting(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_validation: np.ndarray
                   ) -> dict[str, np.ndarray]:
     "Return as many trees as have the lowest log loss on the validation rows; zero is possible."
@@ -127,10 +132,13 @@ def _fit_boosting(x: np.ndarray, y: np.ndarray, x_validation: np.ndarray, y_vali
         integers = {name: np.zeros(0, dtype=np.int64) for name in ('start', 'feature', 'left', 'right')}
         numbers = {'baseline': np.array([_log_odds(won)]), 'threshold': np.zeros(0), 'value': np.zeros(0)}
         return integers | numbers
-    trees = _tree_arrays(HistGradientBoostingClassifier(**_BOOSTING).fit(x, won))
-    added = np.vstack([np.zeros(len(x_validation)), _tree_values(trees, x_validation)])
-    losses = _log_loss(trees['baseline'] + added.cumsum(0), y_validation > 0)
-    return _first_trees(trees, int(losses.argmin()))
+    model = HistGradientBoostingClassifier(**_BOOSTING, warm_start=True)
+    for most in _TREE_STEPS:  # adds to the trees that are there
+        trees = _tree_arrays(model.set_params(max_iter=most).fit(x, won))
+        added = np.vstack([np.zeros(len(x_validation)), _tree_values(trees, x_validation)])
+        best = int(_log_loss(trees['baseline'] + added.cumsum(0), y_validation > 0).argmin())
+        if best < most - 10: break
+    return _first_trees(trees, best)
 
 # %% ../nbs/06b_contenders.ipynb #06bcbfb2
 _TABM = {'k': 32, 'n_blocks': 2, 'd_block': 64, 'dropout': .1}
@@ -212,7 +220,7 @@ class FittedModel:
         else: score = arrays['offset'] + x @ arrays['weights']
         return score[None]
 
-# %% ../nbs/06b_contenders.ipynb #06bcf4ec
+# %% ../nbs/06b_contenders.ipynb #06bcdfa0
 @functools.cache
 def _threadpools():
     "Return the thread pools of this process, those of scikit-learn among them."
@@ -230,24 +238,26 @@ def _fit_model(
 ) -> FittedModel:
     "Fit a contender, held back as much as is best on the validation rows."
     _choice(kind, _CONTENDERS[:5], 'kind')
-    x, y, x_validation, y_validation = (np.asarray(a, dtype=float) for a in (x, y, x_validation, y_validation))
+    rows = [np.asarray(a, dtype=float) for a in (x, y, x_validation, y_validation)]
     if kind == 'base_rate':
-        return FittedModel(kind, {'offset': np.array([np.concatenate([y, y_validation]).mean()])})
-    if kind == 'tabm': return FittedModel(kind, _fit_tabm(x, y, x_validation, y_validation, seed))
+        return FittedModel(kind, {'offset': np.array([np.concatenate(rows[1::2]).mean()])})
+    if kind == 'tabm': return FittedModel(kind, _fit_tabm(*rows, seed))
     fit = {'logistic': _fit_logistic, 'ridge': _fit_ridge, 'boosting': _fit_boosting}[kind]
-    with _threadpools().limit(limits=1): return FittedModel(kind, fit(x, y, x_validation, y_validation))
+    with _threadpools().limit(limits=1): return FittedModel(kind, fit(*rows))
 
-# %% ../nbs/06b_contenders.ipynb #06bc673f
+# %% ../nbs/06b_contenders.ipynb #06bc87eb
 def _check_trees(trees: dict[str, np.ndarray], features: int):
     "Raise `ValueError` for trees in which a walk would not end, or would ask for a figure that is not there."
     start, nodes = trees['start'], len(trees['value'])
     if len(start) > _BOOSTING['max_iter']: raise ValueError(f'{len(start):,} trees are too many')
     bounds = np.append(start, nodes)
-    if bounds[0] != 0 or (bounds[1:] <= bounds[:-1]).any(): raise ValueError('its trees do not follow each other')
+    if bounds[0] != 0 or (bounds[1:] <= bounds[:-1]).any():
+        raise ValueError('its trees do not follow each other')
     own, last = np.arange(nodes), np.repeat(bounds[1:], np.diff(bounds))
     left, right = trees['left'], trees['right']
     inner = (left > own) & (right > own) & (left < last) & (right < last)
-    if not (inner | ((left == own) & (right == own))).all(): raise ValueError('a tree does not lead to its leaves')
+    leaf = (left == own) & (right == own)
+    if not (inner | leaf).all(): raise ValueError('a tree does not lead to its leaves')
     if ((trees['feature'] < 0) | (trees['feature'] >= features)).any():
         raise ValueError('a tree asks for a feature that is not there')
 
@@ -267,7 +277,7 @@ def _check_fitted(model: FittedModel, features: int):
     _check_arrays(wanted, model.arrays)
     if model.kind == 'boosting': _check_trees(model.arrays, features)
 
-# %% ../nbs/06b_contenders.ipynb #06bc56aa
+# %% ../nbs/06b_contenders.ipynb #06bc99c4
 def _save_fitted(
     folder: str | Path,  # the model's own; an earlier model there is replaced
     model: FittedModel | TrainedNetworks,  # of one window
@@ -285,7 +295,7 @@ def _save_fitted(
         return _save_arrays(folder, model.kind, model.arrays, {}, about)
     architecture = model.ensemble.architecture
     if architecture.features != features:
-        raise ValueError(f"about['feature_names'] must name the {architecture.features} features of the networks")
+        raise ValueError(f"about['feature_names'] must name the {architecture.features} features")
     arrays, settings = _ensemble_arrays(model.ensemble)
     return _save_arrays(folder, architecture.arch, arrays | {'centre': model.centre}, settings, about)
 
@@ -310,9 +320,10 @@ def _load_fitted(
     kind, arrays, settings, about = _load_arrays(folder, feature_names)
     features = len(about['feature_names'])
     try:
-        if kind in ('mlp', 'attention'): return _restore_networks(kind, arrays, settings, features, place), about
-        model = FittedModel(kind, arrays)
-        _check_fitted(model, features)
+        if kind in ('mlp', 'attention'): model = _restore_networks(kind, arrays, settings, features, place)
+        else:
+            model = FittedModel(kind, arrays)
+            _check_fitted(model, features)
     except (KeyError, TypeError, ValueError) as e:
         raise BadModel(f'{folder}: does not hold a model that can be built ({e}): copy it again') from e
     return model, about
