@@ -11,7 +11,7 @@ ORDER = ['storage', 'parallel', 'display', 'data', 'layouts', 'parsing', 'reader
          'stats', 'multiple_testing',
          'volatility', 'signals', 'orders', 'performance', 'fills', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'lore', 'setups', 'report',
          'report_notebook',
-         'explore_day', 'explore', 'features', 'splits', 'model', 'ensemble_training', 'contenders', 'calibration', 'train', 'meta_labeling', 'run_config', 'data_report', 'ml_backtest', 'training_runs', 'cli', 'setups_cli']
+         'explore_day', 'explore', 'features', 'splits', 'model', 'ensemble_training', 'contenders', 'calibration', 'train', 'meta_labeling', 'filter_evidence', 'run_config', 'data_report', 'ml_backtest', 'training_runs', 'cli', 'setups_cli']
 ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storage', 'display'], 'layouts': ['data'], 'parsing': ['data', 'layouts'],
          'readers': ['storage', 'data', 'display', 'layouts', 'parsing'],
          'data_quality': ['display', 'data', 'parsing', 'readers'], 'rolls': ['data', 'display'], 'profiles': ['data'],
@@ -43,7 +43,7 @@ def test_imports_run_one_way(path):
 def test_heavy_packages_wait(path):
     top = [n for n in ast.parse(path.read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))]
     names = {a.name.split('.')[0] for n in top if isinstance(n, ast.Import) for a in n.names} | {(n.module or '').split('.')[0] for n in top if isinstance(n, ast.ImportFrom)}
-    if path.stem in ('model', 'ensemble_training', 'contenders', 'calibration', 'train', 'meta_labeling'): names -= {'torch'}  # nothing imports these before it needs them
+    if path.stem in ('model', 'ensemble_training', 'contenders', 'calibration', 'train', 'meta_labeling', 'filter_evidence'): names -= {'torch'}  # nothing imports these before it needs them
     assert not names & {'torch', 'arch', 'matplotlib', 'pyarrow', 'scipy', 'pandas_market_calendars'}
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['filter_samples', 'filter_signals', 'plot_calibration', 'bake_off', 'plot_bake_off', 'save_filter', 'load_filter']
 
-# %% ../nbs/07a_meta_labeling.ipynb #bfd22d17
+# %% ../nbs/07a_meta_labeling.ipynb #e62c45b2
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -32,7 +32,7 @@ from .signals import _ORDER_FIGURES, SignalRules, candidate_orders
 from .splits import _label_days
 from .train import Scorer, TradeFilter, WalkForward, _taken, walk_forward
 
-# %% ../nbs/07a_meta_labeling.ipynb #ee19fcad
+# %% ../nbs/07a_meta_labeling.ipynb #3ef4ccf9
 def _undisturbed(trades: pd.DataFrame) -> pd.Series:
     "Mark trades in whose session no earlier one was still open."
     earlier = trades.exit_ts.cummax().shift()
@@ -47,7 +47,7 @@ def _with_commission(trades: pd.DataFrame, orders: pd.DataFrame, config: Backtes
     return trades.assign(costs=trades.costs + share, net=trades.net - share,
                          r_multiple=trades.r_multiple - share / risk)
 
-# %% ../nbs/07a_meta_labeling.ipynb #60d55c10
+# %% ../nbs/07a_meta_labeling.ipynb #3aa5fd8a
 def _order_outcomes(
     bars: pd.DataFrame,  # bars of one contract a session
     orders: pd.DataFrame,  # of `candidate_orders`
@@ -69,7 +69,7 @@ def _order_outcomes(
     trades = pd.concat(done, ignore_index=True)
     return _with_commission(trades, orders, config, contract)
 
-# %% ../nbs/07a_meta_labeling.ipynb #412b9872
+# %% ../nbs/07a_meta_labeling.ipynb #60f9c724
 def filter_samples(
     bars: pd.DataFrame,  # bars of one contract a session
     levels: pd.DataFrame,  # of `session_levels` on these bars
@@ -87,7 +87,7 @@ def filter_samples(
     features = make_features(levels, vix, config.lookbacks, config.garch, structure)
     return _make_samples(features, orders, targets, _ORDER_FIGURES)
 
-# %% ../nbs/07a_meta_labeling.ipynb #276bd5a6
+# %% ../nbs/07a_meta_labeling.ipynb #8709fe8a
 def filter_signals(
     signals: pd.DataFrame,  # of `make_signals`
     predictions: pd.DataFrame,  # of `walk_forward` or `TradeFilter.predict`
@@ -101,7 +101,7 @@ def filter_signals(
     filtered = filtered[first + [c for c in filtered if c not in signals]]
     return filtered.assign(accepted=_taken(filtered, min_confidence))
 
-# %% ../nbs/07a_meta_labeling.ipynb #950d04f2
+# %% ../nbs/07a_meta_labeling.ipynb #4391d8f7
 def _calibration(
     predictions: pd.DataFrame,  # of `walk_forward`
     samples: pd.DataFrame,  # of `_make_samples`, with targets
@@ -117,7 +117,7 @@ def _calibration(
                           'expected': by.expectation.mean(), 'mean': by.target.mean(), 'error': by.target.sem()})
     return table.rename_axis('class')
 
-# %% ../nbs/07a_meta_labeling.ipynb #a8aa16ca
+# %% ../nbs/07a_meta_labeling.ipynb #b8df14c6
 def plot_calibration(
     table: pd.DataFrame,  # of `_calibration`
     panels: np.ndarray | None = None  # two matplotlib axes to draw on; None for new ones
@@ -134,7 +134,7 @@ def plot_calibration(
     panels[0].legend(frameon=False)
     return panels
 
-# %% ../nbs/07a_meta_labeling.ipynb #80283cce
+# %% ../nbs/07a_meta_labeling.ipynb #c06a0bc6
 _SMALL_ATTENTION = {'hidden': (32,), 'members': 5, 'sequence': 10}
 
 def _sized(config: FilterConfig, kind: str) -> FilterConfig:
@@ -151,7 +151,7 @@ def _all_kinds(samples: pd.DataFrame, walked: WalkForward, config: FilterConfig,
         else: found[kind] = walk_forward(samples, _sized(config, kind), seed=seed, device=device).predictions
     return found
 
-# %% ../nbs/07a_meta_labeling.ipynb #94f163ad
+# %% ../nbs/07a_meta_labeling.ipynb #2c6148ed
 _BAKE_OFF = ('log_loss', 'brier_skill', 'auc', 'rank_correlation', 'net_r')  # figures with an interval
 _BLOCK_LENGTH = 10  # sessions
 
@@ -188,7 +188,7 @@ def _drawn_sessions(sessions: int, draws: int, seed: int) -> np.ndarray:
     flat = drawn + sessions * np.arange(draws)[:, None]
     return np.bincount(flat.ravel(), minlength=draws * sessions).reshape(draws, sessions)
 
-# %% ../nbs/07a_meta_labeling.ipynb #3284e588
+# %% ../nbs/07a_meta_labeling.ipynb #8186a1c3
 def bake_off(
     predictions: dict[str, pd.DataFrame],  # by kind of model: base_rate and others on the same windows
     samples: pd.DataFrame,  # of `filter_samples`
@@ -218,11 +218,12 @@ def _with_intervals(known: pd.DataFrame, draws: int, seed: int) -> dict[str, flo
     sums = _figure_sums(known, known.base.to_numpy())
     figures = _bake_off_figures(sums.sum(axis=0), len(known))
     drawn = _bake_off_figures(_drawn_sessions(len(sums), draws, seed) @ sums, len(known))
-    low, high = np.nanquantile(drawn, [.025, .975], axis=0) if np.isfinite(drawn).any() else (figures, figures)
+    low, high = np.quantile(np.where(np.isnan(figures), 0, drawn), [.025, .975], axis=0)
+    low, high = (np.where(np.isnan(figures), np.nan, x) for x in (low, high))
     ends = {f'{name}_{end}': v for end, values in (('low', low), ('high', high)) for name, v in zip(_BAKE_OFF, values)}
     return dict(zip(_BAKE_OFF, figures)) | ends
 
-# %% ../nbs/07a_meta_labeling.ipynb #e9415dda
+# %% ../nbs/07a_meta_labeling.ipynb #155f2dec
 _PANELS = {'brier_skill': 'Brier skill', 'rank_correlation': 'rank correlation with R', 'net_r': 'net R of the orders taken'}
 
 def plot_bake_off(
@@ -241,7 +242,7 @@ def plot_bake_off(
     panels[0].set_yticks(at, names)
     return panels
 
-# %% ../nbs/07a_meta_labeling.ipynb #06dd13e8
+# %% ../nbs/07a_meta_labeling.ipynb #bfdc0872
 def _describe_best(filtered: pd.DataFrame, unit: str = 'R') -> str:
     "Say what the best signal promised, and what an order would have to promise."
     known = filtered.dropna(subset=['lower'])
@@ -254,7 +255,7 @@ def _describe_best(filtered: pd.DataFrame, unit: str = 'R') -> str:
     if missing > 0: text += f'; it would be taken if every order made {missing:.2f} {unit} more'
     return (text + '.').replace('-', '−').replace(f'{best.date:%Y−%m−%d}', f'{best.date:%Y-%m-%d}')
 
-# %% ../nbs/07a_meta_labeling.ipynb #99aced56
+# %% ../nbs/07a_meta_labeling.ipynb #a9e3726a
 def save_filter(
     folder: str | Path,  # the filter's own; an earlier one there is replaced
     trade_filter: TradeFilter,  # of `walk_forward(..., final=True)`
@@ -270,7 +271,7 @@ def save_filter(
         'calibration': trade_filter.calibration.to_dict(), 'needed': trade_filter.needed,
         'config': asdict(trade_filter.config), 'training_span': list(trade_filter.trained)})
 
-# %% ../nbs/07a_meta_labeling.ipynb #fe6994ee
+# %% ../nbs/07a_meta_labeling.ipynb #357ebb7e
 def load_filter(
     folder: str | Path,  # of `save_filter`
     device: str = 'cpu'  # see `_best_device`
@@ -289,7 +290,7 @@ def load_filter(
                        'name a folder that vpoc_train wrote') from None
     return found, about
 
-# %% ../nbs/07a_meta_labeling.ipynb #3b493b47
+# %% ../nbs/07a_meta_labeling.ipynb #474a0332
 def out_of_sample_sessions(
     dates: pd.DatetimeIndex,  # sessions at hand, ascending
     trade_filter: TradeFilter  # of `load_filter`
