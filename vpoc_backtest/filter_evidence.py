@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['filter_null_test', 'examine_filter']
 
-# %% ../nbs/07b_filter_evidence.ipynb #67182475
+# %% ../nbs/07b_filter_evidence.ipynb #feed6212
 import functools
 import hashlib
 import json
@@ -54,7 +54,7 @@ from .signals import _ORDER_FIGURES, SignalRules, candidate_orders
 from .sweeps import StudyConfig
 from .train import WalkForward, _taken, walk_forward
 
-# %% ../nbs/07b_filter_evidence.ipynb #03aec3c6
+# %% ../nbs/07b_filter_evidence.ipynb #531e35d2
 def _order_rows(levels: pd.DataFrame, vix: pd.Series | None, rules: SignalRules, config: FilterConfig
                 ) -> pd.DataFrame:
     "Return what `filter_samples` knows from levels and VIX of each order before its session."
@@ -71,7 +71,7 @@ def _combine_checks(what: str, checks: list[CausalityCheck]) -> CausalityCheck:
     changed = max(c.changed for c in checks)
     return CausalityCheck(what, tested, sum(c.cuts for c in checks), changed, leaks)
 
-# %% ../nbs/07b_filter_evidence.ipynb #d9b00420
+# %% ../nbs/07b_filter_evidence.ipynb #bd87b4b8
 def _check_features(
     levels: pd.DataFrame,  # of `session_levels`
     vix: pd.Series | None = None,  # closes by date, see `read_vix`
@@ -93,7 +93,7 @@ def _check_features(
         checks.append(check_orders(lambda v: rows(levels, v), vix, dates=drawn[::2], seed=seed))
     return _combine_checks('feature row', checks)
 
-# %% ../nbs/07b_filter_evidence.ipynb #cd5eab3f
+# %% ../nbs/07b_filter_evidence.ipynb #62e99d91
 def _check_profile_features(
     bars: pd.DataFrame,  # bars of one contract a session, nights included
     levels_of: Callable,  # bars → levels, one row a session
@@ -113,7 +113,7 @@ def _check_profile_features(
     drawn = np.random.default_rng(seed).choice(len(days), min(samples, len(days)), replace=False)
     return replace(check_orders(rows, bars, dates=days[np.sort(drawn)], seed=seed), what='market-profile row')
 
-# %% ../nbs/07b_filter_evidence.ipynb #64468b8c
+# %% ../nbs/07b_filter_evidence.ipynb #7ba5d8fc
 _ROUNDING = 1e-5  # of the largest prediction
 
 def _without_outcomes(samples: pd.DataFrame, day: pd.Timestamp, end: int, rng: np.random.Generator
@@ -139,7 +139,7 @@ def _changed_predictions(predict: Callable, samples: pd.DataFrame, known: pd.Dat
     changes = _changes(known, again[again.index <= known.index.max()], _ROUNDING)
     return {c: (dates, by) for c, dates in changes.items()}
 
-# %% ../nbs/07b_filter_evidence.ipynb #2ccf39d9
+# %% ../nbs/07b_filter_evidence.ipynb #5efa0f34
 def _check_predictions(
     predict: Callable,  # samples → predictions, as of `walk_forward` or `TradeFilter.predict`
     samples: pd.DataFrame,  # of `filter_samples`
@@ -169,7 +169,7 @@ def _check_predictions(
     wrong = int(tested.isin(changed).sum())
     return CausalityCheck('prediction', len(tested), len(chosen), wrong, _leak_table(found))
 
-# %% ../nbs/07b_filter_evidence.ipynb #77cf253d
+# %% ../nbs/07b_filter_evidence.ipynb #cae172ab
 _MIN_FILLED = 10  # filled orders, accepted and refused each: fewer are not compared
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class AcceptanceTest:
     def __repr__(self): return self.summary()
     def _repr_html_(self): return f'<p>{escape(self.summary())}</p>'
 
-# %% ../nbs/07b_filter_evidence.ipynb #5cef9ef6
+# %% ../nbs/07b_filter_evidence.ipynb #36212822
 def _difference(r: np.ndarray, accepted: np.ndarray) -> float:
     "Return the mean R of the accepted less that of the refused orders."
     return r[accepted].mean() - r[~accepted].mean()
@@ -229,7 +229,7 @@ def _compare_accepted(
     return replace(means, difference=difference, low=float(low), high=float(high), p_value=float(p),
                    shuffles=shuffles)
 
-# %% ../nbs/07b_filter_evidence.ipynb #64455772
+# %% ../nbs/07b_filter_evidence.ipynb #01675804
 _NULL_MEMBERS = 4  # networks of an ensemble in the comparison with null markets, at most
 _NULL_FIGURES = ('rank_correlation', 'net_r')  # that are compared
 
@@ -255,7 +255,7 @@ def _walk_figures(walked: WalkForward, samples: pd.DataFrame, min_confidence: fl
     known = [x for x in each if np.isfinite(x)]
     return found | {'best:rank_correlation': max(known) if known else float('nan')}
 
-# %% ../nbs/07b_filter_evidence.ipynb #7a379892
+# %% ../nbs/07b_filter_evidence.ipynb #7de50a77
 @dataclass(frozen=True)
 class _FilterCase:
     "What a filter is tried with on any market."
@@ -285,7 +285,7 @@ def _null_row(of: Callable, case: _FilterCase, seed: int) -> pd.DataFrame:
     levels = case.study.levels_of(bars).assign(**along)
     return pd.DataFrame([{'seed': seed} | case.figures(case.samples(bars, levels, vix))])
 
-# %% ../nbs/07b_filter_evidence.ipynb #76d86fac
+# %% ../nbs/07b_filter_evidence.ipynb #26b04b88
 @dataclass(frozen=True)
 class FilterNullTest:
     "What a filter reaches on a market, beside the same procedure on null markets."
@@ -326,7 +326,7 @@ class FilterNullTest:
     def __repr__(self): return self.summary()
     def _repr_html_(self): return f'<p>{escape(self.summary())}</p>{self.p_values.to_html(float_format="{:.3f}".format)}'
 
-# %% ../nbs/07b_filter_evidence.ipynb #81f54278
+# %% ../nbs/07b_filter_evidence.ipynb #939f98f4
 def _null_files(bars: pd.DataFrame, case: _FilterCase, vix: pd.Series | None, seeds: list[int]) -> list[Path] | None:
     "Return where the figures of null markets are kept, so that a run that was stopped goes on; None: nowhere."
     if case.study.ledger is None: return None
@@ -368,7 +368,7 @@ def filter_null_test(
                                  files=_null_files(bars, case, vix, seeds), title='filter on null markets'))
     return FilterNullTest(own, pd.concat(rows, ignore_index=True).set_index('seed'), case.null)
 
-# %% ../nbs/07b_filter_evidence.ipynb #4177a7f6
+# %% ../nbs/07b_filter_evidence.ipynb #fc462635
 @dataclass(frozen=True)
 class FilterEvidence:
     "The evidence for and against a filter."
@@ -417,7 +417,7 @@ def _filter_check_sentence(check: CausalityCheck) -> str:
     return (f"{check.changed:,} of the rule's {_number_of(check.tested, 'order')} use the future, and the "
             'filter chooses among them: no figure of the filtered orders can be believed.')
 
-# %% ../nbs/07b_filter_evidence.ipynb #7d0c7405
+# %% ../nbs/07b_filter_evidence.ipynb #9b936573
 def _bake_off_sentence(table: pd.DataFrame) -> str:
     "Say which kinds of model know something, and what following each would have kept."
     models = table.drop(index=['base_rate', 'chosen'], errors='ignore')
@@ -431,7 +431,7 @@ def _bake_off_sentence(table: pd.DataFrame) -> str:
     if 'chosen' in table.index: told += f', and those of the filter {table.net_r["chosen"]:+.1f} R with {table.taken["chosen"]:,}'
     return f'{told}.'.replace('-', '−')
 
-# %% ../nbs/07b_filter_evidence.ipynb #20554676
+# %% ../nbs/07b_filter_evidence.ipynb #b1e1fc7b
 def examine_filter(
     bars: pd.DataFrame,  # bars of one contract a session, from the first session that was predicted
     signals: pd.DataFrame,  # of `filter_signals`

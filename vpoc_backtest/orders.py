@@ -35,8 +35,8 @@ _ORDER_COLUMNS = {
 # %% ../nbs/03a_orders.ipynb #7f3c4e02
 _NOTES = {  # written by the rules and by a run beside each order, and not read here
     'reason', 'slope', 'r2', 'p_direction', 'vol_ratio', 'runs_z', 'runs_p', 'longest_up', 'longest_down',
-    'trend', 'reward_risk', 'stop_pct', 'strategy', 'filter_confidence', 'expectation', 'spread', 'score', 'probability', 'lower', 'needed', 'model',
-    'trained_until', 'accepted'}
+    'trend', 'reward_risk', 'stop_pct', 'strategy', 'filter_confidence', 'expectation', 'spread',
+    'score', 'probability', 'lower', 'needed', 'model', 'trained_until', 'accepted'}
 
 def _check_columns(signals: pd.DataFrame):
     "Raise `BadData` for a column that is missing or not known."
