@@ -9,6 +9,7 @@ __all__ = []
 import functools
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 from torch.nn.functional import huber_loss
 
 from .features import FilterConfig, Scaler, ShortHistory, _fit_scaler, _select_features
-from .model import Architecture, Ensemble, _best_device, subset
+from .model import Architecture, Ensemble, _best_device, _hollow, subset
 from vpoc_backtest.parallel import (
     cached_per_process,
     map_parallel,
@@ -104,7 +105,7 @@ class TrainingBatch:
     sequence: torch.Tensor | None  # (n, T) rows of the same side, its own last; None for the MLP
     window: torch.Tensor  # (K,) window of each network
     rows: list[np.ndarray]  # K: rows each network may draw
-    validation: torch.Tensor  # (W, C) rows for validation, padded with −1
+    validation: torch.Tensor  # (W, C) rows for validation, padded with −1 to a multiple of 64
     centre: torch.Tensor  # (K, 1) mean target of each network's rows
     keys: list[tuple[int, int]]  # K: number of the window and of the member
     names: list[list[str]]  # W: names of the features
@@ -130,6 +131,8 @@ def _usable(samples: pd.DataFrame, sequence: np.ndarray | None) -> np.ndarray:
     return complete if sequence is None else np.append(complete, False)[sequence].all(axis=1)
 
 # %% ../nbs/06a_ensemble_training.ipynb #c007a7fd
+_VALIDATION_ROWS = 64  # rows for validation come in multiples of this, see `_same_bits`
+
 def _make_batch(samples: pd.DataFrame, fitted: list[FittedWindow], config: FilterConfig, seed: int,
                 sequence: np.ndarray | None, numbers: list[int], steps: int) -> TrainingBatch:
     "Return the arrays for the networks of some windows; `numbers`: those of the windows."
@@ -140,7 +143,8 @@ def _make_batch(samples: pd.DataFrame, fitted: list[FittedWindow], config: Filte
     keys = [(number, m) for number in numbers for m in range(config.members)]
     window = np.repeat(np.arange(len(fitted)), config.members)
     rows = [_bootstrap(dates, fitted[w].fit, [seed, 0, *key]) for w, key in zip(window, keys)]
-    validation = np.full((len(fitted), max(len(f.validation) for f in fitted)), -1)
+    most = max(len(f.validation) for f in fitted)
+    validation = np.full((len(fitted), -(-most // _VALIDATION_ROWS) * _VALIDATION_ROWS), -1)
     for w, f in enumerate(fitted): validation[w, :len(f.validation)] = f.validation
     centre = np.array([[y[w, r].mean()] for w, r in zip(window, rows)], dtype=np.float32)
     if sequence is not None: sequence = torch.from_numpy(np.maximum(sequence, 0))
@@ -172,12 +176,10 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     if step < rising: return (step + 1) / rising
     return .5 * (1 + np.cos(np.pi * (step - rising) / max(1, steps - rising)))
 
-def _clip(parameters: list[torch.Tensor], most: float) -> torch.Tensor:
-    "Shorten the gradient of each network to at most `most`; return the norms before, (K,)."
-    norms = torch.stack([torch.linalg.vector_norm(p.grad.flatten(1), dim=1) for p in parameters])
-    norms = torch.linalg.vector_norm(norms, dim=0)
-    share = (most / (norms + 1e-12)).clamp(max=1)
-    for p in parameters: p.grad.mul_(share.view(-1, *[1] * (p.ndim - 1)))
+def _clip(gradient: torch.Tensor, most: float) -> torch.Tensor:
+    "Shorten the gradient of each network, a row, to at most `most`; return the norms before, (K,)."
+    norms = torch.linalg.vector_norm(gradient, dim=1)
+    gradient.mul_((most / (norms + 1e-12)).clamp(max=1)[:, None])
     return norms
 
 # %% ../nbs/06a_ensemble_training.ipynb #47336bcd
@@ -186,7 +188,7 @@ class TrainingDiverged(ValueError):
 
 def _check_finite(batch: TrainingBatch, losses: torch.Tensor, norms: torch.Tensor, epoch: int):
     "Raise `TrainingDiverged` for the first network whose loss or gradient is not finite."
-    bad = torch.nonzero(~(torch.isfinite(losses) & torch.isfinite(norms)).flatten()).flatten().tolist()
+    bad = torch.nonzero(~(torch.isfinite(losses) & torch.isfinite(norms))).flatten().tolist()
     if not bad: return
     w = int(batch.window[bad[0]])
     largest = batch.x[w].abs().amax(0)
@@ -200,6 +202,27 @@ def _processes() -> tuple[int, int]:
     d = torch.distributed
     return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
 
+# %% ../nbs/06a_ensemble_training.ipynb #a1c0ffe9
+_LINE = 16  # numbers in a line of the cache; each layer's part of a row takes whole lines
+
+def _parts(rows: torch.Tensor, ensemble: Ensemble) -> list[torch.Tensor]:
+    "Return the part of each parameter, (K, …), of rows that hold all parameters of a network."
+    parts, start = [], 0
+    for p in ensemble.parameters():
+        size = p[0].numel()
+        parts.append(rows[:, start:start + size].view(len(rows), *p.shape[1:]))
+        start += -(-size // _LINE) * _LINE
+    return parts
+
+def _as_rows(ensemble: Ensemble) -> torch.nn.Parameter:
+    "Move the parameters of an ensemble into one row a network, (K, P), with a gradient; return the rows."
+    lines = sum(-(-p[0].numel() // _LINE) for p in ensemble.parameters())
+    rows = torch.zeros(len(ensemble.seeds), lines * _LINE, device=ensemble.output.weight.device)
+    for p, part in zip(ensemble.parameters(), _parts(rows, ensemble)): p.data = part.copy_(p.data)
+    moved = torch.nn.Parameter(rows)
+    moved.grad = torch.zeros_like(rows)
+    return moved
+
 # %% ../nbs/06a_ensemble_training.ipynb #2b5582ce
 class Trainer:
     "The networks of a pass, their optimiser, and the best weights so far."
@@ -211,26 +234,22 @@ class Trainer:
         device: torch.device  # where networks and figures lie
     ):
         tensors = {k: v.to(device) for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
-        self.batch = replace(batch, **tensors)
+        self.whole = self.batch = replace(batch, **tensors)  # of all networks, of those in the batch
         self.config, self.seed, self.device = config, seed, device
-        seeds = [int(np.random.SeedSequence([seed, 1, *key]).generate_state(1)[0]) for key in batch.keys]
-        self.ensemble = Ensemble(architecture, seeds).to(device)
+        self.seeds = [int(np.random.SeedSequence([seed, 1, *key]).generate_state(1)[0]) for key in batch.keys]
+        self.inside = torch.arange(len(batch.keys), device=device)  # the networks in the batch, of all
+        _set_networks(self, Ensemble(architecture, self.seeds).to(device))
         for p in self.ensemble.output.parameters(): p.data.zero_()
-        self.parameters = list(self.ensemble.parameters())
-        self.model = self.ensemble
-        if _processes()[1] > 1: self.model = torch.nn.parallel.DistributedDataParallel(self.ensemble)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate,
-                                           weight_decay=config.weight_decay, fused=True)
-        self.best = [p.detach().clone() for p in self.parameters]
+        self.best = self.rows.detach().clone()
         self.best_loss = _validation_loss(self)
-        self.best_epoch = torch.zeros(len(seeds), dtype=torch.long, device=device)
+        self.best_epoch = torch.zeros(len(self.seeds), dtype=torch.long, device=device)
         self.epoch = 0
         self.history = []
 
     @functools.cached_property
     def digest(self) -> str:
         "Return a hash of the data and the settings of this training."
-        batch = self.batch
+        batch = self.whole
         settings = [asdict(self.config), asdict(self.ensemble.architecture), self.seed,
                     batch.keys, batch.names, batch.steps]
         found = hashlib.sha256(json.dumps(settings).encode())
@@ -238,6 +257,15 @@ class Trainer:
             found.update(np.ascontiguousarray(part.cpu()))
         for rows in batch.rows: found.update(rows)
         return found.hexdigest()
+
+def _set_networks(trainer: Trainer, ensemble: Ensemble):
+    "Let a trainer go on with these networks, and an optimiser that has not taken a step."
+    config = trainer.config
+    trainer.ensemble = trainer.model = ensemble
+    trainer.rows = _as_rows(ensemble)
+    if _processes()[1] > 1: trainer.model = torch.nn.parallel.DistributedDataParallel(ensemble)
+    trainer.optimizer = torch.optim.AdamW([trainer.rows], lr=config.learning_rate,
+                                          weight_decay=config.weight_decay, fused=True)
 
 # %% ../nbs/06a_ensemble_training.ipynb #b3887359
 def _step(trainer: Trainer, rows: torch.Tensor, masks: list[torch.Tensor]
@@ -253,9 +281,11 @@ def _step(trainer: Trainer, rows: torch.Tensor, masks: list[torch.Tensor]
         out = trainer.model(x, [m[:, part] for m in masks])
     target = y - trainer.batch.centre
     loss = huber_loss(out.float(), target, delta=_HUBER, reduction='none').sum(1) * world / size
-    trainer.optimizer.zero_grad()
+    trainer.ensemble.zero_grad()
     loss.sum().backward()
-    norms = _clip(trainer.parameters, trainer.config.clip)
+    gradient = trainer.rows.grad
+    for part, p in zip(_parts(gradient, trainer.ensemble), trainer.ensemble.parameters()): part.copy_(p.grad)
+    norms = _clip(gradient, trainer.config.clip)
     trainer.optimizer.step()
     return loss.detach(), norms
 
@@ -270,15 +300,16 @@ def _validation_loss(trainer: Trainer) -> torch.Tensor:
 
 # %% ../nbs/06a_ensemble_training.ipynb #336aabfa
 def _running(trainer: Trainer) -> torch.Tensor:
-    "Mark the networks that have not stopped."
-    return trainer.epoch - trainer.best_epoch < trainer.config.patience
+    "Mark the networks in the batch that have not stopped."
+    return trainer.epoch - trainer.best_epoch[trainer.inside] < trainer.config.patience
 
 def _keep_best(trainer: Trainer, losses: torch.Tensor, running: torch.Tensor):
     "Store the weights of the networks that have become better."
-    better = running & (losses < trainer.best_loss)
-    trainer.best_loss = torch.where(better, losses, trainer.best_loss)
-    trainer.best_epoch = torch.where(better, trainer.epoch, trainer.best_epoch)
-    for best, p in zip(trainer.best, trainer.parameters): best[better] = p.detach()[better]
+    better = running & (losses < trainer.best_loss[trainer.inside])
+    at = trainer.inside[better]
+    trainer.best_loss[at] = losses[better]
+    trainer.best_epoch[at] = trainer.epoch
+    trainer.best[at] = trainer.rows.detach()[better]
 
 def _memory(device: torch.device) -> float:
     "Return peak memory so far in MiB: of the GPU, or of the process; NaN where the system does not say."
@@ -305,8 +336,8 @@ def _train_epoch(trainer: Trainer):
         loss, norm = _step(trainer, drawn[:, step * size:(step + 1) * size], masks)
         losses = losses + loss / batch.steps
         norms = norms + norm / batch.steps
-    _check_finite(batch, losses, norms, trainer.epoch)
     running = _running(trainer)
+    _check_finite(batch, losses.where(running, 0), norms.where(running, 0), trainer.epoch)
     validated = _validation_loss(trainer)
     trainer.epoch += 1
     _keep_best(trainer, validated, running)
@@ -315,15 +346,47 @@ def _train_epoch(trainer: Trainer):
                             'check': mean(validated), 'rate': rate, 'gradient': mean(norms),
                             'memory': _memory(trainer.device)})
 
+# %% ../nbs/06a_ensemble_training.ipynb #a1c0ffe1
+_LEAVING = .25  # share of the networks in the batch that must have stopped before they leave it
+
+def _same_bits(trainer: Trainer) -> bool:
+    "Say whether a network's numbers do not depend on which other networks are in the batch."
+    if trainer.device.type != 'cpu': return True  # as nearly as a GPU's kernels can
+    rows = math.gcd(trainer.config.batch_size, _VALIDATION_ROWS)
+    block = 32 * torch.get_num_threads()
+    return all(width % _LINE == 0 and rows * width % block == 0 for width in trainer.ensemble.dropped)
+
+def _without_others(batch: TrainingBatch, stay: torch.Tensor) -> TrainingBatch:
+    "Return the batch of some of its networks; figures and windows stay as they are."
+    picked = stay.tolist()
+    return replace(batch, window=batch.window[stay], centre=batch.centre[stay],
+                   rows=[batch.rows[i] for i in picked], keys=[batch.keys[i] for i in picked])
+
+def _keep_networks(trainer: Trainer, stay: torch.Tensor):
+    "Take all networks but some out of the batch; `stay`: positions in it."
+    state = trainer.optimizer.state.get(trainer.rows)
+    trainer.inside = trainer.inside[stay]
+    trainer.batch = _without_others(trainer.batch, stay)
+    _set_networks(trainer, subset(trainer.ensemble, stay.tolist()))
+    if not state: return
+    moments = {name: state[name][stay] for name in ('exp_avg', 'exp_avg_sq')}
+    trainer.optimizer.state[trainer.rows] = {'step': state['step'], **moments}
+
+def _leave(trainer: Trainer):
+    "Take stopped networks out of the batch where that pays; not where several processes train together."
+    if _processes()[1] > 1 or not _same_bits(trainer): return
+    stay = torch.nonzero(_running(trainer)).flatten()
+    if 2 <= len(stay) <= (1 - _LEAVING) * len(trainer.inside): _keep_networks(trainer, stay)
+
 # %% ../nbs/06a_ensemble_training.ipynb #9e4f9c65
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     "Return all tensors that the next epoch needs."
-    found = {'best_loss': trainer.best_loss, 'best_epoch': trainer.best_epoch}
-    for i, (p, best) in enumerate(zip(trainer.parameters, trainer.best)):
-        state = trainer.optimizer.state.get(p)
-        if not state: state = {'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
-        found |= {f'weight.{i}': p.detach(), f'best.{i}': best,
-                  f'moment.{i}': state['exp_avg'], f'square.{i}': state['exp_avg_sq']}
+    rows = trainer.rows
+    state = trainer.optimizer.state.get(rows)
+    if not state: state = {'exp_avg': torch.zeros_like(rows), 'exp_avg_sq': torch.zeros_like(rows)}
+    found = {'best_loss': trainer.best_loss, 'best_epoch': trainer.best_epoch, 'best': trainer.best,
+             'inside': trainer.inside, 'weights': rows.detach(),
+             'moment': state['exp_avg'], 'square': state['exp_avg_sq']}
     return {k: v.contiguous().cpu() for k, v in found.items()}
 
 def _save_checkpoint(trainer: Trainer, path: Path):
@@ -348,14 +411,12 @@ def _load_checkpoint(trainer: Trainer, path: Path):
                          'train again, without --resume')
     trainer.epoch = about['epoch']
     trainer.history = about['history']
-    trainer.best_loss = found['best_loss']
-    trainer.best_epoch = found['best_epoch']
-    steps_done = float(trainer.epoch * trainer.batch.steps)
-    for i, p in enumerate(trainer.parameters):
-        p.data.copy_(found[f'weight.{i}'])
-        trainer.best[i] = found[f'best.{i}']
-        trainer.optimizer.state[p] = {'step': torch.tensor(steps_done, device=p.device),
-                                      'exp_avg': found[f'moment.{i}'], 'exp_avg_sq': found[f'square.{i}']}
+    trainer.best, trainer.best_loss, trainer.best_epoch = (found[k] for k in ('best', 'best_loss', 'best_epoch'))
+    if len(found['inside']) < len(trainer.inside): _keep_networks(trainer, found['inside'])
+    trainer.rows.data.copy_(found['weights'])
+    steps_done = torch.tensor(float(trainer.epoch * trainer.batch.steps), device=trainer.device)
+    trainer.optimizer.state[trainer.rows] = {'step': steps_done, 'exp_avg': found['moment'],
+                                             'exp_avg_sq': found['square']}
 
 # %% ../nbs/06a_ensemble_training.ipynb #f2a8499b
 def _train(trainer: Trainer, checkpoint: Path | None, resume: bool, title: str) -> str:
@@ -366,6 +427,7 @@ def _train(trainer: Trainer, checkpoint: Path | None, resume: bool, title: str) 
     with tqdm(total=trainer.config.epochs, initial=trainer.epoch, desc=f'           {title}', unit='epoch',
               leave=False, disable=hidden) as progress:
         while trainer.epoch < trainer.config.epochs and _running(trainer).any():
+            _leave(trainer)
             _train_epoch(trainer)
             progress.update()
             if checkpoint: _save_checkpoint(trainer, checkpoint)
@@ -395,13 +457,15 @@ class TrainedNetworks:
 
 def _trained_networks(trainer: Trainer, windows: int) -> list[TrainedNetworks]:
     "Return the networks of each window, with the best weights of its members."
-    for p, best in zip(trainer.parameters, trainer.best): p.data.copy_(best)
-    centre = trainer.batch.centre.cpu().numpy()[:, 0].astype(float)
+    whole = _hollow(trainer.ensemble.architecture, trainer.seeds)
+    names = [name for name, _ in whole.named_parameters()]
+    whole.load_state_dict(dict(zip(names, _parts(trainer.best, whole))), assign=True)
+    window, centre = (t.cpu().numpy() for t in (trainer.whole.window, trainer.whole.centre))
     made = []
     for w in range(windows):
-        members = torch.nonzero(trainer.batch.window == w).flatten().tolist()
-        ensemble = subset(trainer.ensemble, members).to('cpu').eval()
-        made.append(TrainedNetworks(ensemble, centre[members]))
+        members = np.flatnonzero(window == w)
+        ensemble = subset(whole, members).to('cpu').eval()
+        made.append(TrainedNetworks(ensemble, centre[members, 0].astype(float)))
     return made
 
 # %% ../nbs/06a_ensemble_training.ipynb #dcf8400f
