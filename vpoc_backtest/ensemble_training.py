@@ -8,12 +8,13 @@ __all__ = []
 # %% ../nbs/06a_ensemble_training.ipynb #bb95d520
 import functools
 import hashlib
+import itertools
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
-from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -21,8 +22,9 @@ import torch
 from torch.nn.functional import huber_loss
 
 from .features import FilterConfig, Scaler, ShortHistory, _fit_scaler, _select_features
-from .model import Architecture, Ensemble, _best_device, subset
+from .model import Architecture, Ensemble, _best_device, _hollow, subset
 from vpoc_backtest.parallel import (
+    SharedFrame,
     cached_per_process,
     map_parallel,
     share_frame,
@@ -101,10 +103,10 @@ class TrainingBatch:
     "The data of K networks that are trained together: W windows, n samples, F features."
     x: torch.Tensor  # (W, n, F) figures, scaled; where one is missing, 0
     y: torch.Tensor  # (W, n) targets in standard deviations
-    sequence: torch.Tensor | None  # (n, T) rows of the same side, its own last; None for the MLP
+    sequence: torch.Tensor | None  # (W, n, T) rows of the same side, its own last; None for the MLP
     window: torch.Tensor  # (K,) window of each network
     rows: list[np.ndarray]  # K: rows each network may draw
-    validation: torch.Tensor  # (W, C) rows for validation, padded with −1
+    validation: torch.Tensor  # (W, C) rows for validation, padded with −1 to a multiple of 64
     centre: torch.Tensor  # (K, 1) mean target of each network's rows
     keys: list[tuple[int, int]]  # K: number of the window and of the member
     names: list[list[str]]  # W: names of the features
@@ -130,30 +132,52 @@ def _usable(samples: pd.DataFrame, sequence: np.ndarray | None) -> np.ndarray:
     return complete if sequence is None else np.append(complete, False)[sequence].all(axis=1)
 
 # %% ../nbs/06a_ensemble_training.ipynb #c007a7fd
-def _make_batch(samples: pd.DataFrame, fitted: list[FittedWindow], config: FilterConfig, seed: int,
-                sequence: np.ndarray | None, numbers: list[int], steps: int) -> TrainingBatch:
-    "Return the arrays for the networks of some windows; `numbers`: those of the windows."
-    dates = pd.DatetimeIndex(samples.date)
-    target = samples.target.to_numpy()
-    x = np.stack([np.ascontiguousarray(np.nan_to_num(f.scaler.transform(samples))) for f in fitted])
-    y = np.stack([np.nan_to_num(np.clip(target, f.low, f.high) / f.scale) for f in fitted]).astype(np.float32)
-    keys = [(number, m) for number in numbers for m in range(config.members)]
-    window = np.repeat(np.arange(len(fitted)), config.members)
-    rows = [_bootstrap(dates, fitted[w].fit, [seed, 0, *key]) for w, key in zip(window, keys)]
-    validation = np.full((len(fitted), max(len(f.validation) for f in fitted)), -1)
-    for w, f in enumerate(fitted): validation[w, :len(f.validation)] = f.validation
-    centre = np.array([[y[w, r].mean()] for w, r in zip(window, rows)], dtype=np.float32)
-    if sequence is not None: sequence = torch.from_numpy(np.maximum(sequence, 0))
-    x, y, window, validation, centre = map(torch.from_numpy, (x, y, window, validation, centre))
-    names = [f.names for f in fitted]
-    return TrainingBatch(x, y, sequence, window, rows, validation, centre, keys, names, steps)
+_VALIDATION_ROWS = 64  # rows for validation come in multiples of this, see `_same_bits`
+
+@dataclass(frozen=True)
+class _WindowData:
+    "What the networks of one window learn from."
+    number: int  # of the window in its table
+    fitted: FittedWindow
+    dates: pd.DatetimeIndex  # (n,) of the samples
+    x: np.ndarray  # (n, F) float32 figures, scaled; where one is missing, 0
+    y: np.ndarray  # (n,) float32 targets in standard deviations
+    sequence: np.ndarray | None  # (n, T), see `_sequences`
+
+def _window_data(samples: pd.DataFrame, fitted: FittedWindow, number: int, sequence: np.ndarray | None
+                 ) -> _WindowData:
+    "Return the arrays of a window, scaled as it was fitted."
+    target = np.clip(samples.target.to_numpy(), fitted.low, fitted.high) / fitted.scale
+    return _WindowData(number, fitted, pd.DatetimeIndex(samples.date),
+                       np.nan_to_num(fitted.scaler.transform(samples)),
+                       np.nan_to_num(target).astype(np.float32), sequence)
+
+def _stack(parts: list[np.ndarray], fill: float, multiple: int = 1) -> torch.Tensor:
+    "Return arrays in one, the shorter ones filled up to the length of the longest, or a multiple of a number."
+    length = -(-max(map(len, parts)) // multiple) * multiple
+    out = np.full((len(parts), length, *parts[0].shape[1:]), fill, parts[0].dtype)
+    for row, part in zip(out, parts): row[:len(part)] = part
+    return torch.from_numpy(out)
+
+def _make_batch(held: list[_WindowData], config: FilterConfig, seed: int, steps: int) -> TrainingBatch:
+    "Return the arrays for the networks of some windows, which may be those of several tables."
+    window = np.repeat(np.arange(len(held)), config.members)
+    keys = [(w.number, m) for w in held for m in range(config.members)]
+    rows = [_bootstrap(held[w].dates, held[w].fitted.fit, [seed, 0, *key]) for w, key in zip(window, keys)]
+    centre = np.array([[held[w].y[r].mean()] for w, r in zip(window, rows)], dtype=np.float32)
+    sequence = None
+    if config.arch == 'attention': sequence = _stack([np.maximum(w.sequence, 0) for w in held], 0)
+    return TrainingBatch(
+        _stack([w.x for w in held], 0), _stack([w.y for w in held], 0), sequence, torch.from_numpy(window),
+        rows, _stack([w.fitted.validation for w in held], -1, _VALIDATION_ROWS), torch.from_numpy(centre),
+        keys, [w.fitted.names for w in held], steps)
 
 # %% ../nbs/06a_ensemble_training.ipynb #6fd97d8b
 def _gather(batch: TrainingBatch, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "Return figures and targets of rows (K, B), each row of its network's window."
     start = batch.window[:, None] * batch.x.shape[1]
     if batch.sequence is None: at = rows + start
-    else: at = batch.sequence[rows] + start[..., None]
+    else: at = batch.sequence[batch.window[:, None], rows] + start[..., None]
     x = batch.x.view(-1, batch.x.shape[2]).index_select(0, at.flatten()).view(*at.shape, -1)
     return x, batch.y.view(-1)[rows + start]
 
@@ -172,12 +196,10 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     if step < rising: return (step + 1) / rising
     return .5 * (1 + np.cos(np.pi * (step - rising) / max(1, steps - rising)))
 
-def _clip(parameters: list[torch.Tensor], most: float) -> torch.Tensor:
-    "Shorten the gradient of each network to at most `most`; return the norms before, (K,)."
-    norms = torch.stack([torch.linalg.vector_norm(p.grad.flatten(1), dim=1) for p in parameters])
-    norms = torch.linalg.vector_norm(norms, dim=0)
-    share = (most / (norms + 1e-12)).clamp(max=1)
-    for p in parameters: p.grad.mul_(share.view(-1, *[1] * (p.ndim - 1)))
+def _clip(gradient: torch.Tensor, most: float) -> torch.Tensor:
+    "Shorten the gradient of each network, a row, to at most `most`; return the norms before, (K,)."
+    norms = torch.linalg.vector_norm(gradient, dim=1)
+    gradient.mul_((most / (norms + 1e-12)).clamp(max=1)[:, None])
     return norms
 
 # %% ../nbs/06a_ensemble_training.ipynb #47336bcd
@@ -186,7 +208,7 @@ class TrainingDiverged(ValueError):
 
 def _check_finite(batch: TrainingBatch, losses: torch.Tensor, norms: torch.Tensor, epoch: int):
     "Raise `TrainingDiverged` for the first network whose loss or gradient is not finite."
-    bad = torch.nonzero(~(torch.isfinite(losses) & torch.isfinite(norms)).flatten()).flatten().tolist()
+    bad = torch.nonzero(~(torch.isfinite(losses) & torch.isfinite(norms))).flatten().tolist()
     if not bad: return
     w = int(batch.window[bad[0]])
     largest = batch.x[w].abs().amax(0)
@@ -200,6 +222,27 @@ def _processes() -> tuple[int, int]:
     d = torch.distributed
     return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
 
+# %% ../nbs/06a_ensemble_training.ipynb #a1c0ffe9
+_LINE = 16  # numbers in a line of the cache; each layer's part of a row takes whole lines
+
+def _parts(rows: torch.Tensor, ensemble: Ensemble) -> list[torch.Tensor]:
+    "Return the part of each parameter, (K, …), of rows that hold all parameters of a network."
+    parts, start = [], 0
+    for p in ensemble.parameters():
+        size = p[0].numel()
+        parts.append(rows[:, start:start + size].view(len(rows), *p.shape[1:]))
+        start += -(-size // _LINE) * _LINE
+    return parts
+
+def _as_rows(ensemble: Ensemble) -> torch.nn.Parameter:
+    "Move the parameters of an ensemble into one row a network, (K, P), with a gradient; return the rows."
+    lines = sum(-(-p[0].numel() // _LINE) for p in ensemble.parameters())
+    rows = torch.zeros(len(ensemble.seeds), lines * _LINE, device=ensemble.output.weight.device)
+    for p, part in zip(ensemble.parameters(), _parts(rows, ensemble)): p.data = part.copy_(p.data)
+    moved = torch.nn.Parameter(rows)
+    moved.grad = torch.zeros_like(rows)
+    return moved
+
 # %% ../nbs/06a_ensemble_training.ipynb #2b5582ce
 class Trainer:
     "The networks of a pass, their optimiser, and the best weights so far."
@@ -211,26 +254,22 @@ class Trainer:
         device: torch.device  # where networks and figures lie
     ):
         tensors = {k: v.to(device) for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
-        self.batch = replace(batch, **tensors)
+        self.whole = self.batch = replace(batch, **tensors)  # of all networks, of those in the batch
         self.config, self.seed, self.device = config, seed, device
-        seeds = [int(np.random.SeedSequence([seed, 1, *key]).generate_state(1)[0]) for key in batch.keys]
-        self.ensemble = Ensemble(architecture, seeds).to(device)
+        self.seeds = [int(np.random.SeedSequence([seed, 1, *key]).generate_state(1)[0]) for key in batch.keys]
+        self.inside = torch.arange(len(batch.keys), device=device)  # the networks in the batch, of all
+        _set_networks(self, Ensemble(architecture, self.seeds).to(device))
         for p in self.ensemble.output.parameters(): p.data.zero_()
-        self.parameters = list(self.ensemble.parameters())
-        self.model = self.ensemble
-        if _processes()[1] > 1: self.model = torch.nn.parallel.DistributedDataParallel(self.ensemble)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=config.learning_rate,
-                                           weight_decay=config.weight_decay, fused=True)
-        self.best = [p.detach().clone() for p in self.parameters]
+        self.best = self.rows.detach().clone()
         self.best_loss = _validation_loss(self)
-        self.best_epoch = torch.zeros(len(seeds), dtype=torch.long, device=device)
+        self.best_epoch = torch.zeros(len(self.seeds), dtype=torch.long, device=device)
         self.epoch = 0
         self.history = []
 
     @functools.cached_property
     def digest(self) -> str:
         "Return a hash of the data and the settings of this training."
-        batch = self.batch
+        batch = self.whole
         settings = [asdict(self.config), asdict(self.ensemble.architecture), self.seed,
                     batch.keys, batch.names, batch.steps]
         found = hashlib.sha256(json.dumps(settings).encode())
@@ -238,6 +277,15 @@ class Trainer:
             found.update(np.ascontiguousarray(part.cpu()))
         for rows in batch.rows: found.update(rows)
         return found.hexdigest()
+
+def _set_networks(trainer: Trainer, ensemble: Ensemble):
+    "Let a trainer go on with these networks, and an optimiser that has not taken a step."
+    config = trainer.config
+    trainer.ensemble = trainer.model = ensemble
+    trainer.rows = _as_rows(ensemble)
+    if _processes()[1] > 1: trainer.model = torch.nn.parallel.DistributedDataParallel(ensemble)
+    trainer.optimizer = torch.optim.AdamW([trainer.rows], lr=config.learning_rate,
+                                          weight_decay=config.weight_decay, fused=True)
 
 # %% ../nbs/06a_ensemble_training.ipynb #b3887359
 def _step(trainer: Trainer, rows: torch.Tensor, masks: list[torch.Tensor]
@@ -253,9 +301,11 @@ def _step(trainer: Trainer, rows: torch.Tensor, masks: list[torch.Tensor]
         out = trainer.model(x, [m[:, part] for m in masks])
     target = y - trainer.batch.centre
     loss = huber_loss(out.float(), target, delta=_HUBER, reduction='none').sum(1) * world / size
-    trainer.optimizer.zero_grad()
+    trainer.ensemble.zero_grad()
     loss.sum().backward()
-    norms = _clip(trainer.parameters, trainer.config.clip)
+    gradient = trainer.rows.grad
+    for part, p in zip(_parts(gradient, trainer.ensemble), trainer.ensemble.parameters()): part.copy_(p.grad)
+    norms = _clip(gradient, trainer.config.clip)
     trainer.optimizer.step()
     return loss.detach(), norms
 
@@ -270,15 +320,16 @@ def _validation_loss(trainer: Trainer) -> torch.Tensor:
 
 # %% ../nbs/06a_ensemble_training.ipynb #336aabfa
 def _running(trainer: Trainer) -> torch.Tensor:
-    "Mark the networks that have not stopped."
-    return trainer.epoch - trainer.best_epoch < trainer.config.patience
+    "Mark the networks in the batch that have not stopped."
+    return trainer.epoch - trainer.best_epoch[trainer.inside] < trainer.config.patience
 
 def _keep_best(trainer: Trainer, losses: torch.Tensor, running: torch.Tensor):
     "Store the weights of the networks that have become better."
-    better = running & (losses < trainer.best_loss)
-    trainer.best_loss = torch.where(better, losses, trainer.best_loss)
-    trainer.best_epoch = torch.where(better, trainer.epoch, trainer.best_epoch)
-    for best, p in zip(trainer.best, trainer.parameters): best[better] = p.detach()[better]
+    better = running & (losses < trainer.best_loss[trainer.inside])
+    at = trainer.inside[better]
+    trainer.best_loss[at] = losses[better]
+    trainer.best_epoch[at] = trainer.epoch
+    trainer.best[at] = trainer.rows.detach()[better]
 
 def _memory(device: torch.device) -> float:
     "Return peak memory so far in MiB: of the GPU, or of the process; NaN where the system does not say."
@@ -305,8 +356,8 @@ def _train_epoch(trainer: Trainer):
         loss, norm = _step(trainer, drawn[:, step * size:(step + 1) * size], masks)
         losses = losses + loss / batch.steps
         norms = norms + norm / batch.steps
-    _check_finite(batch, losses, norms, trainer.epoch)
     running = _running(trainer)
+    _check_finite(batch, losses.where(running, 0), norms.where(running, 0), trainer.epoch)
     validated = _validation_loss(trainer)
     trainer.epoch += 1
     _keep_best(trainer, validated, running)
@@ -315,15 +366,47 @@ def _train_epoch(trainer: Trainer):
                             'check': mean(validated), 'rate': rate, 'gradient': mean(norms),
                             'memory': _memory(trainer.device)})
 
+# %% ../nbs/06a_ensemble_training.ipynb #a1c0ffe1
+_LEAVING = .25  # share of the networks in the batch that must have stopped before they leave it
+
+def _same_bits(trainer: Trainer) -> bool:
+    "Say whether a network's numbers do not depend on which other networks are in the batch."
+    if trainer.device.type != 'cpu': return True  # as nearly as a GPU's kernels can
+    rows = math.gcd(trainer.config.batch_size, _VALIDATION_ROWS)
+    block = 32 * torch.get_num_threads()
+    return all(width % _LINE == 0 and rows * width % block == 0 for width in trainer.ensemble.dropped)
+
+def _without_others(batch: TrainingBatch, stay: torch.Tensor) -> TrainingBatch:
+    "Return the batch of some of its networks; figures and windows stay as they are."
+    picked = stay.tolist()
+    return replace(batch, window=batch.window[stay], centre=batch.centre[stay],
+                   rows=[batch.rows[i] for i in picked], keys=[batch.keys[i] for i in picked])
+
+def _keep_networks(trainer: Trainer, stay: torch.Tensor):
+    "Take all networks but some out of the batch; `stay`: positions in it."
+    state = trainer.optimizer.state.get(trainer.rows)
+    trainer.inside = trainer.inside[stay]
+    trainer.batch = _without_others(trainer.batch, stay)
+    _set_networks(trainer, subset(trainer.ensemble, stay.tolist()))
+    if not state: return
+    moments = {name: state[name][stay] for name in ('exp_avg', 'exp_avg_sq')}
+    trainer.optimizer.state[trainer.rows] = {'step': state['step'], **moments}
+
+def _leave(trainer: Trainer):
+    "Take stopped networks out of the batch where that pays; not where several processes train together."
+    if _processes()[1] > 1 or not _same_bits(trainer): return
+    stay = torch.nonzero(_running(trainer)).flatten()
+    if 2 <= len(stay) <= (1 - _LEAVING) * len(trainer.inside): _keep_networks(trainer, stay)
+
 # %% ../nbs/06a_ensemble_training.ipynb #9e4f9c65
 def _tensors(trainer: Trainer) -> dict[str, torch.Tensor]:
     "Return all tensors that the next epoch needs."
-    found = {'best_loss': trainer.best_loss, 'best_epoch': trainer.best_epoch}
-    for i, (p, best) in enumerate(zip(trainer.parameters, trainer.best)):
-        state = trainer.optimizer.state.get(p)
-        if not state: state = {'exp_avg': torch.zeros_like(p), 'exp_avg_sq': torch.zeros_like(p)}
-        found |= {f'weight.{i}': p.detach(), f'best.{i}': best,
-                  f'moment.{i}': state['exp_avg'], f'square.{i}': state['exp_avg_sq']}
+    rows = trainer.rows
+    state = trainer.optimizer.state.get(rows)
+    if not state: state = {'exp_avg': torch.zeros_like(rows), 'exp_avg_sq': torch.zeros_like(rows)}
+    found = {'best_loss': trainer.best_loss, 'best_epoch': trainer.best_epoch, 'best': trainer.best,
+             'inside': trainer.inside, 'weights': rows.detach(),
+             'moment': state['exp_avg'], 'square': state['exp_avg_sq']}
     return {k: v.contiguous().cpu() for k, v in found.items()}
 
 def _save_checkpoint(trainer: Trainer, path: Path):
@@ -348,14 +431,12 @@ def _load_checkpoint(trainer: Trainer, path: Path):
                          'train again, without --resume')
     trainer.epoch = about['epoch']
     trainer.history = about['history']
-    trainer.best_loss = found['best_loss']
-    trainer.best_epoch = found['best_epoch']
-    steps_done = float(trainer.epoch * trainer.batch.steps)
-    for i, p in enumerate(trainer.parameters):
-        p.data.copy_(found[f'weight.{i}'])
-        trainer.best[i] = found[f'best.{i}']
-        trainer.optimizer.state[p] = {'step': torch.tensor(steps_done, device=p.device),
-                                      'exp_avg': found[f'moment.{i}'], 'exp_avg_sq': found[f'square.{i}']}
+    trainer.best, trainer.best_loss, trainer.best_epoch = (found[k] for k in ('best', 'best_loss', 'best_epoch'))
+    if len(found['inside']) < len(trainer.inside): _keep_networks(trainer, found['inside'])
+    trainer.rows.data.copy_(found['weights'])
+    steps_done = torch.tensor(float(trainer.epoch * trainer.batch.steps), device=trainer.device)
+    trainer.optimizer.state[trainer.rows] = {'step': steps_done, 'exp_avg': found['moment'],
+                                             'exp_avg_sq': found['square']}
 
 # %% ../nbs/06a_ensemble_training.ipynb #f2a8499b
 def _train(trainer: Trainer, checkpoint: Path | None, resume: bool, title: str) -> str:
@@ -366,6 +447,7 @@ def _train(trainer: Trainer, checkpoint: Path | None, resume: bool, title: str) 
     with tqdm(total=trainer.config.epochs, initial=trainer.epoch, desc=f'           {title}', unit='epoch',
               leave=False, disable=hidden) as progress:
         while trainer.epoch < trainer.config.epochs and _running(trainer).any():
+            _leave(trainer)
             _train_epoch(trainer)
             progress.update()
             if checkpoint: _save_checkpoint(trainer, checkpoint)
@@ -395,27 +477,33 @@ class TrainedNetworks:
 
 def _trained_networks(trainer: Trainer, windows: int) -> list[TrainedNetworks]:
     "Return the networks of each window, with the best weights of its members."
-    for p, best in zip(trainer.parameters, trainer.best): p.data.copy_(best)
-    centre = trainer.batch.centre.cpu().numpy()[:, 0].astype(float)
+    whole = _hollow(trainer.ensemble.architecture, trainer.seeds)
+    names = [name for name, _ in whole.named_parameters()]
+    whole.load_state_dict(dict(zip(names, _parts(trainer.best, whole))), assign=True)
+    window, centre = (t.cpu().numpy() for t in (trainer.whole.window, trainer.whole.centre))
     made = []
     for w in range(windows):
-        members = torch.nonzero(trainer.batch.window == w).flatten().tolist()
-        ensemble = subset(trainer.ensemble, members).to('cpu').eval()
-        made.append(TrainedNetworks(ensemble, centre[members]))
+        members = np.flatnonzero(window == w)
+        ensemble = subset(whole, members).to('cpu').eval()
+        made.append(TrainedNetworks(ensemble, centre[members, 0].astype(float)))
     return made
 
 # %% ../nbs/06a_ensemble_training.ipynb #dcf8400f
 _CPU_ROOM = 64 * 2**20  # bytes that the networks of a pass may take on a CPU
 
-def _networks_per_pass(architecture: Architecture, config: FilterConfig, device: torch.device) -> int:
-    "Return how many networks to train at once."
+def _networks_per_pass(architecture: Architecture, config: FilterConfig, device: torch.device, rows: int
+                       ) -> int:
+    "Return how many networks to train at once; `rows`: of the longest table."
     weights = sum(p.numel() for p in Ensemble(architecture, [0]).parameters())
     length = config.sequence if config.arch == 'attention' else 1
-    activations = config.batch_size * length * (architecture.features + 6 * sum(architecture.hidden))
-    room = _CPU_ROOM
-    if device.type == 'cuda': room = .5 * torch.cuda.get_device_properties(device).total_memory
+    numbers = architecture.features + 6 * sum(architecture.hidden)  # in and after the layers, for a row
     copies = 7  # weights, gradient, two moments, best weights, two of work
-    return max(1, int(room / (4 * (copies * weights + activations))))
+    taken, room = copies * weights + config.batch_size * length * numbers, _CPU_ROOM
+    if device.type == 'cuda':
+        room = .5 * torch.cuda.get_device_properties(device).total_memory
+        figures = rows * (architecture.features + 2 * length) / config.members
+        taken += figures + config.validation * rows * length * numbers / 3  # validation needs no gradient
+    return max(1, int(room / (4 * taken)))
 
 # %% ../nbs/06a_ensemble_training.ipynb #163351c3
 @dataclass(frozen=True)
@@ -430,68 +518,112 @@ class _TrainingRun:
     "What all passes of a training share."
     config: FilterConfig
     architecture: Architecture
-    steps: int  # mini-batches an epoch
     seed: int
     device: str
     threads: int  # of PyTorch: the last bits of a sum may depend on it
     files: TrainingFiles
     passes: int  # how many there are
 
-# %% ../nbs/06a_ensemble_training.ipynb #f1a90c03
-def _train_pass(run: _TrainingRun, read: Callable, part: tuple[int, int, list[Split]]
-                ) -> tuple[list[TrainedNetworks], pd.DataFrame, str]:
-    """Return the networks of a pass by window, the history of their training and a summary.
+@dataclass(frozen=True)
+class _Pass:
+    "The windows whose networks are trained together."
+    number: int  # of the pass
+    steps: int  # mini-batches an epoch
+    windows: list[tuple[int, int, Split]]  # number of the table, number of the window in it, its rows
 
-    read: gives the samples; part: number of the pass, number of its first window, and its windows."""
-    number, first, windows = part
-    samples = read()
+# %% ../nbs/06a_ensemble_training.ipynb #f1a90c03
+def _pass_data(read: Callable, windows: list[tuple[int, int, Split]], config: FilterConfig
+               ) -> list[_WindowData]:
+    "Fit the windows of a pass; `read` gives the table with a number."
+    held = []
+    for number, group in itertools.groupby(windows, key=lambda window: window[0]):
+        samples = read(number)
+        sequence = _sequences_read(samples, config)
+        usable = _usable(samples, sequence)
+        for _, w, window in group:
+            held.append(_window_data(samples, _fit_window(samples, usable, window, config), w, sequence))
+    return held
+
+def _train_pass(run: _TrainingRun, read: Callable, part: _Pass
+                ) -> tuple[list[TrainedNetworks], pd.DataFrame, str]:
+    "Return the networks of a pass by window, the history of their training and a summary."
     if torch.get_num_threads() != run.threads: torch.set_num_threads(run.threads)
-    sequence = _sequences_read(samples, run.config)
-    usable = _usable(samples, sequence)
-    fitted = [_fit_window(samples, usable, w, run.config) for w in windows]
-    numbers = list(range(first, first + len(windows)))
-    batch = _make_batch(samples, fitted, run.config, run.seed, sequence, numbers, run.steps)
+    batch = _make_batch(_pass_data(read, part.windows, run.config), run.config, run.seed, part.steps)
     trainer = Trainer(batch, run.architecture, run.config, run.seed, torch.device(run.device))
-    title = f'pass {number + 1} of {run.passes}: {len(batch.keys):,} networks on {run.device}'
+    title = f'pass {part.number + 1} of {run.passes}: {len(batch.keys):,} networks on {run.device}'
     folder = run.files.checkpoints
-    checkpoint = folder/f'pass-{number:03d}.safetensors' if folder else None
+    checkpoint = folder/f'pass-{part.number:03d}.safetensors' if folder else None
     summary = _train(trainer, checkpoint, run.files.resume, title)
-    return _trained_networks(trainer, len(fitted)), pd.DataFrame(trainer.history).assign(**{'pass': number}), summary
+    history = pd.DataFrame(trainer.history).assign(**{'pass': part.number})
+    return _trained_networks(trainer, len(part.windows)), history, summary
 
 # %% ../nbs/06a_ensemble_training.ipynb #2b1fe9ef
-def _sample_reader(samples: pd.DataFrame, folder: Path | None, jobs: int | None) -> Callable:
-    "Return a function that gives the samples in any process."
-    if worker_count(jobs) == 1: return lambda: samples
-    return functools.partial(cached_per_process, uuid4().hex, share_frame(samples, folder).read)
+def _read_table(shared: list[SharedFrame], number: int) -> pd.DataFrame:
+    "Return a shared table; a process keeps the one it read last."
+    return cached_per_process(f'samples {shared[number].mark}', shared[number].read)
 
-def _train_networks(samples: pd.DataFrame, windows: list[Split], config: FilterConfig, *, seed: int,
-                   device: str, files: TrainingFiles = TrainingFiles(), say: Callable = lambda text: None
-                   ) -> tuple[list[TrainedNetworks], pd.DataFrame]:
-    """Train the ensembles of all windows, in passes; return the networks of each window, and the history.
+def _table_reader(tables: list[pd.DataFrame], folder: Path | None, jobs: int | None) -> Callable:
+    "Return a function that gives the table with a number in any process."
+    if worker_count(jobs) == 1: return tables.__getitem__
+    return functools.partial(_read_table, [share_frame(table, folder) for table in tables])
 
-    Raises `ValueError` where a window has too few samples."""
-    usable = _usable(samples, _sequences_read(samples, config))
-    first = _fit_window(samples, usable, windows[0], config)
+def _first_windows(tables: list[pd.DataFrame], windows: list[list[Split]], config: FilterConfig
+                   ) -> tuple[int, list[int]]:
+    """Return the number of figures, and for each table the mini-batches an epoch: its first window, once.
+
+    Raises `ValueError` where the tables have different numbers of figures."""
+    fitted = [_fit_window(t, _usable(t, _sequences_read(t, config)), w[0], config)
+              for t, w in zip(tables, windows)]
+    figures = [len(f.names) for f in fitted]
+    for number, other in enumerate(figures):
+        if other != figures[0]:
+            raise ValueError(f'table {number} has {other} figures and the first one {figures[0]}: make the '
+                             'samples of all markets with the same settings')
+    return figures[0], [-(-len(f.fit) // config.batch_size) for f in fitted]
+
+def _passes(windows: list[list[Split]], steps: list[int], at_once: int) -> list[_Pass]:
+    "Divide the windows of all tables among passes, in their order, each with one number of steps."
+    made = []
+    for n in dict.fromkeys(steps):
+        every = [(i, w, window) for i, held in enumerate(windows) if steps[i] == n
+                 for w, window in enumerate(held)]
+        for k in range(0, len(every), at_once): made.append(_Pass(len(made), n, every[k:k + at_once]))
+    return made
+
+# %% ../nbs/06a_ensemble_training.ipynb #b1c0ffe0
+def _train_many(tables: list[pd.DataFrame], windows: list[list[Split]], config: FilterConfig, *, seed: int,
+                device: str, files: TrainingFiles = TrainingFiles(), say: Callable = lambda text: None
+                ) -> tuple[list[list[TrainedNetworks]], pd.DataFrame]:
+    """Train the ensembles of all windows of several tables of samples, in passes.
+
+    Return the networks of each table by window, and the history. Raises `ShortHistory` where a window has too
+    few samples, and `ValueError` for tables with different numbers of figures."""
     place = _best_device(device)
     jobs = 1 if _processes()[1] > 1 else None
+    figures, steps = _first_windows(tables, windows, config)
     architecture = Architecture(
-        arch=config.arch, features=len(first.names), hidden=config.hidden, dropout=config.dropout,
+        arch=config.arch, features=figures, hidden=config.hidden, dropout=config.dropout,
         sequence=config.sequence, heads=config.heads, multiple=32 if place.type == 'cuda' else 1)
-    at_once = max(1, _networks_per_pass(architecture, config, place) // config.members)
-    if files.checkpoints is None: at_once = min(at_once, -(-len(windows) // worker_count(jobs)))
-    starts = range(0, len(windows), at_once)
-    passes = [(number, k, windows[k:k + at_once]) for number, k in enumerate(starts)]
-    steps = -(-len(first.fit) // config.batch_size)
-    threads = torch.get_num_threads()
-    run = _TrainingRun(config, architecture, steps, seed, str(place), threads, files, len(passes))
-    networks, history = [], []
+    at_once = _networks_per_pass(architecture, config, place, max(map(len, tables))) // config.members
+    if files.checkpoints is None: at_once = min(at_once, -(-sum(map(len, windows)) // worker_count(jobs)))
+    passes = _passes(windows, steps, max(1, at_once))
+    run = _TrainingRun(config, architecture, seed, str(place), torch.get_num_threads(), files, len(passes))
+    networks, history = [[] for _ in tables], []
     with shared_folder(files.shared, jobs) as folder:
-        train = functools.partial(_train_pass, run, _sample_reader(samples, folder, jobs))
-        for made, record, summary in map_parallel(train, passes, jobs=jobs):
+        train = functools.partial(_train_pass, run, _table_reader(tables, folder, jobs))
+        for part, (made, record, summary) in zip(passes, map_parallel(train, passes, jobs=jobs)):
             say('           ' + summary)
-            networks += made
             history.append(record)
+            for (table, _, _), trained in zip(part.windows, made): networks[table].append(trained)
     return networks, pd.concat(history, ignore_index=True)
+
+def _train_networks(samples: pd.DataFrame, windows: list[Split], config: FilterConfig, *, seed: int,
+                    device: str, files: TrainingFiles = TrainingFiles(), say: Callable = lambda text: None
+                    ) -> tuple[list[TrainedNetworks], pd.DataFrame]:
+    "Train the ensembles of all windows of one table; return those of each window and the history."
+    (networks,), history = _train_many([samples], [windows], config, seed=seed, device=device, files=files,
+                                       say=say)
+    return networks, history
 
 # %% ../nbs/06a_ensemble_training.ipynb #5d1c4adb
 def _join_processes() -> str | None:
