@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Scorer', 'walk_forward', 'plot_history', 'cross_validate']
 
-# %% ../nbs/07_train.ipynb #130a01e5
+# %% ../nbs/07_train.ipynb #99c3632d
 from dataclasses import dataclass, replace
 from typing import Callable
 
@@ -21,13 +21,13 @@ from vpoc_backtest.ensemble_training import (
     TrainingFiles,
     _fit_window,
     _sequences,
-    _train_networks,
+    _train_many,
     _usable,
 )
 from .features import FilterConfig, Scaler, ShortHistory
 from .splits import Split, _label_days, combinatorial_windows, walk_forward_windows
 
-# %% ../nbs/07_train.ipynb #ca2887ca
+# %% ../nbs/07_train.ipynb #dd810ee2
 _FIRST, _SHORT = 20, 60  # sessions before the first prediction of the base rate, and of a linear model
 _KNOWN_SHARE = .8  # of a short window's samples in which a figure must be known to take part
 
@@ -68,7 +68,7 @@ def _sample_windows(samples: pd.DataFrame, config: FilterConfig) -> list[_Window
                            f'{samples.date.nunique()}: give a longer history')
     return [_Window(w, False) for w in short] + [_Window(w, True) for w in full]
 
-# %% ../nbs/07_train.ipynb #df7005eb
+# %% ../nbs/07_train.ipynb #6ec44363
 def _sequences_of(samples: pd.DataFrame, config: FilterConfig, kind: str) -> np.ndarray | None:
     "Return `_sequences` for the attention network; None for models that read one session."
     return _sequences(samples, config.sequence) if kind == 'attention' else None
@@ -98,7 +98,7 @@ def _prepare(samples: pd.DataFrame, window: _Window, config: FilterConfig) -> _P
     if not fitted.names: return None
     return _Prepared(fitted, np.nan_to_num(fitted.scaler.transform(samples)), usable)
 
-# %% ../nbs/07_train.ipynb #9cc5887e
+# %% ../nbs/07_train.ipynb #e4b97ca6
 _LINEAR = ('logistic', 'ridge')  # fitted to short windows too
 _NETWORKS = ('mlp', 'attention')
 _MOST = 3.  # standard deviations of a model's outputs that a score may reach
@@ -133,7 +133,6 @@ class _Scored:
     kind: str
     scorers: list  # `Scorer`, or None: the window could not be fitted
     scores: np.ndarray  # (samples,) out of sample; NaN: none
-    history: pd.DataFrame | None = None  # of the training of networks
 
     def __repr__(self): return f'_Scored: {self.kind}, {len(self.scorers)} windows'
 
@@ -155,30 +154,41 @@ class _Training:
     files: TrainingFiles = TrainingFiles()  # of networks
     say: Callable = lambda text: None  # called with each line of progress
 
-def _fit_models(kind: str, samples: pd.DataFrame, windows: list[_Window], prepared: list,
-                training: _Training) -> tuple[list, pd.DataFrame | None]:
-    "Fit one kind of model to each window; return the models, and the history of training networks."
-    possible = [_can_be_fitted(kind, *pair) for pair in zip(windows, prepared)]
-    if kind not in _NETWORKS:
-        fit = lambda p: _fit_simple(kind, samples, p, training.seed)
-        return [fit(p) if can else None for can, p in zip(possible, prepared)], None
-    chosen = [w.split for w, can in zip(windows, possible) if can]
-    if not chosen: return [None] * len(windows), None
-    networks, history = _train_networks(samples, chosen, replace(training.config, arch=kind),
-                                        seed=training.seed, device=training.device, files=training.files,
-                                        say=training.say)
-    remaining = iter(networks)
-    return [next(remaining) if can else None for can in possible], history
+@dataclass(frozen=True, eq=False)
+class _Market:
+    "The samples of a market, its windows, and their figures."
+    samples: pd.DataFrame
+    windows: list[_Window]
+    prepared: list  # `_Prepared` or None
 
-def _score(kind: str, samples: pd.DataFrame, windows: list[_Window], prepared: list, training: _Training
-           ) -> _Scored:
-    "Fit one kind of model to each window and score the samples after it."
-    models, history = _fit_models(kind, samples, windows, prepared, training)
+    def __repr__(self): return f'_Market: {len(self.samples):,} samples, {len(self.windows)} windows'
+
+    def possible(self, kind: str) -> list[bool]:
+        "Return for each window whether a kind of model can be fitted to it."
+        return [_can_be_fitted(kind, *pair) for pair in zip(self.windows, self.prepared)]
+
+def _fit_models(kind: str, markets: list[_Market], training: _Training) -> tuple[list[list], pd.DataFrame | None]:
+    "Fit one kind of model to each window of each market; return the models and the history of networks."
+    if kind not in _NETWORKS:
+        fit = lambda m, p, can: _fit_simple(kind, m.samples, p, training.seed) if can else None
+        return [[fit(m, p, can) for p, can in zip(m.prepared, m.possible(kind))] for m in markets], None
+    splits = [[w.split for w, can in zip(m.windows, m.possible(kind)) if can] for m in markets]
+    long = [i for i, some in enumerate(splits) if some]
+    if not long: return [[None] * len(m.windows) for m in markets], None
+    networks, history = _train_many([markets[i].samples for i in long], [splits[i] for i in long],
+                                    replace(training.config, arch=kind), seed=training.seed,
+                                    device=training.device, files=training.files, say=training.say)
+    made = dict(zip(long, map(iter, networks)))
+    return [[next(made[i]) if can else None for can in m.possible(kind)] for i, m in enumerate(markets)], history
+
+def _score(kind: str, market: _Market, models: list, config: FilterConfig) -> _Scored:
+    "Score the samples after each window of a market by the model that was fitted to it."
+    samples = market.samples
     scores = np.full(len(samples), np.nan)
-    sequence = _sequences_of(samples, training.config, kind)
+    sequence = _sequences_of(samples, config, kind)
     read = np.arange(len(samples)) if sequence is None else sequence
     scorers = []
-    for window, p, model in zip(windows, prepared, models):
+    for window, p, model in zip(market.windows, market.prepared, models):
         scorers.append(None)
         if model is None: continue
         usable = p.usable if sequence is None else _usable(samples, sequence)
@@ -186,9 +196,9 @@ def _score(kind: str, samples: pd.DataFrame, windows: list[_Window], prepared: l
         scorers[-1] = _make_scorer(model, p.x, read[fitted[usable[fitted]]])
         rows = window.split.test[usable[window.split.test]]
         if len(rows): scores[rows] = scorers[-1].scores(p.x, read[rows])
-    return _Scored(kind, scorers, scores, history)
+    return _Scored(kind, scorers, scores)
 
-# %% ../nbs/07_train.ipynb #dc5c2774
+# %% ../nbs/07_train.ipynb #241226f3
 _COLUMNS = ['score', 'probability', 'expectation', 'lower', 'confidence']  # of a prediction
 
 def _window_calibration(samples: pd.DataFrame, window: Split, scores: np.ndarray, winsor: float
@@ -214,7 +224,7 @@ def _predict_windows(samples: pd.DataFrame, windows: list[_Window], scored: _Sco
         out[test] = np.column_stack([scores, *(said[c] for c in _COLUMNS[1:])])
     return out
 
-# %% ../nbs/07_train.ipynb #94f12410
+# %% ../nbs/07_train.ipynb #e54c0239
 _CANDIDATES = ('base_rate', 'logistic', 'ridge', 'boosting', 'mlp')  # of arch='auto', the simplest first
 _BLOCK, _MIN_BLOCKS = 10, 5  # sessions in a block, and the fewest blocks that a choice is based on
 
@@ -237,7 +247,7 @@ def _choose(samples: pd.DataFrame, train: np.ndarray, predictions: list[np.ndarr
     session = np.unique(samples.date.to_numpy()[train[known]], return_inverse=True)[1]
     return _simplest_of_the_best((target[known] - expected[:, known])**2, session // _BLOCK)
 
-# %% ../nbs/07_train.ipynb #d37c3b15
+# %% ../nbs/07_train.ipynb #bfae0fc2
 _THRESHOLDS = (0., .05, .1, .2)  # standard deviations of the outcomes
 
 def _least_promise(lower: np.ndarray, results: np.ndarray) -> float:
@@ -254,13 +264,13 @@ def _threshold(samples: pd.DataFrame, train: np.ndarray, prediction: np.ndarray)
     known = ~np.isnan(target) & ~np.isnan(lower)
     return _least_promise(lower[known], target[known])
 
-# %% ../nbs/07_train.ipynb #aecc06a1
+# %% ../nbs/07_train.ipynb #671af0a5
 def _taken(predictions: pd.DataFrame, min_confidence: float | None) -> np.ndarray:
     "Mark the orders that are taken: by their lower bound, or by a confidence where one is given."
     if min_confidence is not None: return (predictions.confidence >= min_confidence).to_numpy()
     return (predictions.lower >= predictions.needed).to_numpy()
 
-# %% ../nbs/07_train.ipynb #73873616
+# %% ../nbs/07_train.ipynb #9fd1f33b
 @dataclass(frozen=True)
 class TradeFilter:
     "A model that predicts the outcome of orders, and what its scores are worth."
@@ -309,24 +319,26 @@ class TradeFilter:
         values = np.column_stack([scores, *(said[c] for c in _COLUMNS[1:])])
         return _prediction_table(samples, rows, values, self.needed, self.kind)
 
-def _prediction_table(samples: pd.DataFrame, rows: np.ndarray, said: np.ndarray, needed: float, kind: str
-                      ) -> pd.DataFrame:
-    "Return predictions of some rows of the samples as a table."
+def _prediction_table(samples: pd.DataFrame, rows: np.ndarray, said: np.ndarray, needed: float | np.ndarray,
+                      kind: str | np.ndarray) -> pd.DataFrame:
+    "Return predictions of some rows of the samples as a table; needed, kind: of all of them, or of each."
     keys = pd.DataFrame({'date': samples.date.to_numpy()[rows], 'side': samples.side.to_numpy()[rows]})
     table = pd.DataFrame(said, columns=_COLUMNS)
     return pd.concat([keys, table], axis=1).assign(needed=needed, model=kind)
 
-# %% ../nbs/07_train.ipynb #4aa0a88c
+# %% ../nbs/07_train.ipynb #84198eac
 def _known_until(samples: pd.DataFrame, rows: np.ndarray) -> str:
-    "Return the day on which the last label of some samples was known."
+    "Return the day on which the last label of some samples was known; empty where none is."
     days = _label_days(pd.DatetimeIndex(samples.date), samples.label_end)
-    return str(days[rows[samples.target.notna().to_numpy()[rows]]].max().date())
+    known = rows[samples.target.notna().to_numpy()[rows]]
+    return str(days[known].max().date()) if len(known) else ''
 
-def _final_filter(samples: pd.DataFrame, scored: _Scored, window: _Window, prepared: _Prepared | None,
-                  prediction: np.ndarray, config: FilterConfig) -> TradeFilter:
+def _final_filter(samples: pd.DataFrame, scored: _Scored, market: _Market, prediction: np.ndarray,
+                  config: FilterConfig) -> TradeFilter:
     "Return the filter for the sessions to come: the last model, calibrated by all that was scored before."
-    train = window.split.train
-    calibration = _window_calibration(samples, window.split, scored.scores, config.winsor)
+    prepared = market.prepared[-1]
+    train = market.windows[-1].split.train
+    calibration = _window_calibration(samples, market.windows[-1].split, scored.scores, config.winsor)
     if calibration is None: raise ShortHistory('fewer than two orders were filled: give a longer history')
     scorer = scored.scorers[-1]
     names = prepared.fitted.names if scorer is not None else []
@@ -334,7 +346,7 @@ def _final_filter(samples: pd.DataFrame, scored: _Scored, window: _Window, prepa
     return TradeFilter(scored.kind, scorer, list(names), prepared.fitted.scaler if names else None, calibration,
                        _threshold(samples, train, prediction), config, (first, _known_until(samples, train)))
 
-# %% ../nbs/07_train.ipynb #aba36176
+# %% ../nbs/07_train.ipynb #ee4263e7
 @dataclass(frozen=True)
 class WalkForward:
     "Out-of-sample predictions, and the windows and the training behind them."
@@ -361,20 +373,54 @@ class WalkForward:
             'Without a prediction, because a figure is missing': int(said.confidence.isna().sum()),
             'Filter for the sessions to come': final})
 
-def _promised(samples: pd.DataFrame, windows: list[_Window], prediction: np.ndarray, kinds: list[str]
-              ) -> pd.DataFrame:
-    "Return the predictions of all windows as a table; kinds: the one believed in each window."
-    tables = []
-    for number, (window, kind) in enumerate(zip(windows, kinds)):
-        rows = window.split.test
-        needed = _threshold(samples, window.split.train, prediction)
-        table = _prediction_table(samples, rows, prediction[rows], needed, kind)
-        known = window.split.train[samples.target.notna().to_numpy()[window.split.train]]
-        until = _known_until(samples, known) if len(known) else ''
-        tables.append(table.assign(window=number, trained_until=until))
-    return pd.concat(tables, ignore_index=True)
+def _promised(samples: pd.DataFrame, windows: list[_Window], prediction: np.ndarray, kinds: list[str],
+              until: list[str]) -> pd.DataFrame:
+    "Return the predictions of all windows as a table; kinds, until: of each window."
+    rows = np.concatenate([w.split.test for w in windows])
+    number = np.repeat(np.arange(len(windows)), [len(w.split.test) for w in windows])
+    needed = np.array([_threshold(samples, w.split.train, prediction) for w in windows])
+    table = _prediction_table(samples, rows, prediction[rows], needed[number], np.array(kinds)[number])
+    return table.assign(window=number, trained_until=np.array(until)[number])
 
-# %% ../nbs/07_train.ipynb #628ef5fa
+# %% ../nbs/07_train.ipynb #93891aa4
+def _make_market(samples: pd.DataFrame, config: FilterConfig, final: bool) -> _Market:
+    "Return a market with its windows; with `final` a last one trains on everything and predicts nothing."
+    windows = _sample_windows(samples, config)
+    if final: windows.append(_Window(Split(np.arange(len(samples)), np.arange(0)), windows[-1].full))
+    return _Market(samples, windows, [_prepare(samples, w, config) for w in windows])
+
+def _conclude_walk(market: _Market, scored: list[_Scored], config: FilterConfig, final: bool,
+                   history: pd.DataFrame) -> WalkForward:
+    "Calibrate what each kind of model said, and choose between them."
+    samples = market.samples
+    windows = market.windows[:-1] if final else market.windows
+    kinds = [s.kind for s in scored]
+    said = [_predict_windows(samples, windows, s, config) for s in scored]
+    chosen = [_choose(samples, w.split.train, said) for w in market.windows]
+    believed = np.full_like(said[0], np.nan)
+    for window, k in zip(windows, chosen): believed[window.split.test] = said[k][window.split.test]
+    until = [_known_until(samples, w.split.train) for w in windows]
+    table = lambda p, names: _promised(samples, windows, p, names, until)
+    by_kind = {kind: table(p, [kind] * len(windows)) for kind, p in zip(kinds, said)}
+    full = [samples.date.iloc[w.split.test[0]] for w in windows if w.full]
+    last = _final_filter(samples, scored[chosen[-1]], market, believed, config) if final else None
+    names = [kinds[k] for k in chosen[:len(windows)]]
+    return WalkForward(table(believed, names), by_kind, [w.split for w in windows], full[0] if full else None,
+                       history, last)
+
+def _walk_forwards(tables: list[pd.DataFrame], config: FilterConfig, training: _Training, final: bool = False
+                   ) -> list[WalkForward]:
+    "Walk forward through several markets, whose networks are trained in the same passes."
+    markets = [_make_market(samples, config, final) for samples in tables]
+    scored = [[] for _ in markets]
+    history = pd.DataFrame()
+    for kind in _CANDIDATES if config.arch == 'auto' else (config.arch,):
+        models, record = _fit_models(kind, markets, training)
+        if record is not None: history = record
+        for market, fitted, found in zip(markets, models, scored): found.append(_score(kind, market, fitted, config))
+    return [_conclude_walk(m, s, config, final, history) for m, s in zip(markets, scored)]
+
+# %% ../nbs/07_train.ipynb #8d533b6e
 def walk_forward(
     samples: pd.DataFrame,  # of `_make_samples`
     config: FilterConfig = FilterConfig(),  # model, windows, training
@@ -391,26 +437,9 @@ def walk_forward(
     80% probability), needed (the least lower bound that is taken; all three in the unit of the target),
     confidence (0–100, that the expectation is positive), model, window, trained_until. Raises `ShortHistory` for
     orders in twenty sessions or fewer."""
-    windows = _sample_windows(samples, config)
-    everything = [_Window(Split(np.arange(len(samples)), np.arange(0)), windows[-1].full)] if final else []
-    prepared = [_prepare(samples, w, config) for w in windows + everything]
-    training = _Training(config, seed, device, files, say)
-    kinds = _CANDIDATES if config.arch == 'auto' else (config.arch,)
-    scored = [_score(kind, samples, windows + everything, prepared, training) for kind in kinds]
-    said = [_predict_windows(samples, windows, s, config) for s in scored]
-    chosen = [_choose(samples, w.split.train, said) for w in windows + everything]
-    believed = np.full_like(said[0], np.nan)
-    for window, k in zip(windows, chosen): believed[window.split.test] = said[k][window.split.test]
-    predictions = _promised(samples, windows, believed, [kinds[k] for k in chosen])
-    by_kind = {kind: _promised(samples, windows, p, [kind] * len(windows)) for kind, p in zip(kinds, said)}
-    last = None
-    if final: last = _final_filter(samples, scored[chosen[-1]], everything[0], prepared[-1], believed, config)
-    history = [s.history for s in scored if s.history is not None]
-    full = [samples.date.iloc[w.split.test[0]] for w in windows if w.full]
-    return WalkForward(predictions, by_kind, [w.split for w in windows], full[0] if full else None,
-                       history[0] if history else pd.DataFrame(), last)
+    return _walk_forwards([samples], config, _Training(config, seed, device, files, say), final)[0]
 
-# %% ../nbs/07_train.ipynb #b66497ba
+# %% ../nbs/07_train.ipynb #981bed79
 def plot_history(
     history: pd.DataFrame,  # of `walk_forward`: one row a pass and epoch
     panels: np.ndarray  # four matplotlib axes to draw on
@@ -429,7 +458,7 @@ def plot_history(
     panels[0].legend(frameon=False, fontsize=8)
     return panels
 
-# %% ../nbs/07_train.ipynb #815a1d8b
+# %% ../nbs/07_train.ipynb #5d684b85
 def cross_validate(
     samples: pd.DataFrame,  # of `_make_samples`
     config: FilterConfig,  # which model, and its training
@@ -452,7 +481,9 @@ def cross_validate(
     if None in prepared: raise ShortHistory(f'{len(samples):,} samples are too few for {groups} groups')
     scores = []
     for i, (window, p) in enumerate(zip(windows, prepared)):
-        scored = _score(config.arch, samples, [window], [p], _Training(config, seed, device))
+        market = _Market(samples, [window], [p])
+        models, _ = _fit_models(config.arch, [market], _Training(config, seed, device))
+        scored = _score(config.arch, market, models[0], config)
         rows = window.split.test
         scores.append(pd.DataFrame({'date': dates[rows], 'side': samples.side.to_numpy()[rows],
                                     'score': scored.scores[rows], 'window': i}))
