@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['filter_null_test', 'examine_filter']
 
-# %% ../nbs/07b_filter_evidence.ipynb #feed6212
+# %% ../nbs/07b_filter_evidence.ipynb #4177ebcd
 import functools
 import hashlib
 import json
@@ -29,8 +29,7 @@ from vpoc_backtest.causality import (
 )
 from .contenders import _CONTENDER_LABELS
 from .data import ES, ContractSpec, _fingerprint
-from .display import COLOURS, axes
-from .evidence import _check_null, _null_markets, _p_value, _sensitivity_sentence, sensitivity
+from .evidence import _null_markets, _p_value, _sensitivity_sentence, sensitivity
 from vpoc_backtest.features import (
     _OVERNIGHT_FEATURES,
     _PROFILE_FEATURES,
@@ -48,13 +47,14 @@ from vpoc_backtest.meta_labeling import (
     _order_outcomes,
     filter_samples,
 )
+from .model import _best_device
 from .multiple_testing import _plain
 from .parallel import cached_per_process, map_parallel, share_frame, shared_folder, worker_count
 from .signals import _ORDER_FIGURES, SignalRules, candidate_orders
 from .sweeps import StudyConfig
-from .train import WalkForward, _taken, walk_forward
+from .train import WalkForward, _taken, _Training, _walk_forwards
 
-# %% ../nbs/07b_filter_evidence.ipynb #531e35d2
+# %% ../nbs/07b_filter_evidence.ipynb #6f283566
 def _order_rows(levels: pd.DataFrame, vix: pd.Series | None, rules: SignalRules, config: FilterConfig
                 ) -> pd.DataFrame:
     "Return what `filter_samples` knows from levels and VIX of each order before its session."
@@ -71,7 +71,7 @@ def _combine_checks(what: str, checks: list[CausalityCheck]) -> CausalityCheck:
     changed = max(c.changed for c in checks)
     return CausalityCheck(what, tested, sum(c.cuts for c in checks), changed, leaks)
 
-# %% ../nbs/07b_filter_evidence.ipynb #bd87b4b8
+# %% ../nbs/07b_filter_evidence.ipynb #2298664c
 def _check_features(
     levels: pd.DataFrame,  # of `session_levels`
     vix: pd.Series | None = None,  # closes by date, see `read_vix`
@@ -93,7 +93,7 @@ def _check_features(
         checks.append(check_orders(lambda v: rows(levels, v), vix, dates=drawn[::2], seed=seed))
     return _combine_checks('feature row', checks)
 
-# %% ../nbs/07b_filter_evidence.ipynb #62e99d91
+# %% ../nbs/07b_filter_evidence.ipynb #b858563b
 def _check_profile_features(
     bars: pd.DataFrame,  # bars of one contract a session, nights included
     levels_of: Callable,  # bars → levels, one row a session
@@ -113,7 +113,7 @@ def _check_profile_features(
     drawn = np.random.default_rng(seed).choice(len(days), min(samples, len(days)), replace=False)
     return replace(check_orders(rows, bars, dates=days[np.sort(drawn)], seed=seed), what='market-profile row')
 
-# %% ../nbs/07b_filter_evidence.ipynb #7ba5d8fc
+# %% ../nbs/07b_filter_evidence.ipynb #186bd206
 _ROUNDING = 1e-5  # of the largest prediction
 
 def _without_outcomes(samples: pd.DataFrame, day: pd.Timestamp, end: int, rng: np.random.Generator
@@ -139,7 +139,7 @@ def _changed_predictions(predict: Callable, samples: pd.DataFrame, known: pd.Dat
     changes = _changes(known, again[again.index <= known.index.max()], _ROUNDING)
     return {c: (dates, by) for c, dates in changes.items()}
 
-# %% ../nbs/07b_filter_evidence.ipynb #5efa0f34
+# %% ../nbs/07b_filter_evidence.ipynb #344c4c01
 def _check_predictions(
     predict: Callable,  # samples → predictions, as of `walk_forward` or `TradeFilter.predict`
     samples: pd.DataFrame,  # of `filter_samples`
@@ -169,7 +169,7 @@ def _check_predictions(
     wrong = int(tested.isin(changed).sum())
     return CausalityCheck('prediction', len(tested), len(chosen), wrong, _leak_table(found))
 
-# %% ../nbs/07b_filter_evidence.ipynb #cae172ab
+# %% ../nbs/07b_filter_evidence.ipynb #fc5f5508
 _MIN_FILLED = 10  # filled orders, accepted and refused each: fewer are not compared
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class AcceptanceTest:
     def __repr__(self): return self.summary()
     def _repr_html_(self): return f'<p>{escape(self.summary())}</p>'
 
-# %% ../nbs/07b_filter_evidence.ipynb #36212822
+# %% ../nbs/07b_filter_evidence.ipynb #a6e0df09
 def _difference(r: np.ndarray, accepted: np.ndarray) -> float:
     "Return the mean R of the accepted less that of the refused orders."
     return r[accepted].mean() - r[~accepted].mean()
@@ -229,7 +229,7 @@ def _compare_accepted(
     return replace(means, difference=difference, low=float(low), high=float(high), p_value=float(p),
                    shuffles=shuffles)
 
-# %% ../nbs/07b_filter_evidence.ipynb #01675804
+# %% ../nbs/07b_filter_evidence.ipynb #0867a4bc
 _NULL_MEMBERS = 4  # networks of an ensemble in the comparison with null markets, at most
 _NULL_FIGURES = ('rank_correlation', 'net_r')  # that are compared
 
@@ -255,7 +255,7 @@ def _walk_figures(walked: WalkForward, samples: pd.DataFrame, min_confidence: fl
     known = [x for x in each if np.isfinite(x)]
     return found | {'best:rank_correlation': max(known) if known else float('nan')}
 
-# %% ../nbs/07b_filter_evidence.ipynb #7de50a77
+# %% ../nbs/07b_filter_evidence.ipynb #383c12c3
 @dataclass(frozen=True)
 class _FilterCase:
     "What a filter is tried with on any market."
@@ -263,29 +263,32 @@ class _FilterCase:
     config: FilterConfig  # of the filter
     costs: BacktestConfig  # and fills
     study: StudyConfig  # contract, levels, seed
-    null: str  # kind of null markets
+    device: str = 'cpu'  # on which networks are trained
+    null: str = 'drift'  # kind of null markets: mirrored, with the market's own drift
 
     def samples(self, bars: pd.DataFrame, levels: pd.DataFrame, vix: pd.Series | None) -> pd.DataFrame:
         "Return the samples of a market."
         return filter_samples(bars, levels, vix, self.rules, self.config, self.costs, self.study.contract)
 
-    def figures(self, samples: pd.DataFrame) -> dict[str, float]:
-        "Train the filter walk-forward on samples and return its figures."
-        walked = walk_forward(samples, self.config, seed=self.study.seed, device='cpu')
-        return _walk_figures(walked, samples, self.config.min_confidence)
+    def figures(self, tables: list[pd.DataFrame]) -> list[dict[str, float]]:
+        "Train the filter walk-forward on the samples of markets, and return its figures on each."
+        walks = _walk_forwards(tables, self.config, _Training(self.config, self.study.seed, self.device))
+        return [_walk_figures(w, t, self.config.min_confidence) for w, t in zip(walks, tables)]
 
 def _read_market(table: object, vix: pd.Series | None, along: pd.DataFrame, case: _FilterCase) -> tuple:
     "Return the null markets of bars that all processes share."
     return _null_markets(table.read(), case.null, case.study.contract, along), vix
 
-def _null_row(of: Callable, case: _FilterCase, seed: int) -> pd.DataFrame:
-    "Return the figures of the filter on one null market, in a row."
+def _null_rows(of: Callable, case: _FilterCase, seeds: list[int]) -> pd.DataFrame:
+    "Return the figures of the filter on some null markets, a row each."
     markets, vix = of()
-    bars, along = markets(seed)
-    levels = case.study.levels_of(bars).assign(**along)
-    return pd.DataFrame([{'seed': seed} | case.figures(case.samples(bars, levels, vix))])
+    tables = []
+    for seed in seeds:
+        bars, along = markets(seed)
+        tables.append(case.samples(bars, case.study.levels_of(bars).assign(**along), vix))
+    return pd.DataFrame([{'seed': seed} | row for seed, row in zip(seeds, case.figures(tables))])
 
-# %% ../nbs/07b_filter_evidence.ipynb #26b04b88
+# %% ../nbs/07b_filter_evidence.ipynb #ec652658
 @dataclass(frozen=True)
 class FilterNullTest:
     "What a filter reaches on a market, beside the same procedure on null markets."
@@ -326,18 +329,21 @@ class FilterNullTest:
     def __repr__(self): return self.summary()
     def _repr_html_(self): return f'<p>{escape(self.summary())}</p>{self.p_values.to_html(float_format="{:.3f}".format)}'
 
-# %% ../nbs/07b_filter_evidence.ipynb #939f98f4
-def _null_files(bars: pd.DataFrame, case: _FilterCase, vix: pd.Series | None, seeds: list[int]) -> list[Path] | None:
+# %% ../nbs/07b_filter_evidence.ipynb #7b35d066
+_AT_ONCE = 25  # markets whose networks a GPU trains in the same passes; a CPU takes one at a time
+
+def _null_files(bars: pd.DataFrame, case: _FilterCase, vix: pd.Series | None, parts: list[list[int]]
+                ) -> list[Path] | None:
     "Return where the figures of null markets are kept, so that a run that was stopped goes on; None: nowhere."
     if case.study.ledger is None: return None
     known = '' if vix is None else hashlib.blake2b(vix.to_numpy(float).tobytes(), digest_size=8).hexdigest()
     what = [asdict(case.rules), asdict(case.config), asdict(case.costs), asdict(case.study.contract),
-            asdict(case.study.levels), case.study.seed, case.null, known]
+            asdict(case.study.levels), case.study.seed, case.device, case.null, known]
     text = json.dumps([_fingerprint(bars), what], default=_plain, sort_keys=True)
     mark = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     folder = Path(case.study.ledger)/f'filter-nulls-{mark}'
     folder.mkdir(parents=True, exist_ok=True)
-    return [folder/f'market-{seed:05d}.parquet' for seed in seeds]
+    return [folder/f'market-{part[0]:05d}-{part[-1]:05d}.parquet' for part in parts]
 
 def filter_null_test(
     bars: pd.DataFrame,  # bars of one contract a session
@@ -347,28 +353,30 @@ def filter_null_test(
     costs: BacktestConfig = BacktestConfig(),  # costs and fills
     n: int = 100,  # null markets; with 99 the smallest p is 0.01
     *,
+    device: str = 'auto',  # where networks are trained: 'auto', 'cpu', 'cuda', 'cuda:1'
     study: StudyConfig = StudyConfig()  # contract, levels, workers, seed; finished markets are kept in its ledger
 ) -> FilterNullTest:  # figures, null markets, p-values
     """Train a filter again, walk-forward, on n null markets made of bars, and compare what it reaches.
 
     The null markets are mirrored ones with the market's own drift, see `placebo`. Raises `ShortHistory` for too few
     sessions."""
-    case = _FilterCase(rules, _null_config(config), costs, study, 'drift')
+    place = str(_best_device(device))
+    case = _FilterCase(rules, _null_config(config), costs, study, place)
     levels = study.levels_of(bars)
-    samples = case.samples(bars, levels, vix)
-    own = case.figures(samples)
+    own = case.figures([case.samples(bars, levels, vix)])[0]
     markets = _null_markets(bars, case.null, study.contract, levels)
-    seeds = list(range(study.seed, study.seed + n))
+    size = 1 if place == 'cpu' else _AT_ONCE
+    parts = [list(range(i, min(i + size, study.seed + n))) for i in range(study.seed, study.seed + n, size)]
     with shared_folder(study.folder, study.jobs) as folder:
         of = lambda: (markets, vix)
         if worker_count(study.jobs) > 1:
             read = functools.partial(_read_market, share_frame(bars, folder), vix, pd.DataFrame(markets.along), case)
             of = functools.partial(cached_per_process, uuid4().hex, read)
-        rows = list(map_parallel(functools.partial(_null_row, of, case), seeds, jobs=study.jobs,
-                                 files=_null_files(bars, case, vix, seeds), title='filter on null markets'))
+        rows = list(map_parallel(functools.partial(_null_rows, of, case), parts, jobs=study.jobs,
+                                 files=_null_files(bars, case, vix, parts), title='filter on null markets'))
     return FilterNullTest(own, pd.concat(rows, ignore_index=True).set_index('seed'), case.null)
 
-# %% ../nbs/07b_filter_evidence.ipynb #fc462635
+# %% ../nbs/07b_filter_evidence.ipynb #0f249fde
 @dataclass(frozen=True)
 class FilterEvidence:
     "The evidence for and against a filter."
@@ -417,7 +425,7 @@ def _filter_check_sentence(check: CausalityCheck) -> str:
     return (f"{check.changed:,} of the rule's {_number_of(check.tested, 'order')} use the future, and the "
             'filter chooses among them: no figure of the filtered orders can be believed.')
 
-# %% ../nbs/07b_filter_evidence.ipynb #9b936573
+# %% ../nbs/07b_filter_evidence.ipynb #3e0a84f1
 def _bake_off_sentence(table: pd.DataFrame) -> str:
     "Say which kinds of model know something, and what following each would have kept."
     models = table.drop(index=['base_rate', 'chosen'], errors='ignore')
@@ -431,7 +439,7 @@ def _bake_off_sentence(table: pd.DataFrame) -> str:
     if 'chosen' in table.index: told += f', and those of the filter {table.net_r["chosen"]:+.1f} R with {table.taken["chosen"]:,}'
     return f'{told}.'.replace('-', '−')
 
-# %% ../nbs/07b_filter_evidence.ipynb #b1e1fc7b
+# %% ../nbs/07b_filter_evidence.ipynb #bc2f8e50
 def examine_filter(
     bars: pd.DataFrame,  # bars of one contract a session, from the first session that was predicted
     signals: pd.DataFrame,  # of `filter_signals`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EvidenceConfig', 'run_pipeline', 'save_run', 'load_run']
 
-# %% ../nbs/08_ml_backtest.ipynb #2ebef5b2
+# %% ../nbs/08_ml_backtest.ipynb #384a173f
 import json
 import re
 from dataclasses import asdict, dataclass, replace
@@ -22,19 +22,18 @@ from .backtest import BacktestResult, run_backtest
 from .causality import CausalityCheck
 from .data import _CONTRACTS, BadData, _fingerprint
 from .data_report import _levels_section, _profile_section, _quality_section, _setups_section
-from .display import _figures_html, _format_date, axes
+from .display import _format_date
 from .evidence import _JUDGED, Evidence, after_trials, examine
 from .features import FilterConfig, ShortHistory
+from .filter_report import FilterResult, _describe_filter, _filter_metrics, _filter_sections
 from .multiple_testing import _record_trials
-from .performance import _format_metric, compare
+from .performance import compare
 from vpoc_backtest.report import (
     _STRATEGY_NAMES,
     ReportNotes,
     ReportTables,
     _drawn_profits,
     _evidence_sections,
-    _html,
-    _html_figure,
     _named_results,
     _report_html,
     plot_comparison,
@@ -65,40 +64,13 @@ from .storage import atomic_folder
 from .sweeps import StudyConfig, _combinations, _grid_trials, _trial_settings
 from .verdict import VerdictErrorRates, _conclusion, recommendation, verdict, verdict_error_rates
 
-
-# %% ../nbs/08_ml_backtest.ipynb #9d5e239b
+# %% ../nbs/08_ml_backtest.ipynb #5fe894ff
 def _verdict_sentences(verdicts: dict[str, dict]) -> list[str]:
     "Return the recommendation of each strategy with its reasons."
     shown = _named_results(verdicts).items()
     return [f"{name.capitalize()}: {v['recommendation']} {v['reasons']}" for name, v in shown]
 
-# %% ../nbs/08_ml_backtest.ipynb #eae139ce
-@dataclass(frozen=True)
-class FilterResult:
-    "What a filter said of the signals, out of sample, and what became of those it refused."
-    source: str  # how it was trained, in words
-    first: pd.Timestamp  # first session of the comparison
-    judged: pd.DataFrame  # of `filter_signals`
-    refused: BacktestResult  # the signals that did not pass, traded
-    calibration: pd.DataFrame  # outcome of both orders of every session by confidence
-    windows: tuple | None  # sessions of the samples and windows of the walk-forward; None for a saved filter
-    config: FilterConfig  # with which it was trained, and the confidence it asks for
-    evidence: object = None  # `FilterEvidence`, None: not gathered
-
-    def __repr__(self): return f'Filtered: from {self.first:%Y-%m-%d} on, {_describe_filter(self)}'
-
-    def _repr_html_(self):
-        told = _filter_metrics(self)
-        profit = _format_metric('total_profit', told['refused_profit'])
-        return _figures_html(f'What the filter said from {self.first:%Y-%m-%d} on', {
-            'How it was trained': self.source,
-            'Signals': told['signals'],
-            'Accepted': told['accepted'],
-            'Refused': told['refused'],
-            'Without an opinion': told['unjudged'],
-            'The refused ones would have made': f'{profit} in {told["refused_trades"]:,} trades'})
-
-# %% ../nbs/08_ml_backtest.ipynb #352460a9
+# %% ../nbs/08_ml_backtest.ipynb #eca2e329
 @dataclass(frozen=True)
 class Run:
     "Everything that a run found out."
@@ -152,42 +124,12 @@ class Run:
 
     def _repr_html_(self): return _run_html(self.sentences(), compare(**_named_results(self.results)))
 
-# %% ../nbs/08_ml_backtest.ipynb #a6f7f0ca
+# %% ../nbs/08_ml_backtest.ipynb #32eb413b
 def _run_html(sentences: list[str], table: pd.DataFrame) -> str:
     "Return sentences, and a table below them, as JupyterLab shows them."
     return f'<p>{"</p><p>".join(map(escape, sentences))}</p>{table.to_html()}'
 
-# %% ../nbs/08_ml_backtest.ipynb #91628d22
-def _filter_metrics(
-    filtered: FilterResult  # of `run_pipeline`
-) -> dict:  # plain values
-    "Return how many orders a filter accepted and refused, and what the refused ones would have made."
-    judged = filtered.judged
-    refused = filtered.refused.metrics
-    return {'source': filtered.source,
-            'first_session': str(filtered.first.date()),
-            'signals': len(judged), 'accepted': int(judged.accepted.sum()),
-            'refused': int((~judged.accepted & judged.confidence.notna()).sum()),
-            'unjudged': int(judged.confidence.isna().sum()),
-            'refused_trades': refused['trades'], 'refused_profit': refused['total_profit'],
-            'findings': filtered.evidence.sentences() if filtered.evidence else []}
-
-# %% ../nbs/08_ml_backtest.ipynb #c6afe9b6
-def _describe_filter(
-    filtered: FilterResult  # of `run_pipeline`
-) -> str:  # what it did with the signals
-    "Say what a filter refused, and what that would have earned."
-    told = _filter_metrics(filtered)
-    table = filtered.calibration
-    usual = (table['mean'] * table.trades).sum() / max(table.trades.sum(), 1)
-    text = f'{told["accepted"]:,} of {told["signals"]:,} signals accepted'
-    if told['unjudged']: text += f', no opinion on {told["unjudged"]:,} (a figure was missing)'
-    text += (f'; the refused ones would have made {_format_metric("total_profit", told["refused_profit"])} '
-             f'in {told["refused_trades"]:,} trades '
-             f'(average result of all candidate orders: {usual:+.2f} R)')
-    return text.replace('-', '−')
-
-# %% ../nbs/08_ml_backtest.ipynb #0aae16cc
+# %% ../nbs/08_ml_backtest.ipynb #c57ca516
 @dataclass(frozen=True, eq=False)
 class _RuleOrders:
     "A market with the levels and orders of the rule, before anything is traded."
@@ -199,7 +141,7 @@ class _RuleOrders:
     signals: pd.DataFrame  # of `make_signals`
     seed: int  # of everything random
 
-# %% ../nbs/08_ml_backtest.ipynb #bcb9337e
+# %% ../nbs/08_ml_backtest.ipynb #1419ef13
 def _no_orders(why: pd.DataFrame) -> str:
     "Return the most frequent reason why there was no order."
     if not len(why): return 'one session has no day before it'
@@ -220,7 +162,7 @@ def _prepare_rule(market: MarketData, config: RunConfig, seed: int, say: Callabl
     if not len(signals): say(f'           {_no_orders(why)}')
     return _RuleOrders(market, config, quality, levels, why, signals, seed)
 
-# %% ../nbs/08_ml_backtest.ipynb #ebc6c68b
+# %% ../nbs/08_ml_backtest.ipynb #0773ed33
 @dataclass(frozen=True, eq=False)
 class _Predicted:
     "What a filter said of samples, and how to ask it again."
@@ -230,10 +172,11 @@ class _Predicted:
     source: str  # how it was trained, in words
     windows: tuple | None  # sessions of the samples and windows of the walk-forward; None for a saved filter
     config: FilterConfig
+    walked: object = None  # `WalkForward`, None for a saved filter
 
     def __repr__(self): return f'_Predicted: {len(self.predictions):,} predictions, {self.source}'
 
-# %% ../nbs/08_ml_backtest.ipynb #393556a7
+# %% ../nbs/08_ml_backtest.ipynb #6c8d3073
 def _saved_predictions(
     market: MarketData, levels: pd.DataFrame, config: RunConfig, model: str, device: str
 ) -> _Predicted:
@@ -252,7 +195,7 @@ def _saved_predictions(
     settings = replace(saved.config, min_confidence=config.filter.min_confidence)
     return _Predicted(samples, ask(samples), ask, source, None, settings)
 
-# %% ../nbs/08_ml_backtest.ipynb #6acb31f8
+# %% ../nbs/08_ml_backtest.ipynb #40f423a7
 def _trained_predictions(rule: _RuleOrders, device: str, say: Callable) -> _Predicted:
     "Train filters walk-forward and return their predictions; raise `ShortHistory` for too few sessions."
     from vpoc_backtest.meta_labeling import filter_samples
@@ -267,11 +210,19 @@ def _trained_predictions(rule: _RuleOrders, device: str, say: Callable) -> _Pred
     ask = lambda some: walk_forward(some, config, seed=rule.seed, device=device).predictions
     dates = pd.DatetimeIndex(samples.date)
     start = dates[walked.windows[0].train[0]].date()
-    source = (f'{len(walked.windows)} windows of {config.members} networks, '
-              f'trained walk-forward from {start} on')
-    return _Predicted(samples, walked.predictions, ask, source, (dates, walked.windows), config)
+    by_model = walked.predictions.drop_duplicates('window').model.value_counts()
+    used = ', '.join(f'{_model_label(kind)} in {n}' for kind, n in by_model.items())
+    source = f'{len(walked.windows)} windows, trained walk-forward from {start} on: {used}'
+    cut = int(walked.outliers.sum())
+    say(f'           {cut:,} values beyond the limits of their training window were cut')
+    return _Predicted(samples, walked.predictions, ask, source, (dates, walked.windows), config, walked)
 
-# %% ../nbs/08_ml_backtest.ipynb #33febc8e
+def _model_label(kind: str) -> str:
+    "Return the plain name of a kind of model."
+    from vpoc_backtest.contenders import _CONTENDER_LABELS
+    return _CONTENDER_LABELS[kind]
+
+# %% ../nbs/08_ml_backtest.ipynb #e3623649
 def _ask_filter(rule: _RuleOrders, model: str, device: str, say: Callable) -> tuple[_Predicted, pd.DataFrame]:
     "Return the predictions of a filter and the signals it judged; raise `BadData` or `ShortHistory`."
     from vpoc_backtest.meta_labeling import filter_signals
@@ -295,9 +246,10 @@ def _trade_filtered(
                'ml': trade(judged[judged.accepted])}
     refused = trade(judged[~judged.accepted & judged.confidence.notna()])
     table = _calibration(said.predictions, said.samples)
-    return results, FilterResult(said.source, first, judged, refused, table, said.windows, said.config)
+    outliers = said.walked.outliers if said.walked else None
+    return results, FilterResult(said.source, first, judged, refused, table, said.windows, said.config, outliers)
 
-# %% ../nbs/08_ml_backtest.ipynb #17dfe4b4
+# %% ../nbs/08_ml_backtest.ipynb #e20ca923
 def _trade(
     rule: _RuleOrders, model: str | None, device: str, say: Callable
 ) -> tuple[dict[str, BacktestResult], FilterResult | None, _Predicted | None]:
@@ -312,7 +264,7 @@ def _trade(
     result = run_backtest(rule.market.bars, rule.signals, rule.config.backtest, rule.market.contract)
     return {'original': result}, None, None
 
-# %% ../nbs/08_ml_backtest.ipynb #d9e27776
+# %% ../nbs/08_ml_backtest.ipynb #3e8c13ac
 @dataclass(frozen=True)
 class EvidenceConfig:
     "Which checks a run makes, and where its results are counted as trials."
@@ -320,8 +272,9 @@ class EvidenceConfig:
     ledger: Path | None = None  # folder whose trials.parquet counts the results; None: they are not counted
     jobs: int | None = None  # processes for null markets; None: as `joblib.parallel_config` says
     setups: int = 0  # null markets of each kind on which traders' claims are tried; 0: they are not tried
+    filter_nulls: int = 0  # null markets on which the filter is trained again; 0: it is not
 
-# %% ../nbs/08_ml_backtest.ipynb #a518ea01
+# %% ../nbs/08_ml_backtest.ipynb #b3d30919
 _FEWEST = 40  # null markets; with fewer the error rates of the verdict are not measured
 
 def _filter_evidence(
@@ -329,7 +282,7 @@ def _filter_evidence(
     orders: CausalityCheck  # of the rule's orders
 ) -> object:
     "Return what speaks for and against the filter, as `FilterEvidence`."
-    from vpoc_backtest.meta_labeling import (
+    from vpoc_backtest.filter_evidence import (
         _check_features,
         _check_predictions,
         _check_profile_features,
@@ -346,6 +299,32 @@ def _filter_evidence(
     return examine_filter(bars, filtered.judged, rule.config.backtest, market.contract,
                           checks=tuple(checks), seed=rule.seed)
 
+def _compare_filters(rule: _RuleOrders, said: _Predicted, device: str) -> pd.DataFrame:
+    "Return the bake-off: every kind of model on the samples and windows of the filter."
+    from vpoc_backtest.meta_labeling import _all_kinds, bake_off
+    walked = said.walked
+    kinds = _all_kinds(said.samples, walked, said.config, rule.seed, device)
+    if len(walked.by_kind) > 1: kinds = kinds | {'chosen': walked.predictions}
+    return bake_off(kinds, said.samples, walked.full_from, min_confidence=said.config.min_confidence,
+                    seed=rule.seed)
+
+def _try_filter_on_nulls(rule: _RuleOrders, said: _Predicted, wanted: EvidenceConfig, device: str) -> object:
+    "Return the filter beside the same one trained on null markets, as `FilterNullTest`."
+    from vpoc_backtest.filter_evidence import filter_null_test
+    market = rule.market
+    study = replace(_study_of(rule, None), seed=rule.seed, jobs=wanted.jobs, ledger=wanted.ledger)
+    return filter_null_test(market.bars, market.vix, rule.config.rules, said.config, rule.config.backtest,
+                            wanted.filter_nulls, device=device, study=study)
+
+def _filter_found(rule: _RuleOrders, filtered: FilterResult, said: _Predicted, wanted: EvidenceConfig,
+                  orders: CausalityCheck, device: str) -> object:
+    "Return the evidence for a filter, and beside it, where it was trained here, other models and null markets."
+    evidence = _filter_evidence(rule, filtered, said, orders)
+    if said.walked is None: return evidence
+    evidence = replace(evidence, compared=_compare_filters(rule, said, device))
+    if not wanted.filter_nulls: return evidence
+    return replace(evidence, nulls=_try_filter_on_nulls(rule, said, wanted, device))
+
 def _study_of(rule: _RuleOrders, filtered: FilterResult | None) -> StudyConfig:
     "Return what all studies of a run share; trades count from where the filter begins."
     first = filtered.first if filtered else None
@@ -353,7 +332,7 @@ def _study_of(rule: _RuleOrders, filtered: FilterResult | None) -> StudyConfig:
 
 def _gather_evidence(
     rule: _RuleOrders, filtered: FilterResult | None, said: _Predicted | None, wanted: EvidenceConfig,
-    say: Callable
+    say: Callable, device: str
 ) -> tuple[Evidence, FilterResult | None, VerdictErrorRates | None]:
     "Check the rule and its filter, and measure how often the verdict is wrong on data like these."
     bars = rule.market.bars
@@ -363,8 +342,11 @@ def _gather_evidence(
     evidence = examine(bars, config.rules, config.backtest, wanted.placebos, study=seeded)
     say(f'evidence   {wanted.placebos:,} null markets of each kind, look-ahead, drift, neighbours, costs')
     if filtered:
-        filtered = replace(filtered, evidence=_filter_evidence(rule, filtered, said, evidence.causality))
+        found = _filter_found(rule, filtered, said, wanted, evidence.causality, device)
+        filtered = replace(filtered, evidence=found)
         say('           look-ahead of features and predictions, accepted beside refused orders')
+        if said.walked: say('           seven kinds of model on the same orders')
+        if found.nulls: say(f'           the filter trained again on {wanted.filter_nulls:,} null markets')
     if wanted.placebos < _FEWEST: return evidence, filtered, None
     n = wanted.placebos // 2
     kept = replace(study, ledger=wanted.ledger)
@@ -372,7 +354,7 @@ def _gather_evidence(
     say('verdict    how often it would be wrong on markets like this one')
     return evidence, filtered, rates
 
-# %% ../nbs/08_ml_backtest.ipynb #394874a9
+# %% ../nbs/08_ml_backtest.ipynb #ef07501e
 _SETUP_NULLS = ('mirror', 'block')  # without drift and without memory; with the days in another order
 
 def _try_setups(rule: _RuleOrders, wanted: EvidenceConfig, say: Callable) -> SetupStudy | None:
@@ -421,7 +403,7 @@ def _count_trials(
         f'independent ones, see {ledger}')
     return {name: after_trials(result, counted) for name, result in results.items()}
 
-# %% ../nbs/08_ml_backtest.ipynb #b18725eb
+# %% ../nbs/08_ml_backtest.ipynb #03f3399f
 def _say_results(results: dict[str, BacktestResult], filtered: FilterResult | None, say: Callable):
     "Say what was compared, and how many trades each strategy made."
     if filtered: say(f'compared   from {filtered.first.date()} on, {_describe_filter(filtered)}')
@@ -448,7 +430,7 @@ def run_pipeline(
     found = None
     rates = None
     if evidence.placebos is not None:
-        found, filtered, rates = _gather_evidence(rule, filtered, said, evidence, say)
+        found, filtered, rates = _gather_evidence(rule, filtered, said, evidence, say, device)
     setups = _try_setups(rule, evidence, say)
     if evidence.ledger:
         trials = _run_trials(rule, results, filtered, found)
@@ -458,7 +440,7 @@ def run_pipeline(
     return Run(rule.market, config, rule.quality, rule.levels, rule.why, rule.signals, results, seed,
                filtered, found, rates, setups)
 
-# %% ../nbs/08_ml_backtest.ipynb #7cc22133
+# %% ../nbs/08_ml_backtest.ipynb #3d5098f6
 def _evidence_metrics(
     evidence: Evidence  # of `examine`
 ) -> dict:  # plain values
@@ -484,7 +466,7 @@ def _rate_metrics(
     tables = {name: getattr(rates, name).reset_index().to_dict('records') for name in ('given', 'best')}
     return found | tables | {'findings': rates.sentences()}
 
-# %% ../nbs/08_ml_backtest.ipynb #10ee9ecc
+# %% ../nbs/08_ml_backtest.ipynb #fc4d6779
 def _profit_interval(result: BacktestResult) -> dict | None:
     "Return the central 90% of final profits when sessions are redrawn in blocks; None without any profit."
     drawn = _drawn_profits(result)
@@ -507,7 +489,7 @@ def _run_metrics(
         'error_rates': run.rates and _rate_metrics(run.rates),
         'monte_carlo': {name: _profit_interval(result) for name, result in run.results.items()}}
 
-# %% ../nbs/08_ml_backtest.ipynb #52686c1d
+# %% ../nbs/08_ml_backtest.ipynb #ce898014
 def _manifest(run: Run) -> dict:
     "Return the content of manifest.json."
     return {'format': _FORMAT,
@@ -522,15 +504,16 @@ def _saved_config(run: Run) -> RunConfig:
     if _CONTRACTS.get(contract.symbol) == contract: return run.config
     return replace(run.config, contract=contract)
 
-# %% ../nbs/08_ml_backtest.ipynb #1e2705d6
+# %% ../nbs/08_ml_backtest.ipynb #df2e11fc
 def _signal_table(run: Run) -> pd.DataFrame:
     "Return the signals, with what the filter predicted for those it was asked about."
     if run.filtered is None: return run.signals
     said = run.filtered.judged.rename(columns={'confidence': 'filter_confidence'})
-    columns = ['date', 'side', 'filter_confidence', 'expectation', 'spread', 'trained_until', 'accepted']
+    columns = ['date', 'side', 'filter_confidence', 'score', 'probability', 'expectation', 'lower', 'needed', 'model',
+               'trained_until', 'accepted']
     return run.signals.merge(said[[c for c in columns if c in said]], on=['date', 'side'], how='left')
 
-# %% ../nbs/08_ml_backtest.ipynb #2ac677f5
+# %% ../nbs/08_ml_backtest.ipynb #a44ea717
 def _by_strategy(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     "Return the tables of the strategies below each other, with the strategy in the first column."
     table = pd.concat([table.assign(strategy=name) for name, table in tables.items()])
@@ -556,30 +539,7 @@ def _tables(run: Run) -> dict[str, pd.DataFrame]:
             'quality': run.quality.rename_axis('date').reset_index(),
             **({'setups': run.setups.table.reset_index()} if run.setups else {})}
 
-# %% ../nbs/08_ml_backtest.ipynb #3a6cc8e6
-def _calibration_table(table: pd.DataFrame) -> pd.DataFrame:
-    "Return the outcome by confidence as the page shows it."
-    names = {'trades': 'Trades', 'positive': 'Positive', 'mean': 'Mean outcome', 'error': 'Standard error',
-             'expected': 'Expected'}
-    formats = {'Trades': '{:,.0f}', 'Positive': '{:.0%}'}
-    table = table.rename(columns=names).rename_axis('Confidence')
-    shown = pd.DataFrame({c: table[c].map(formats.get(c, '{:+.3f}').format) for c in table})
-    return shown.replace({'nan%': '–', '+nan': '–'})
-
-def _filter_sections(filtered: FilterResult) -> dict[str, str]:
-    "Return what the report says of the filter."
-    from vpoc_backtest.meta_labeling import plot_calibration
-    from vpoc_backtest.splits import plot_windows
-    told = [f'{filtered.source[:1].upper()}{filtered.source[1:]}. {_describe_filter(filtered)}.']
-    if filtered.evidence: told += filtered.evidence.sentences()
-    caption = 'Outcome of both orders of every session, by the confidence of the filter beforehand'
-    pictures = [_html_figure(plot_calibration(filtered.calibration, axes(size=(8.5, 2.8))), caption)]
-    if filtered.windows:
-        drawn = plot_windows(*filtered.windows, axes(size=(8.5, 2.4)))
-        pictures.append(_html_figure(drawn, 'What each filter was trained on, and what it was asked about'))
-    return {'The filter': _html(*told, _calibration_table(filtered.calibration), *pictures)}
-
-# %% ../nbs/08_ml_backtest.ipynb #3ed33e76
+# %% ../nbs/08_ml_backtest.ipynb #3c204f87
 _NOTE_SAMPLE = ('The sample market: daily bars of the S&P 500 are real, the minutes within each day are '
                 'simulated. Results on it show that the code works. They say nothing about the strategy.')
 _NOTE_EDGE = ('An invented market: an edge was planted into the minutes of the sample market, so that the '
@@ -622,7 +582,7 @@ def _report(run: Run) -> str:
     evidence = {name: run.evidence_of(name) for name in run.results}
     return _report_html(_title(run), run.results, notes, tables, evidence=evidence, more=more, data=data)
 
-# %% ../nbs/08_ml_backtest.ipynb #51c4cc8b
+# %% ../nbs/08_ml_backtest.ipynb #afedfcb7
 def _write_files(run: Run, folder: Path, log: Callable[[], str] | None = None):
     "Write every file of a run into a folder; the log last, so that it can tell of all others."
     import matplotlib.pyplot as plt
@@ -639,7 +599,7 @@ def _write_files(run: Run, folder: Path, log: Callable[[], str] | None = None):
     if log: (folder/'log.txt').write_text(log(), encoding='utf-8')
     plt.close('all')
 
-# %% ../nbs/08_ml_backtest.ipynb #7e8ff7a3
+# %% ../nbs/08_ml_backtest.ipynb #c9327de6
 _FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv',
           'no_order_reasons.csv', 'equity.csv', 'rejects.csv', 'quality.csv', 'setups.csv',
           'levels.parquet',
@@ -653,7 +613,7 @@ def _is_earlier_run(folder: Path) -> bool:
     names = {f.name for f in folder.iterdir()}
     return 'vpoc_backtest' in str(manifest.get('versions', '')) and names <= _FILES | _EARLIER_FILES
 
-# %% ../nbs/08_ml_backtest.ipynb #bf6284f4
+# %% ../nbs/08_ml_backtest.ipynb #172563f0
 def _free_place(out: str | Path) -> Path:
     "Return where a run directory can be written; raise `BadData` if something else is in the way."
     place = Path(out).resolve()
@@ -664,7 +624,7 @@ def _free_place(out: str | Path) -> Path:
     _check_writable(place.parent, out, '--out')
     return place
 
-# %% ../nbs/08_ml_backtest.ipynb #bfbf9bda
+# %% ../nbs/08_ml_backtest.ipynb #ac08ba8d
 def save_run(
     run: Run,  # of `run_pipeline`
     out: str | Path,  # the run directory; an earlier run there is replaced
@@ -674,20 +634,20 @@ def save_run(
     with atomic_folder(_free_place(out)) as new: _write_files(run, new, log)
     return Path(out)
 
-# %% ../nbs/08_ml_backtest.ipynb #f19db100
+# %% ../nbs/08_ml_backtest.ipynb #677d4230
 def _default_out(market: MarketData) -> Path:
     "Return a new run directory, named by the moment and the data."
     name = re.sub(r'\W+', '-', market.source.split(':')[0]).strip('-')
     return Path('BACKTEST')/f'{datetime.now():%Y-%m-%d-%H%M%S-%f}-{name}'
 
-# %% ../nbs/08_ml_backtest.ipynb #e554da7a
+# %% ../nbs/08_ml_backtest.ipynb #2b83c20c
 def _ledger(place: Path) -> Path:
     "Return the folder of the ledger for a run directory."
     here = Path.cwd()
     place = place.resolve()
     return place.parent/'BACKTEST' if here.is_relative_to(place) else Path('BACKTEST')
 
-# %% ../nbs/08_ml_backtest.ipynb #da7ac0f8
+# %% ../nbs/08_ml_backtest.ipynb #e552e1e4
 @dataclass(frozen=True)
 class SavedRun:
     "A run directory, read again."
@@ -722,7 +682,7 @@ class SavedRun:
 
     def _repr_html_(self): return _run_html(self.sentences(), self._compared())
 
-# %% ../nbs/08_ml_backtest.ipynb #34c9b551
+# %% ../nbs/08_ml_backtest.ipynb #07bb38f7
 _RUN_TABLES = ('trades', 'signals', 'skipped', 'equity', 'no_order_reasons', 'rejects', 'quality')
 
 def load_run(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Scorer', 'walk_forward', 'plot_history', 'cross_validate']
 
-# %% ../nbs/07_train.ipynb #99c3632d
+# %% ../nbs/07_train.ipynb #a347b19f
 from dataclasses import dataclass, replace
 from typing import Callable
 
@@ -27,7 +27,7 @@ from vpoc_backtest.ensemble_training import (
 from .features import FilterConfig, Scaler, ShortHistory
 from .splits import Split, _label_days, combinatorial_windows, walk_forward_windows
 
-# %% ../nbs/07_train.ipynb #dd810ee2
+# %% ../nbs/07_train.ipynb #9991988f
 _FIRST, _SHORT = 20, 60  # sessions before the first prediction of the base rate, and of a linear model
 _KNOWN_SHARE = .8  # of a short window's samples in which a figure must be known to take part
 
@@ -68,7 +68,7 @@ def _sample_windows(samples: pd.DataFrame, config: FilterConfig) -> list[_Window
                            f'{samples.date.nunique()}: give a longer history')
     return [_Window(w, False) for w in short] + [_Window(w, True) for w in full]
 
-# %% ../nbs/07_train.ipynb #6ec44363
+# %% ../nbs/07_train.ipynb #58b46667
 def _sequences_of(samples: pd.DataFrame, config: FilterConfig, kind: str) -> np.ndarray | None:
     "Return `_sequences` for the attention network; None for models that read one session."
     return _sequences(samples, config.sequence) if kind == 'attention' else None
@@ -98,7 +98,7 @@ def _prepare(samples: pd.DataFrame, window: _Window, config: FilterConfig) -> _P
     if not fitted.names: return None
     return _Prepared(fitted, np.nan_to_num(fitted.scaler.transform(samples)), usable)
 
-# %% ../nbs/07_train.ipynb #e4b97ca6
+# %% ../nbs/07_train.ipynb #adec4599
 _LINEAR = ('logistic', 'ridge')  # fitted to short windows too
 _NETWORKS = ('mlp', 'attention')
 _MOST = 3.  # standard deviations of a model's outputs that a score may reach
@@ -198,7 +198,7 @@ def _score(kind: str, market: _Market, models: list, config: FilterConfig) -> _S
         if len(rows): scores[rows] = scorers[-1].scores(p.x, read[rows])
     return _Scored(kind, scorers, scores)
 
-# %% ../nbs/07_train.ipynb #241226f3
+# %% ../nbs/07_train.ipynb #aeba5401
 _COLUMNS = ['score', 'probability', 'expectation', 'lower', 'confidence']  # of a prediction
 
 def _window_calibration(samples: pd.DataFrame, window: Split, scores: np.ndarray, winsor: float
@@ -224,7 +224,7 @@ def _predict_windows(samples: pd.DataFrame, windows: list[_Window], scored: _Sco
         out[test] = np.column_stack([scores, *(said[c] for c in _COLUMNS[1:])])
     return out
 
-# %% ../nbs/07_train.ipynb #e54c0239
+# %% ../nbs/07_train.ipynb #e72cf0d0
 _CANDIDATES = ('base_rate', 'logistic', 'ridge', 'boosting', 'mlp')  # of arch='auto', the simplest first
 _BLOCK, _MIN_BLOCKS = 10, 5  # sessions in a block, and the fewest blocks that a choice is based on
 
@@ -247,7 +247,7 @@ def _choose(samples: pd.DataFrame, train: np.ndarray, predictions: list[np.ndarr
     session = np.unique(samples.date.to_numpy()[train[known]], return_inverse=True)[1]
     return _simplest_of_the_best((target[known] - expected[:, known])**2, session // _BLOCK)
 
-# %% ../nbs/07_train.ipynb #bfae0fc2
+# %% ../nbs/07_train.ipynb #bb243c68
 _THRESHOLDS = (0., .05, .1, .2)  # standard deviations of the outcomes
 
 def _least_promise(lower: np.ndarray, results: np.ndarray) -> float:
@@ -264,13 +264,13 @@ def _threshold(samples: pd.DataFrame, train: np.ndarray, prediction: np.ndarray)
     known = ~np.isnan(target) & ~np.isnan(lower)
     return _least_promise(lower[known], target[known])
 
-# %% ../nbs/07_train.ipynb #671af0a5
+# %% ../nbs/07_train.ipynb #7831ccd5
 def _taken(predictions: pd.DataFrame, min_confidence: float | None) -> np.ndarray:
     "Mark the orders that are taken: by their lower bound, or by a confidence where one is given."
     if min_confidence is not None: return (predictions.confidence >= min_confidence).to_numpy()
     return (predictions.lower >= predictions.needed).to_numpy()
 
-# %% ../nbs/07_train.ipynb #9fd1f33b
+# %% ../nbs/07_train.ipynb #b21efb87
 @dataclass(frozen=True)
 class TradeFilter:
     "A model that predicts the outcome of orders, and what its scores are worth."
@@ -326,7 +326,7 @@ def _prediction_table(samples: pd.DataFrame, rows: np.ndarray, said: np.ndarray,
     table = pd.DataFrame(said, columns=_COLUMNS)
     return pd.concat([keys, table], axis=1).assign(needed=needed, model=kind)
 
-# %% ../nbs/07_train.ipynb #84198eac
+# %% ../nbs/07_train.ipynb #33d66945
 def _known_until(samples: pd.DataFrame, rows: np.ndarray) -> str:
     "Return the day on which the last label of some samples was known; empty where none is."
     days = _label_days(pd.DatetimeIndex(samples.date), samples.label_end)
@@ -346,7 +346,7 @@ def _final_filter(samples: pd.DataFrame, scored: _Scored, market: _Market, predi
     return TradeFilter(scored.kind, scorer, list(names), prepared.fitted.scaler if names else None, calibration,
                        _threshold(samples, train, prediction), config, (first, _known_until(samples, train)))
 
-# %% ../nbs/07_train.ipynb #ee4263e7
+# %% ../nbs/07_train.ipynb #9f9f28ca
 @dataclass(frozen=True)
 class WalkForward:
     "Out-of-sample predictions, and the windows and the training behind them."
@@ -354,6 +354,7 @@ class WalkForward:
     by_kind: dict[str, pd.DataFrame]  # the same of each kind of model by itself
     windows: list[Split]  # rows of the samples
     full_from: pd.Timestamp | None  # first session for which every kind of model could be fitted
+    outliers: pd.Series  # predicted values that were cut at the limits of their window, by column
     history: pd.DataFrame  # of the networks' training, one row a pass and epoch; empty without networks
     final: TradeFilter | None  # trained on everything, for the sessions to come
 
@@ -382,7 +383,7 @@ def _promised(samples: pd.DataFrame, windows: list[_Window], prediction: np.ndar
     table = _prediction_table(samples, rows, prediction[rows], needed[number], np.array(kinds)[number])
     return table.assign(window=number, trained_until=np.array(until)[number])
 
-# %% ../nbs/07_train.ipynb #93891aa4
+# %% ../nbs/07_train.ipynb #89c55c3e
 def _make_market(samples: pd.DataFrame, config: FilterConfig, final: bool) -> _Market:
     "Return a market with its windows; with `final` a last one trains on everything and predicts nothing."
     windows = _sample_windows(samples, config)
@@ -406,7 +407,15 @@ def _conclude_walk(market: _Market, scored: list[_Scored], config: FilterConfig,
     last = _final_filter(samples, scored[chosen[-1]], market, believed, config) if final else None
     names = [kinds[k] for k in chosen[:len(windows)]]
     return WalkForward(table(believed, names), by_kind, [w.split for w in windows], full[0] if full else None,
-                       history, last)
+                       _count_outliers(market), history, last)
+
+def _count_outliers(market: _Market) -> pd.Series:
+    "Count the values of predicted samples that lay beyond the limits of their training window, by column."
+    pairs = [(p.fitted.scaler, w.split.test) for w, p in zip(market.windows, market.prepared) if p]
+    counts = [scaler.outliers(market.samples.iloc[rows]) for scaler, rows in pairs]
+    figures = market.samples.columns.drop(list(_KEYS))
+    if not counts: return pd.Series(0, figures, name='outliers')
+    return pd.concat(counts, axis=1).sum(axis=1).reindex(figures, fill_value=0).astype(int).rename('outliers')
 
 def _walk_forwards(tables: list[pd.DataFrame], config: FilterConfig, training: _Training, final: bool = False
                    ) -> list[WalkForward]:
@@ -420,7 +429,7 @@ def _walk_forwards(tables: list[pd.DataFrame], config: FilterConfig, training: _
         for market, fitted, found in zip(markets, models, scored): found.append(_score(kind, market, fitted, config))
     return [_conclude_walk(m, s, config, final, history) for m, s in zip(markets, scored)]
 
-# %% ../nbs/07_train.ipynb #8d533b6e
+# %% ../nbs/07_train.ipynb #f54e87a6
 def walk_forward(
     samples: pd.DataFrame,  # of `_make_samples`
     config: FilterConfig = FilterConfig(),  # model, windows, training
@@ -439,7 +448,7 @@ def walk_forward(
     orders in twenty sessions or fewer."""
     return _walk_forwards([samples], config, _Training(config, seed, device, files, say), final)[0]
 
-# %% ../nbs/07_train.ipynb #981bed79
+# %% ../nbs/07_train.ipynb #32b3a7e0
 def plot_history(
     history: pd.DataFrame,  # of `walk_forward`: one row a pass and epoch
     panels: np.ndarray  # four matplotlib axes to draw on
@@ -458,7 +467,7 @@ def plot_history(
     panels[0].legend(frameon=False, fontsize=8)
     return panels
 
-# %% ../nbs/07_train.ipynb #5d684b85
+# %% ../nbs/07_train.ipynb #e46490f6
 def cross_validate(
     samples: pd.DataFrame,  # of `_make_samples`
     config: FilterConfig,  # which model, and its training
