@@ -128,7 +128,7 @@ def test_filter_trained_on_all_sessions_is_refused(market):
 @pytest.mark.parametrize('args, message', [
     (['--hidden_layers', 'wide'], 'write whole numbers'),
     (['--epochs', '0'], 'epochs=0'),
-    (['--arch', 'tree'], 'use mlp or attention'),
+    (['--arch', 'tree'], 'mlp or attention'),
     (['--until', 'soon'], 'write it as 2016-06-30'),
     (['--resume'], 'leave out --resume'),
     (['--data', 'no.csv'], 'no such file'),

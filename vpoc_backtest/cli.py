@@ -155,7 +155,7 @@ _EXAMPLES = {
     'data': 'exports/', 'sample': 'edge=0.4', 'vix': 'VIX_History.csv', 'out': 'BACKTEST/first',
     'config': 'my.toml', 'symbol': 'MES', 'model': 'latest', 'seed': '1', 'layout': 'ninjatrader',
     'tz': 'America/Chicago', 'stamp': 'end', 'segment': 'RTH', 'device': 'cpu', 'placebo': '200', 'jobs': '2',
-    'ledger': 'BACKTEST', 'setups': '50', 'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40',
+    'ledger': 'BACKTEST', 'setups': '50', 'filter': 'ridge', 'filter_nulls': '100', 'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40',
     'batch_size': '64', 'learning_rate': '0.001', 'hidden_layers': '192,128,64', 'arch': 'mlp',
     'members': '20', 'device_ids': '0,1', 'until': '2016-06-30'}
 
@@ -170,7 +170,7 @@ def _wrong(option: str, value: object, why: object) -> ValueError:
 
 # %% ../nbs/08c_cli.ipynb #0b7a0004
 _MIN_CONFIDENCE = '[filter] min_confidence in the file of --config'
-_ACCEPTS = f'the filter accepts an order by its confidence: {_MIN_CONFIDENCE}'
+_ACCEPTS = f'the filter accepts an order by its lower bound, or by its confidence: {_MIN_CONFIDENCE}'
 _TRADED = '--symbol says what is traded, and --vix names the VIX'
 _COMPARED = 'both strategies are always compared: leave it out'
 
@@ -499,6 +499,9 @@ class _BacktestOptions:
     # filter over the rule: train, latest (in TRAINING/), a folder, or none
     # (default: train if the history is long enough)
     model: str = None
+    # which model to train: auto (chosen by earlier predictions), base_rate, logistic, ridge, boosting, tabm,
+    # mlp or attention (default: that of [filter] arch in --config, else auto)
+    filter: str = None
     seed: int = 0  # of everything random
     # of the files: auto, or ninjatrader, sierra, tradestation, kibot, backtestmarket, firstrate, databento,
     # tradingview, lean, generic, month-first, day-first, trades, parquet, dbn
@@ -512,6 +515,9 @@ class _BacktestOptions:
     placebo: int = 200
     # null markets of each kind on which claims of traders about the market profile are tried, 0 for none
     setups: int = 50
+    # null markets on which the filter is trained again, every model of it, 0 for none; 100 take minutes, and
+    # those that are finished are kept in the ledger
+    filter_nulls: int = 0
     jobs: int = 1  # processes for the null markets, -1 for one a core
     ledger: str = None  # folder whose trials.parquet counts the results (default: BACKTEST)
     # write all settings with their defaults and a comment on each to this file, and do nothing else
@@ -519,6 +525,15 @@ class _BacktestOptions:
     version: Param('print the version, and do nothing else', action='version') = _VERSION
     open: bool = False  # open report.html in the browser when it is written
     verbose: bool = False  # with seconds since the start, and library warnings
+
+# %% ../nbs/08c_cli.ipynb #223801a3
+def _with_filter(settings: object, name: str | None, model: str | None) -> object:
+    "Return settings with the model that --filter names; raise `BadData` where it is not known or not trained."
+    if name is None: return settings
+    if model not in (None, 'train'):
+        raise _wrong('filter', name, f'it is a model to train, and --model {model} trains none: leave one out')
+    try: return replace(settings, filter=replace(settings.filter, arch=name))
+    except ValueError as e: raise _wrong('filter', name, e) from None
 
 # %% ../nbs/08c_cli.ipynb #bba3439e
 def _backtest_command(
@@ -531,9 +546,10 @@ def _backtest_command(
     from vpoc_backtest.run_config import SampleConfig, _count_bars, load_market
     _check_options(options.model, options.device, options.seed, options.placebo, options.jobs)
     _check_number('setups', options.setups, 0)
+    _check_number('filter_nulls', options.filter_nulls, 0)
     _check_reading(options)
     sample = SampleConfig(options.seed, _planted_edge(options.sample, options.data))
-    settings = _settings(options.config, options.segment)
+    settings = _with_filter(_settings(options.config, options.segment), options.filter, options.model)
     contract = _traded(options.symbol, settings.contract)
     if options.out is not None: _free_place(options.out)
     with show_progress(options.verbose) as say:
@@ -545,7 +561,7 @@ def _backtest_command(
         say(f'VIX        {market.vix_from}')
         place = _default_out(market) if options.out is None else Path(options.out)
         ledger = Path(options.ledger) if options.ledger else _ledger(place)
-        evidence = EvidenceConfig(options.placebo, ledger, options.jobs, options.setups)
+        evidence = EvidenceConfig(options.placebo, ledger, options.jobs, options.setups, options.filter_nulls)
         run = run_pipeline(market, settings, options.seed, say, options.model, options.device,
                            evidence=evidence)
         _save_and_print(run, place, say, options.open)
@@ -580,7 +596,7 @@ class _TrainOptions:
     batch_size: int = None  # samples a step
     learning_rate: float = None  # at its highest
     hidden_layers: str = None  # widths, as in 192,128,64
-    arch: str = None  # mlp, or attention over the last sessions
+    arch: str = None  # the model: auto, base_rate, logistic, ridge, boosting, tabm, mlp or attention
     members: int = None  # networks in the ensemble
     use_mixed_precision: bool = False  # multiply in bfloat16
     device_ids: str = None  # GPUs to train on, as in 0,1 (default: the first, or the CPU if there is none)

@@ -49,7 +49,8 @@ def _check_filter_config(config: object):
     "Raise `ValueError` for a setting that is not allowed."
     for name, known in _CHOICES.items():
         value = getattr(config, name)
-        if value not in known: raise ValueError(f'{name}={value!r} is not known: use {" or ".join(known)}')
+        if value not in known: raise ValueError(f'{name}={value!r} is not known: '
+                             f'use {", ".join(known[:-1])} or {known[-1]}')
     widths = config.hidden if isinstance(config.hidden, (tuple, list)) else ()
     if not widths or any(type(w) is not int or w < 1 for w in widths):
         raise ValueError(f'hidden={config.hidden} must be the widths of the layers, as in (128, 64)')

@@ -497,7 +497,7 @@ def _git_revision() -> str | None:
     return out.stdout.strip() or None
 
 # %% ../nbs/07b_run_config.ipynb #da7ac0f6
-_FORMAT = 2  # of run directories and trainings; one more whenever what is in them changes its meaning
+_FORMAT = 3  # of run directories and trainings; one more whenever what is in them changes its meaning
 
 def _read_manifest(manifest: Path) -> object:
     "Return the content of a manifest; raise `BadData` where there is none or it is not JSON."

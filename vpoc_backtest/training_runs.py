@@ -23,6 +23,7 @@ import pandas as pd
 
 from .data import BadData, _fingerprint
 from .display import axes
+from .filter_report import _outlier_metrics, _outlier_sentence
 from .ml_backtest import _saved_predictions
 from vpoc_backtest.run_config import (
     _FORMAT,
@@ -47,7 +48,8 @@ from .storage import _UNFINISHED, atomic_file, atomic_update, lock_folder
 
 # %% ../nbs/08a_training_runs.ipynb #d32430d1
 _TRAINED_SHARE = .75  # of the sessions, where no date is given
-_MIN_OUTCOMES = 60  # of orders, known by the end of the training: 50 to fit and 10 to check
+_MIN_SESSIONS = 60  # with orders, by the end of the training: with fewer there is nothing but a base rate
+_MIN_OUTCOMES = 30  # of orders, known by then
 
 def _parse_day(until: str) -> pd.Timestamp:
     "Return the date of an option; raise `BadData`."
@@ -68,26 +70,25 @@ def _learnable(
     return known.assign(target=known.target.mask(late)), last
 
 # %% ../nbs/08a_training_runs.ipynb #d32430d2
-def _check_enough(samples: pd.DataFrame, last: pd.Timestamp, config: RunConfig, until: str | None):
+def _check_enough(samples: pd.DataFrame, last: pd.Timestamp, until: str | None):
     "Raise `BadData`, with the numbers, where too few sessions or outcomes lie before the end of a training."
     sessions = samples.date.nunique()
     outcomes = int(samples.target.notna().sum())
-    least = config.filter.first_sessions + 1
-    if sessions >= least and outcomes >= _MIN_OUTCOMES: return
-    later = 'give more data, a later date' if until else 'give more data, or a date with --until'
-    fewer = ', or a smaller first_sessions in [filter] of --config' if sessions < least else ''
-    raise BadData(f'too little to train on up to {last.date()}: {sessions:,} sessions with the history that '
-                  f'the features need, of at least {least:,} that are needed, and {outcomes:,} orders with '
-                  f'an outcome, of at least {_MIN_OUTCOMES}: {later}{fewer}')
+    if sessions >= _MIN_SESSIONS and outcomes >= _MIN_OUTCOMES: return
+    later = 'give more data, or a later date' if until else 'give more data, or a date with --until'
+    raise BadData(f'too little to train on up to {last.date()}: {sessions:,} sessions with orders, of at '
+                  f'least {_MIN_SESSIONS:,} that are needed, and {outcomes:,} orders with an outcome, of at '
+                  f'least {_MIN_OUTCOMES}: {later}')
 
 # %% ../nbs/08a_training_runs.ipynb #96b66931
 def _out_of_sample(
     predictions: pd.DataFrame,  # of `walk_forward`, with `target`
-    min_confidence: float = 70.  # 0 to 100, from which an order is accepted
+    min_confidence: float | None = None  # 0 to 100, see `filter_signals`
 ) -> dict:  # first_session, last_session, orders, mean, accepted, their mean and error, rank_correlation
     "Return the figures of a walk-forward, in the unit of its target."
+    from vpoc_backtest.train import _taken
     known = predictions.dropna(subset=['target', 'confidence'])
-    accepted = known[known.confidence >= min_confidence].target
+    accepted = known[_taken(known, min_confidence)].target
     return {'first_session': str(predictions.date.min().date()),
             'last_session': str(predictions.date.max().date()),
             'orders': len(known),
@@ -95,20 +96,21 @@ def _out_of_sample(
             'accepted': len(accepted),
             'accepted_mean': float(accepted.mean()),
             'accepted_error': float(accepted.sem()) if len(accepted) > 1 else float('nan'),
-            'rank_correlation': float(known.expectation.corr(known.target, method='spearman'))}
+            'rank_correlation': float(known.score.corr(known.target, method='spearman'))}
 
 # %% ../nbs/08a_training_runs.ipynb #8df74f8c
 def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
-    "Draw history.png and calibration.png."
+    "Draw history.png, where networks were trained, and calibration.png."
     from matplotlib import pyplot as plt
 
     from vpoc_backtest.meta_labeling import plot_calibration
     from vpoc_backtest.train import plot_history
-    panels = axes(size=(11, 2.6), ncols=4)
-    plot_history(history, panels)
-    panels[0].figure.savefig(folder/'history.png', dpi=120, metadata={'Software': None})
-    ax = plot_calibration(table, axes(size=(8, 3)))
-    ax.figure.savefig(folder/'calibration.png', dpi=120, metadata={'Software': None})
+    if len(history):
+        panels = axes(size=(11, 2.6), ncols=4)
+        plot_history(history, panels)
+        panels[0].figure.savefig(folder/'history.png', dpi=120, metadata={'Software': None})
+    panels = plot_calibration(table)
+    panels[0].figure.savefig(folder/'calibration.png', dpi=120, metadata={'Software': None})
     plt.close('all')
 
 # %% ../nbs/08a_training_runs.ipynb #5d69a2af
@@ -120,11 +122,12 @@ def _training_metrics(config: RunConfig, samples: pd.DataFrame, walked: object, 
     "Return the content of metrics.json."
     return {'out_of_sample': figures,
             'training_span': list(walked.final.trained),
+            'model': walked.final.kind,
             'samples': len(samples),
             'figures': len(walked.final.names),
             'windows': len(walked.windows),
             'members': config.filter.members,
-            'outliers': walked.final.scaler.outliers(samples).to_dict()}
+            'outliers': _outlier_metrics(walked.outliers)}
 
 def _save_training(
     folder: Path, market: MarketData, config: RunConfig, samples: pd.DataFrame, walked: object, figures: dict,
@@ -172,7 +175,7 @@ def _training_samples(
     samples = filter_samples(market.bars, levels, market.vix, config.rules, config.filter, config.backtest,
                              market.contract)
     samples, last = _learnable(samples, levels.index, until)
-    _check_enough(samples, last, config, until)
+    _check_enough(samples, last, until)
     say(f'samples    {len(samples):,} orders up to {last.date()}, {samples.target.notna().sum():,} with an '
         f'outcome, {samples.shape[1] - 4} figures each; {(levels.index > last).sum():,} later sessions left '
         'unseen')
@@ -192,6 +195,7 @@ def _train_and_save(training: _Training, say: Callable) -> dict:
         walked = walk_forward(samples, config.filter, seed=training.seed, device=training.device, final=True,
                               files=files, say=say)
     except ValueError as e: raise BadData(f'{market.source}: {e}') from None
+    say(f'           {_outlier_sentence(walked.outliers)}')
     found = _out_of_sample(_with_outcomes(walked.predictions, samples), config.filter.min_confidence)
     if first: _save_training(training.folder, market, config, samples, walked, found, training.seed)
     return found
@@ -396,8 +400,8 @@ def _read_training(training: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise BadData(f'{training}: its files cannot be read ({e})') from None
     settings = _settings_of(training)
-    network = None
-    if settings: network = f'{settings.filter.arch} {"-".join(map(str, settings.filter.hidden))}'
+    network = str(found.get('model'))
+    if settings and network in ('mlp', 'attention'): network += f' {"-".join(map(str, settings.filter.hidden))}'
     return figures | {'network': network, 'fingerprint': str(manifest.get('fingerprint')),
                       'source': manifest.get('source'), 'basis': _training_basis(manifest, settings)}
 
@@ -457,7 +461,7 @@ def _evaluate_runs(
 # %% ../nbs/08a_training_runs.ipynb #82a59755
 def _noted_predictions(path: Path) -> pd.DataFrame:
     "Return the predictions that a training left, with their outcomes; raise `BadData`."
-    columns = ['date', 'side', 'expectation', 'confidence', 'target']
+    columns = ['date', 'side', 'probability', 'expectation', 'confidence', 'target']
     try: return pd.read_csv(path, parse_dates=['date'])[columns]
     except (OSError, ValueError, KeyError) as e:
         raise BadData(f'{path}: cannot be read ({e}): train again or remove the folder') from None
@@ -529,10 +533,10 @@ def _draw_calibration(predictions: dict[str, pd.DataFrame], file: Path):
     from matplotlib import pyplot as plt
 
     from vpoc_backtest.meta_labeling import _calibration, plot_calibration
-    panels = np.atleast_1d(axes(size=(9, 2.9 * len(predictions)), nrows=len(predictions)))
-    for (name, p), ax in zip(predictions.items(), panels):
-        plot_calibration(_calibration(p.drop(columns='target'), p), ax).set_title(name, loc='left')
-    panels[0].figure.savefig(file, dpi=120, metadata={'Software': None})
+    panels = axes(size=(9, 2.9 * len(predictions)), nrows=len(predictions), ncols=2, squeeze=False)
+    for (name, p), pair in zip(predictions.items(), panels):
+        plot_calibration(_calibration(p.drop(columns='target'), p), pair)[0].set_title(name, loc='left')
+    panels[0, 0].figure.savefig(file, dpi=120, metadata={'Software': None})
     plt.close('all')
 
 # %% ../nbs/08a_training_runs.ipynb #5c32ee00
