@@ -12,6 +12,7 @@ import itertools
 import json
 import math
 import os
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -153,7 +154,7 @@ def _window_data(samples: pd.DataFrame, fitted: FittedWindow, number: int, seque
                        np.nan_to_num(target).astype(np.float32), sequence)
 
 def _stack(parts: list[np.ndarray], fill: float, multiple: int = 1) -> torch.Tensor:
-    "Return arrays in one, the shorter ones filled up to the length of the longest, or a multiple of a number."
+    "Return arrays in one, shorter ones filled up to the longest, or the next multiple of a number."
     length = -(-max(map(len, parts)) // multiple) * multiple
     out = np.full((len(parts), length, *parts[0].shape[1:]), fill, parts[0].dtype)
     for row, part in zip(out, parts): row[:len(part)] = part
@@ -263,6 +264,7 @@ class Trainer:
         self.best = self.rows.detach().clone()
         self.best_loss = _validation_loss(self)
         self.best_epoch = torch.zeros(len(self.seeds), dtype=torch.long, device=device)
+        self.threads = torch.get_num_threads()  # at most
         self.epoch = 0
         self.history = []
 
@@ -373,7 +375,7 @@ def _same_bits(trainer: Trainer) -> bool:
     "Say whether a network's numbers do not depend on which other networks are in the batch."
     if trainer.device.type != 'cpu': return True  # as nearly as a GPU's kernels can
     rows = math.gcd(trainer.config.batch_size, _VALIDATION_ROWS)
-    block = 32 * torch.get_num_threads()
+    block = 32 * trainer.threads
     return all(width % _LINE == 0 and rows * width % block == 0 for width in trainer.ensemble.dropped)
 
 def _without_others(batch: TrainingBatch, stay: torch.Tensor) -> TrainingBatch:
@@ -431,12 +433,29 @@ def _load_checkpoint(trainer: Trainer, path: Path):
                          'train again, without --resume')
     trainer.epoch = about['epoch']
     trainer.history = about['history']
-    trainer.best, trainer.best_loss, trainer.best_epoch = (found[k] for k in ('best', 'best_loss', 'best_epoch'))
+    for name in ('best', 'best_loss', 'best_epoch'): setattr(trainer, name, found[name])
     if len(found['inside']) < len(trainer.inside): _keep_networks(trainer, found['inside'])
     trainer.rows.data.copy_(found['weights'])
     steps_done = torch.tensor(float(trainer.epoch * trainer.batch.steps), device=trainer.device)
     trainer.optimizer.state[trainer.rows] = {'step': steps_done, 'exp_avg': found['moment'],
                                              'exp_avg_sq': found['square']}
+
+# %% ../nbs/06a_ensemble_training.ipynb #c1c0ffe1
+def _choose_threads(trainer: Trainer, pace: dict[int, float]):
+    "Set the threads of the next epoch: all, one, and then the faster; `pace`: seconds a network by threads."
+    turn = trainer.epoch % 16
+    threads = trainer.threads
+    if not _same_bits(trainer) or trainer.device.type != 'cpu': return
+    if turn > 0: threads = 1 if turn == 1 or len(pace) == 0 else min(pace, key=pace.get)
+    if threads != torch.get_num_threads(): torch.set_num_threads(threads)
+
+def _timed_epoch(trainer: Trainer, pace: dict[int, float]):
+    "Train an epoch with the stopped networks gone, and note how long it took."
+    _leave(trainer)
+    _choose_threads(trainer, pace)
+    start = time.perf_counter()
+    _train_epoch(trainer)
+    pace[torch.get_num_threads()] = (time.perf_counter() - start) / len(trainer.inside)
 
 # %% ../nbs/06a_ensemble_training.ipynb #f2a8499b
 def _train(trainer: Trainer, checkpoint: Path | None, resume: bool, title: str) -> str:
@@ -444,13 +463,14 @@ def _train(trainer: Trainer, checkpoint: Path | None, resume: bool, title: str) 
     from tqdm import tqdm
     if checkpoint and resume and checkpoint.exists(): _load_checkpoint(trainer, checkpoint)
     hidden = True if _processes()[0] else None
+    pace = {}
     with tqdm(total=trainer.config.epochs, initial=trainer.epoch, desc=f'           {title}', unit='epoch',
               leave=False, disable=hidden) as progress:
         while trainer.epoch < trainer.config.epochs and _running(trainer).any():
-            _leave(trainer)
-            _train_epoch(trainer)
+            _timed_epoch(trainer, pace)
             progress.update()
             if checkpoint: _save_checkpoint(trainer, checkpoint)
+    if torch.get_num_threads() != trainer.threads: torch.set_num_threads(trainer.threads)
     return f'{title}, {trainer.epoch} epochs, best validation loss {float(trainer.best_loss.mean()):.4f}'
 
 # %% ../nbs/06a_ensemble_training.ipynb #8434c17f

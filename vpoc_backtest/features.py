@@ -444,7 +444,7 @@ class Scaler:
     names: tuple[str, ...]  # columns, in the order of the output
     centre: tuple[float, ...]  # median
     scale: tuple[float, ...]  # 1.4826 × MAD, see `_fit_scaler`
-    low: tuple[float, ...]  # lower winsor limit, in units of the column
+    low: tuple[float, ...]  # lower winsor limit, in units of the column; at most 5 spreads from the median
     high: tuple[float, ...]  # upper winsor limit
 
     def _repr_html_(self):
@@ -492,6 +492,8 @@ class Scaler:
         return cls(**{name: tuple(x) for name, x in values.items()})
 
 # %% ../nbs/05_features.ipynb #2230a15f
+_MOST_SPREADS = 5.  # of a scaled figure, either way
+
 def _fit_scaler(
     x: pd.DataFrame,  # figures of a training window alone; NaN where not known
     winsor: float = 0.01  # share of each column beyond each of its limits
@@ -507,7 +509,8 @@ def _fit_scaler(
                           'a figure that cannot be known must be NaN')
         low, high = np.quantile(column, [winsor, 1 - winsor])
         scale = _scale(np.clip(column, low, high))
-        found.append((float(np.median(column)), scale, float(low), float(high)))
+        middle, reach = float(np.median(column)), _MOST_SPREADS * scale
+        found.append((middle, scale, max(float(low), middle - reach), min(float(high), middle + reach)))
     return Scaler(tuple(x), *zip(*found))
 
 # %% ../nbs/05_features.ipynb #fafb1ff1

@@ -5,6 +5,14 @@
 # %% auto #0
 __all__ = ['Architecture', 'Ensemble']
 
+# %% ../nbs/06_model.ipynb #c3c0ffe1
+import os
+
+# %% ../nbs/06_model.ipynb #c3c0ffe0
+# Idle threads of torch spin while they wait, and take the cores from whatever else runs. GNU's OpenMP reads
+# this when torch is loaded, so it stands before the import; a setting of the user's own remains.
+if 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '1000')
+
 # %% ../nbs/06_model.ipynb #b54ef571
 import hashlib
 import json
