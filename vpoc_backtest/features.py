@@ -41,7 +41,8 @@ class ShortHistory(ValueError):
     "There are too few sessions to train a filter on."
 
 # %% ../nbs/05_features.ipynb #7d8fddf7
-_CHOICES = {'target': ('trade_outcome', 'session_return'), 'arch': ('auto', 'base_rate', 'logistic', 'ridge', 'boosting', 'tabm', 'mlp', 'attention')}
+_CHOICES = {'target': ('trade_outcome', 'session_return'),
+            'arch': ('auto', 'base_rate', 'logistic', 'ridge', 'boosting', 'tabm', 'mlp', 'attention')}
 _COUNTS = {'first_sessions': 1, 'step_sessions': 1, 'sequence': 1, 'heads': 1, 'members': 1, 'epochs': 1,
            'batch_size': 1, 'patience': 1, 'select': 0, 'embargo': 0}  # whole numbers, and the least allowed
 
@@ -49,8 +50,8 @@ def _check_filter_config(config: object):
     "Raise `ValueError` for a setting that is not allowed."
     for name, known in _CHOICES.items():
         value = getattr(config, name)
-        if value not in known: raise ValueError(f'{name}={value!r} is not known: '
-                             f'use {", ".join(known[:-1])} or {known[-1]}')
+        if value in known: continue
+        raise ValueError(f'{name}={value!r} is not known: use {", ".join(known[:-1])} or {known[-1]}')
     widths = config.hidden if isinstance(config.hidden, (tuple, list)) else ()
     if not widths or any(type(w) is not int or w < 1 for w in widths):
         raise ValueError(f'hidden={config.hidden} must be the widths of the layers, as in (128, 64)')
@@ -428,14 +429,15 @@ def _make_samples(
     return pd.concat([keys, known * _signs(features.columns, side), own, is_sell], axis=1)
 
 # %% ../nbs/05_features.ipynb #02c140c9
-def _scale(x: np.ndarray) -> float:
-    """Return the spread of a column: 1.4826 × MAD.
+def _scale(x: np.ndarray) -> np.ndarray:
+    """Return the spread of each column of (n, figures): 1.4826 × MAD.
 
     Where most rows are nearly equal it is the standard deviation, for a constant 1."""
-    mad = 1.4826022185056018 * np.median(np.abs(x - np.median(x)))
-    wide = np.diff(np.quantile(x, [.05, .95]))[0] / 3.29
-    if mad > max(.2 * wide, 1e-9 * x.std()): return float(mad)
-    return float(x.std()) if x.std() > 1e-12 * np.abs(x).max() else 1.
+    mad = 1.4826022185056018 * np.median(np.abs(x - np.median(x, axis=0)), axis=0)
+    wide = np.diff(np.quantile(x, [.05, .95], axis=0), axis=0)[0] / 3.29
+    deviation = x.std(axis=0)
+    usual = np.where(deviation > 1e-12 * np.abs(x).max(axis=0), deviation, 1.)
+    return np.where(mad > np.maximum(.2 * wide, 1e-9 * deviation), mad, usual)
 
 # %% ../nbs/05_features.ipynb #a9486500
 @dataclass(frozen=True)
@@ -494,24 +496,33 @@ class Scaler:
 # %% ../nbs/05_features.ipynb #2230a15f
 _MOST_SPREADS = 5.  # of a scaled figure, either way
 
+def _scaler_figures(x: np.ndarray, winsor: float) -> np.ndarray:
+    "Return median, spread and both limits of each column of (n, figures) without missing ones, (4, figures)."
+    low, high = np.quantile(x, [winsor, 1 - winsor], axis=0)
+    scale = _scale(np.clip(x, low, high))
+    middle = np.median(x, axis=0)
+    reach = _MOST_SPREADS * scale
+    return np.array([middle, scale, np.maximum(low, middle - reach), np.minimum(high, middle + reach)])
+
 def _fit_scaler(
     x: pd.DataFrame,  # figures of a training window alone; NaN where not known
     winsor: float = 0.01  # share of each column beyond each of its limits
 ) -> Scaler:  # over all columns of x
     "Fit medians, spreads and winsor limits; raises `BadData` for a column that is empty or infinite."
-    found = []
-    for name in x:
-        column = x[name].dropna().to_numpy(dtype=float)
-        if not len(column):
-            raise BadData(f'column {name!r} has no value in the training window: leave it out or start later')
-        if np.isinf(column).any():
-            raise BadData(f'column {name!r} holds an infinite value: '
-                          'a figure that cannot be known must be NaN')
-        low, high = np.quantile(column, [winsor, 1 - winsor])
-        scale = _scale(np.clip(column, low, high))
-        middle, reach = float(np.median(column)), _MOST_SPREADS * scale
-        found.append((middle, scale, max(float(low), middle - reach), min(float(high), middle + reach)))
-    return Scaler(tuple(x), *zip(*found))
+    values = x.to_numpy(dtype=float)
+    missing = np.isnan(values)
+    empty, infinite = missing.all(axis=0), np.isinf(values).any(axis=0)
+    if empty.any():
+        raise BadData(f'column {x.columns[empty][0]!r} has no value in the training window: '
+                      'leave it out or start later')
+    if infinite.any():
+        raise BadData(f'column {x.columns[infinite][0]!r} holds an infinite value: '
+                      'a figure that cannot be known must be NaN')
+    found = np.empty((4, values.shape[1]))
+    whole = ~missing.any(axis=0)
+    if whole.any(): found[:, whole] = _scaler_figures(values[:, whole], winsor)
+    for j in np.flatnonzero(~whole): found[:, [j]] = _scaler_figures(values[~missing[:, j], j:j + 1], winsor)
+    return Scaler(tuple(x), *(tuple(row) for row in found.tolist()))
 
 # %% ../nbs/05_features.ipynb #fafb1ff1
 def _normal_scores(values: np.ndarray, seed: int) -> np.ndarray:
