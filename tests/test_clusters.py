@@ -127,7 +127,7 @@ def taught():
     from vpoc_backtest.meta_labeling import filter_samples
     from vpoc_backtest.train import walk_forward
     bars = random_walk(320, bars_per_session=13, seed=6)
-    few = FilterConfig(first_sessions=160, step_sessions=40, members=3, epochs=3, hidden=(16,), garch=False)
+    few = FilterConfig(arch='mlp', first_sessions=160, step_sessions=40, members=3, epochs=3, hidden=(16,), garch=False)
     samples = filter_samples(bars, session_levels(bars), config=few)
     train = lambda: walk_forward(samples, few, device='cpu', seed=3)
     return train, train()

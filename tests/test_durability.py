@@ -84,7 +84,8 @@ def runs(small):
 
 QUICK = RunConfig(
     filter=FilterConfig(
-        members=2, hidden=(8,), lookbacks=(5, 10), first_sessions=120, step_sessions=60, epochs=3, garch=False
+        arch='mlp', members=2, hidden=(8,), lookbacks=(5, 10), first_sessions=120, step_sessions=60, epochs=3,
+        garch=False
     )
 )
 
@@ -275,7 +276,7 @@ def test_two_trainings_at_the_same_time(place):
     bars = random_walk(240, bars_per_session=13, seed=3)
     bars.tz_localize(None).rename_axis('timestamp').to_csv(place/'long.csv')
     (place / 'small.toml').write_text(
-        '[filter]\nmembers = 2\nhidden = [8]\nlookbacks = [5, 10]\nfirst_sessions = 120\n'
+        '[filter]\narch = "mlp"\nmembers = 2\nhidden = [8]\nlookbacks = [5, 10]\nfirst_sessions = 120\n'
         'step_sessions = 60\nepochs = 3\ngarch = false\n'
     )
     start = lambda: subprocess.Popen(

@@ -23,7 +23,7 @@ FIGURES = 16  # pictures in the page, beside the drawing
 def folder(tmp_path_factory):
     "The directory of a small run of both strategies, with all the evidence."
     bars = add_sessions(random_walk(300, bars_per_session=78, seed=2))
-    settings = RunConfig(rules=SignalRules(rule='migration'), filter=FilterConfig(members=4, hidden=(16,), dropout=0., learning_rate=.01, first_sessions=150,
+    settings = RunConfig(rules=SignalRules(rule='migration'), filter=FilterConfig(arch='mlp', members=4, hidden=(16,), dropout=0., learning_rate=.01, first_sessions=150,
                                                                                   garch=False, min_confidence=10.))
     walk = MarketData('a random walk', 'made here', bars, len(bars), _NO_REJECTS, None, ES)
     run = run_pipeline(walk, settings, model='train', device='cpu', evidence=EvidenceConfig(placebos=19))

@@ -19,6 +19,7 @@ from vpoc_backtest.data import random_walk
 
 here = Path(sys.executable).parent
 SETTINGS = '''[filter]
+arch = "mlp"
 members = 4
 hidden = [16]
 first_sessions = 100
