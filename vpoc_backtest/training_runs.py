@@ -184,7 +184,8 @@ def _training_samples(
 # %% ../nbs/08a_training_runs.ipynb #61636eab
 def _train_and_save(training: _Training, say: Callable) -> dict:
     "Train a filter and save it; return its figures out of sample."
-    from vpoc_backtest.train import TrainingFiles, _processes, walk_forward
+    from vpoc_backtest.ensemble_training import TrainingFiles, _processes
+    from vpoc_backtest.train import walk_forward
     first = _processes()[0] == 0
     if not first: say = lambda text: None
     rules = replace(training.config.rules, tick_size=training.market.contract.tick_size)
@@ -300,7 +301,7 @@ def _start_processes(ids: tuple[int, ...], gpus: int) -> int:
 
 def _chosen_device(device_ids: str | None) -> str:
     "Return the device of this process; where several have to be started, start them and exit."
-    from vpoc_backtest.train import _join_processes
+    from vpoc_backtest.ensemble_training import _join_processes
     if 'LOCAL_RANK' in os.environ: return _join_processes() or 'auto'
     if device_ids is None: return 'auto'
     import torch
@@ -335,7 +336,7 @@ def _train_in_folder(
     say: Callable[[str], None] = lambda text: None  # called with each line of progress
 ) -> tuple[Path, dict]:  # the folder; figures out of sample, see `_out_of_sample`
     "Read the data and train a filter in a folder that no other training has; raise `BadData`."
-    from vpoc_backtest.train import _processes
+    from vpoc_backtest.ensemble_training import _processes
     contract = _contract(options['symbol'], config.contract)
     market = load_market(options['data'], options['vix'], contract=contract, layout=options['layout'],
                          tz=options['tz'], stamp=options['stamp'], sample=SampleConfig(options['seed']))
@@ -359,7 +360,7 @@ def _print_training(
     found: dict  # its figures
 ):
     "Print what a training found; of several processes only the first does."
-    from vpoc_backtest.train import _processes
+    from vpoc_backtest.ensemble_training import _processes
     if _processes()[0] == 0: print(f'{pd.Series(found, name="out of sample").to_string()}\n\n{folder}')
 
 # %% ../nbs/08a_training_runs.ipynb #47d0e82f
