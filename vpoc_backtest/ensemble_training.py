@@ -639,14 +639,6 @@ def _train_many(tables: list[pd.DataFrame], windows: list[list[Split]], config: 
             for (table, _, _), trained in zip(part.windows, made): networks[table].append(trained)
     return networks, pd.concat(history, ignore_index=True)
 
-def _train_networks(samples: pd.DataFrame, windows: list[Split], config: FilterConfig, *, seed: int,
-                    device: str, files: TrainingFiles = TrainingFiles(), say: Callable = lambda text: None
-                    ) -> tuple[list[TrainedNetworks], pd.DataFrame]:
-    "Train the ensembles of all windows of one table; return those of each window and the history."
-    (networks,), history = _train_many([samples], [windows], config, seed=seed, device=device, files=files,
-                                       say=say)
-    return networks, history
-
 # %% ../nbs/06a_ensemble_training.ipynb #5d1c4adb
 def _join_processes() -> str | None:
     "Join the processes that `torchrun` started; return the device of this one, None where there is only one."

@@ -326,7 +326,6 @@ class FilterNullTest:
     def summary(self) -> str:
         "Return what it means, in sentences."
         reached = self.figures['best:rank_correlation']
-        n = len(self.nulls)
         if not np.isfinite(reached):
             return ('No score could be compared with null markets: the filter is the base rate, or the '
                     'history is too short.')
@@ -335,8 +334,8 @@ class FilterNullTest:
         meaning = 'the scores know more than chance and the geometry of the orders'
         if p > .05: meaning = 'the scores are not told apart from those of models that know nothing'
         text = (f'{self._what()} reaches a rank correlation of {reached:+.3f} between score and result. The '
-                f'same procedure on {n:,} null markets reaches {usual:+.3f} or more on half of them, and at '
-                f'least as much as here with p = {p:.3f}: {meaning}.')
+                f'same procedure on {len(self.nulls):,} null markets reaches {usual:+.3f} or more on half of '
+                f'them, and at least as much as here with p = {p:.3f}: {meaning}.')
         return text.replace('-', '−')
 
     def _what(self) -> str:

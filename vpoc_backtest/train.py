@@ -319,9 +319,8 @@ class TradeFilter:
         "Return the score of each sample; raises `ValueError` for a missing column."
         if self.scorer is None: return np.zeros(len(samples))
         missing = [n for n in self.names if n not in samples]
-        if missing:
-            raise ValueError(f'the samples have no figure {missing[0]!r}, which the filter reads: '
-                             'it was trained with other features or with a VIX')
+        if missing: raise ValueError(f'the samples have no figure {missing[0]!r}, which the filter reads: it '
+                                     'was trained with other features or with a VIX')
         sequence = _sequences_read(samples, self.config)
         rows = np.flatnonzero(_usable(samples[[*_KEYS, *self.names]], sequence))
         out = np.full(len(samples), np.nan)
