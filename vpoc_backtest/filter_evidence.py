@@ -474,7 +474,8 @@ def _taken_text(table: pd.DataFrame, models: pd.DataFrame, target: str) -> str:
     best = models.net_r.idxmax()
     text = f'of the models, {_CONTENDER_LABELS[best]} would have made most, {made(models.loc[best])}'
     if not models.taken.any(): text = 'no model would have taken an order'
-    if 'chosen' in table.index and table.taken.any(): text += f', and the filter made {made(table.loc["chosen"])}'
+    if 'chosen' in table.index and table.taken.any():
+        text += f', and the filter made {made(table.loc["chosen"])}'
     return f'{text}.'
 
 # %% ../nbs/07b_filter_evidence.ipynb #bc2f8e50
