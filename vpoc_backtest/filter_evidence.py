@@ -184,7 +184,6 @@ class AcceptanceTest:
     low: float = float('nan')  # of the 95% bootstrap interval of the difference
     high: float = float('nan')
     p_value: float = float('nan')  # share of shuffles with a difference as large, this one included
-    shuffles: int = 0
 
     def summary(self) -> str:
         "Return what it means, in a sentence."
@@ -227,8 +226,7 @@ def _compare_accepted(
     p = (1 + (shuffled >= difference - 1e-12).sum()) / (1 + shuffles)
     drawn = [rng.choice(part, (shuffles, len(part))).mean(axis=1) for part in (r[yes], r[~yes])]
     low, high = np.quantile(drawn[0] - drawn[1], [.025, .975])
-    return replace(means, difference=difference, low=float(low), high=float(high), p_value=float(p),
-                   shuffles=shuffles)
+    return replace(means, difference=difference, low=float(low), high=float(high), p_value=float(p))
 
 # %% ../nbs/07b_filter_evidence.ipynb #0867a4bc
 _NULL_MEMBERS = 4  # networks of an ensemble in the comparison with null markets, at most

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .backtest import BacktestResult
+from .causality import _number_of
 from .display import _figures_html, axes
 from .features import FilterConfig, _format_result
 from .performance import _format_metric
@@ -42,7 +43,7 @@ class FilterResult:
             'Accepted': told['accepted'],
             'Refused': told['refused'],
             'Without an opinion': told['unjudged'],
-            'The refused ones would have made': f'{profit} in {told["refused_trades"]:,} trades'})
+            'The refused ones would have made': f'{profit} in {_number_of(told["refused_trades"], "trade")}'})
 
 # %% ../nbs/07d_filter_report.ipynb #43459de9
 def _filter_metrics(
@@ -87,7 +88,7 @@ def _describe_filter(
     text = f'{told["accepted"]:,} of {told["signals"]:,} signals accepted'
     if told['unjudged']: text += f', no opinion on {told["unjudged"]:,} (a figure was missing)'
     text += (f'; the refused ones would have made {_format_metric("total_profit", told["refused_profit"])} '
-             f'in {told["refused_trades"]:,} trades')
+             f'in {_number_of(told["refused_trades"], "trade")}')
     table = filtered.calibration
     if not len(table): return text.replace('-', '−')
     usual = (table['mean'] * table.trades).sum() / table.trades.sum()
