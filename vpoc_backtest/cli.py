@@ -155,9 +155,10 @@ _EXAMPLES = {
     'data': 'exports/', 'sample': 'edge=0.4', 'vix': 'VIX_History.csv', 'out': 'BACKTEST/first',
     'config': 'my.toml', 'symbol': 'MES', 'model': 'latest', 'seed': '1', 'layout': 'ninjatrader',
     'tz': 'America/Chicago', 'stamp': 'end', 'segment': 'RTH', 'device': 'cpu', 'placebo': '200', 'jobs': '2',
-    'ledger': 'BACKTEST', 'setups': '50', 'filter': 'ridge', 'filter_nulls': '100', 'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40',
-    'batch_size': '64', 'learning_rate': '0.001', 'hidden_layers': '192,128,64', 'arch': 'mlp',
-    'members': '20', 'device_ids': '0,1', 'until': '2016-06-30'}
+    'ledger': 'BACKTEST', 'setups': '50', 'filter': 'ridge', 'filter_nulls': '100',
+    'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40', 'batch_size': '64',
+    'learning_rate': '0.001', 'hidden_layers': '192,128,64', 'arch': 'mlp', 'members': '20',
+    'device_ids': '0,1', 'until': '2016-06-30'}
 
 def _example(option: str) -> str:
     "Return the end of a message that shows an option; empty for an option without a value."
@@ -528,10 +529,11 @@ class _BacktestOptions:
 
 # %% ../nbs/08c_cli.ipynb #223801a3
 def _with_filter(settings: object, name: str | None, model: str | None) -> object:
-    "Return settings with the model that --filter names; raise `BadData` where it is not known or not trained."
+    "Return settings with the model that --filter names; raise `BadData` for one not known or not trained."
     if name is None: return settings
     if model not in (None, 'train'):
-        raise _wrong('filter', name, f'it is a model to train, and --model {model} trains none: leave one out')
+        why = f'it is a model to train, and --model {model} trains none: leave one out'
+        raise _wrong('filter', name, why)
     try: return replace(settings, filter=replace(settings.filter, arch=name))
     except ValueError as e: raise _wrong('filter', name, e) from None
 

@@ -261,6 +261,7 @@ def _check_trees(trees: dict[str, np.ndarray], features: int):
     if ((trees['feature'] < 0) | (trees['feature'] >= features)).any():
         raise ValueError('a tree asks for a feature that is not there')
 
+# %% ../nbs/06b_contenders.ipynb #9ad96682
 def _check_fitted(model: FittedModel, features: int):
     "Raise `ValueError` for arrays that do not make a model of this kind and number of features."
     _choice(model.kind, _CONTENDERS[:5], 'kind')
@@ -299,6 +300,7 @@ def _save_fitted(
     arrays, settings = _ensemble_arrays(model.ensemble)
     return _save_arrays(folder, architecture.arch, arrays | {'centre': model.centre}, settings, about)
 
+# %% ../nbs/06b_contenders.ipynb #10a4edb0
 def _restore_networks(kind: str, arrays: dict[str, np.ndarray], settings: dict, features: int,
                       device: torch.device) -> TrainedNetworks:
     "Return the networks of `_save_fitted`; raises `KeyError`, `TypeError` or `ValueError` for others."
@@ -310,6 +312,7 @@ def _restore_networks(kind: str, arrays: dict[str, np.ndarray], settings: dict, 
     _check_arrays({'centre': ('float64', (len(ensemble.seeds),))}, centre)
     return TrainedNetworks(ensemble, **centre)
 
+# %% ../nbs/06b_contenders.ipynb #23c889ff
 def _load_fitted(
     folder: str | Path,  # of `_save_fitted`
     device: str | torch.device = 'cpu',  # for ensembles, as for `_best_device`

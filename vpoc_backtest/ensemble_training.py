@@ -226,7 +226,7 @@ def _processes() -> tuple[int, int]:
 # %% ../nbs/06a_ensemble_training.ipynb #a1c0ffe9
 _LINE = 16  # numbers in a line of the cache; each layer's part of a row takes whole lines
 
-def _parts(rows: torch.Tensor, ensemble: Ensemble) -> list[torch.Tensor]:
+def _parameter_parts(rows: torch.Tensor, ensemble: Ensemble) -> list[torch.Tensor]:
     "Return the part of each parameter, (K, …), of rows that hold all parameters of a network."
     parts, start = [], 0
     for p in ensemble.parameters():
@@ -239,7 +239,7 @@ def _as_rows(ensemble: Ensemble) -> torch.nn.Parameter:
     "Move the parameters of an ensemble into one row a network, (K, P), with a gradient; return the rows."
     lines = sum(-(-p[0].numel() // _LINE) for p in ensemble.parameters())
     rows = torch.zeros(len(ensemble.seeds), lines * _LINE, device=ensemble.output.weight.device)
-    for p, part in zip(ensemble.parameters(), _parts(rows, ensemble)): p.data = part.copy_(p.data)
+    for p, part in zip(ensemble.parameters(), _parameter_parts(rows, ensemble)): p.data = part.copy_(p.data)
     moved = torch.nn.Parameter(rows)
     moved.grad = torch.zeros_like(rows)
     return moved
@@ -280,6 +280,7 @@ class Trainer:
         for rows in batch.rows: found.update(rows)
         return found.hexdigest()
 
+# %% ../nbs/06a_ensemble_training.ipynb #1c3bc56b
 def _set_networks(trainer: Trainer, ensemble: Ensemble):
     "Let a trainer go on with these networks, and an optimiser that has not taken a step."
     config = trainer.config
@@ -306,7 +307,8 @@ def _step(trainer: Trainer, rows: torch.Tensor, masks: list[torch.Tensor]
     trainer.ensemble.zero_grad()
     loss.sum().backward()
     gradient = trainer.rows.grad
-    for part, p in zip(_parts(gradient, trainer.ensemble), trainer.ensemble.parameters()): part.copy_(p.grad)
+    parts = _parameter_parts(gradient, trainer.ensemble)
+    for part, p in zip(parts, trainer.ensemble.parameters()): part.copy_(p.grad)
     norms = _clip(gradient, trainer.config.clip)
     trainer.optimizer.step()
     return loss.detach(), norms
@@ -499,7 +501,7 @@ def _trained_networks(trainer: Trainer, windows: int) -> list[TrainedNetworks]:
     "Return the networks of each window, with the best weights of its members."
     whole = _hollow(trainer.ensemble.architecture, trainer.seeds)
     names = [name for name, _ in whole.named_parameters()]
-    whole.load_state_dict(dict(zip(names, _parts(trainer.best, whole))), assign=True)
+    whole.load_state_dict(dict(zip(names, _parameter_parts(trainer.best, whole))), assign=True)
     window, centre = (t.cpu().numpy() for t in (trainer.whole.window, trainer.whole.centre))
     made = []
     for w in range(windows):
@@ -578,14 +580,14 @@ def _train_pass(run: _TrainingRun, read: Callable, part: _Pass
     return _trained_networks(trainer, len(part.windows)), history, summary
 
 # %% ../nbs/06a_ensemble_training.ipynb #2b1fe9ef
-def _read_table(shared: list[SharedFrame], number: int) -> pd.DataFrame:
+def _shared_table(shared: list[SharedFrame], number: int) -> pd.DataFrame:
     "Return a shared table; a process keeps the one it read last."
     return cached_per_process(f'samples {shared[number].mark}', shared[number].read)
 
 def _table_reader(tables: list[pd.DataFrame], folder: Path | None, jobs: int | None) -> Callable:
     "Return a function that gives the table with a number in any process."
     if worker_count(jobs) == 1: return tables.__getitem__
-    return functools.partial(_read_table, [share_frame(table, folder) for table in tables])
+    return functools.partial(_shared_table, [share_frame(table, folder) for table in tables])
 
 def _first_windows(tables: list[pd.DataFrame], windows: list[list[Split]], config: FilterConfig
                    ) -> tuple[int, list[int]]:
@@ -636,14 +638,6 @@ def _train_many(tables: list[pd.DataFrame], windows: list[list[Split]], config: 
             history.append(record)
             for (table, _, _), trained in zip(part.windows, made): networks[table].append(trained)
     return networks, pd.concat(history, ignore_index=True)
-
-def _train_networks(samples: pd.DataFrame, windows: list[Split], config: FilterConfig, *, seed: int,
-                    device: str, files: TrainingFiles = TrainingFiles(), say: Callable = lambda text: None
-                    ) -> tuple[list[TrainedNetworks], pd.DataFrame]:
-    "Train the ensembles of all windows of one table; return those of each window and the history."
-    (networks,), history = _train_many([samples], [windows], config, seed=seed, device=device, files=files,
-                                       say=say)
-    return networks, history
 
 # %% ../nbs/06a_ensemble_training.ipynb #5d1c4adb
 def _join_processes() -> str | None:

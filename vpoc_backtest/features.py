@@ -105,6 +105,12 @@ class FilterConfig:
         _check_filter_config(self)
         object.__setattr__(self, 'hidden', tuple(self.hidden))
 
+# %% ../nbs/05_features.ipynb #f90dc0ec
+def _format_result(value: float, target: str) -> str:
+    "Return a result with its unit, as text."
+    text = f'{100 * value:+.2f}%' if target == 'session_return' else f'{value:+.2f} R'
+    return text.replace('-', '−')
+
 # %% ../nbs/05_features.ipynb #f76210fa
 def _log(x: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
     "Return the logarithm, missing where x is not positive."

@@ -6,9 +6,8 @@
 __all__ = ['filter_samples', 'filter_signals', 'plot_calibration', 'bake_off', 'plot_bake_off', 'save_filter', 'load_filter']
 
 # %% ../nbs/07a_meta_labeling.ipynb #e62c45b2
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from .display import COLOURS, axes
 from vpoc_backtest.features import (
     FilterConfig,
     Scaler,
+    _format_result,
     _make_samples,
     _outcome_targets,
     _session_targets,
@@ -112,9 +112,10 @@ def _calibration(
     known = known.dropna(subset=['probability', 'target'])
     order = known.probability.rank(method='first')
     by = known.groupby(np.ceil(order * classes / max(len(known), 1)).astype(int))
-    positive = by.target.agg(lambda t: (t > 0).mean())
-    table = pd.DataFrame({'trades': by.size(), 'probability': by.probability.mean(), 'positive': positive,
-                          'expected': by.expectation.mean(), 'mean': by.target.mean(), 'error': by.target.sem()})
+    table = pd.DataFrame({'trades': by.size(), 'probability': by.probability.mean(),
+                          'positive': by.target.agg(lambda t: (t > 0).mean()),
+                          'expected': by.expectation.mean(),
+                          'mean': by.target.mean(), 'error': by.target.sem()})
     return table.rename_axis('class')
 
 # %% ../nbs/07a_meta_labeling.ipynb #b8df14c6
@@ -122,13 +123,16 @@ def plot_calibration(
     table: pd.DataFrame,  # of `_calibration`
     panels: np.ndarray | None = None  # two matplotlib axes to draw on; None for new ones
 ) -> np.ndarray:  # the axes
-    "Draw the share of profits by predicted probability, and the mean outcome by expectation, ± 2 errors."
+    "Draw the share of profits by predicted probability, and the mean outcome by expectation."
     if panels is None: panels = axes(size=(8.5, 2.8), ncols=2)
     share_error = (table.positive * (1 - table.positive) / table.trades)**.5
     pairs = ((table.probability, table.positive, share_error), (table.expected, table['mean'], table.error))
     for ax, (said, found, error) in zip(panels, pairs):
-        ax.errorbar(said, found, 2 * error, fmt='o', color=COLOURS['blue'], capsize=3, label='± 2 standard errors')
-        if len(table): ax.plot(*[[min(said.min(), found.min()), max(said.max(), found.max())]] * 2, color='black', lw=.6)
+        ax.errorbar(said, found, 2 * error, fmt='o', color=COLOURS['blue'], capsize=3,
+                    label='± 2 standard errors')
+        if not len(table): continue
+        ends = [min(said.min(), found.min()), max(said.max(), found.max())]
+        ax.plot(ends, ends, color='black', lw=.6)  # where both agree
     panels[0].set(xlabel='predicted probability of a profit', ylabel='share of profits')
     panels[1].set(xlabel='expectation (R or log return)', ylabel='mean outcome')
     panels[0].legend(frameon=False)
@@ -155,22 +159,21 @@ def _all_kinds(samples: pd.DataFrame, walked: WalkForward, config: FilterConfig,
 _BAKE_OFF = ('log_loss', 'brier_skill', 'auc', 'rank_correlation', 'net_r')  # figures with an interval
 _BLOCK_LENGTH = 10  # sessions
 
-def _session_sums(session: np.ndarray, columns: list[np.ndarray]) -> np.ndarray:
-    "Return the sums of columns by session, (sessions, columns)."
-    return np.column_stack([np.bincount(session, c) for c in columns])
-
 def _figure_sums(known: pd.DataFrame, base: np.ndarray) -> np.ndarray:
-    "Return all that the figures of the bake-off are made of, a row a session."
+    "Return the sums that the figures of the bake-off are made of, (sessions, 13); base: the base rate."
     p = known.probability.to_numpy().clip(1e-6, 1 - 1e-6)
     won = (known.target > 0).to_numpy().astype(float)
     ranks = known.probability.rank().to_numpy()
     a, b = (known[c].rank().to_numpy() for c in ('score', 'target'))
     a, b = a - a.mean(), b - b.mean()
     loss = -(won * np.log(p) + (1 - won) * np.log(1 - p))
-    columns = [np.ones(len(p)), loss, (p - won)**2, (base - won)**2, won, won * ranks, ranks, a, b, a * b, a * a,
-               b * b, known.target.to_numpy() * known.taken.to_numpy()]
-    return _session_sums(np.unique(known.date, return_inverse=True)[1], columns)
+    net = known.target.to_numpy() * known.taken.to_numpy()
+    columns = [np.ones(len(p)), loss, (p - won)**2, (base - won)**2, won, won * ranks, ranks,
+               a, b, a * b, a * a, b * b, net]
+    session = np.unique(known.date, return_inverse=True)[1]
+    return np.column_stack([np.bincount(session, column) for column in columns])
 
+# %% ../nbs/07a_meta_labeling.ipynb #b871e81c
 def _bake_off_figures(sums: np.ndarray, rows: int) -> np.ndarray:
     "Return `_BAKE_OFF` for sums over a draw, (..., 13); rows: in the whole sample."
     n, loss, own, base, won, won_ranks, ranks, a, b, ab, aa, bb, net = np.moveaxis(sums, -1, 0)
@@ -180,7 +183,8 @@ def _bake_off_figures(sums: np.ndarray, rows: int) -> np.ndarray:
         correlation = np.where(aa - a * a / n > 1e-9 * n, correlation, np.nan)
         return np.stack([loss / n, 1 - own / base, auc, correlation, net], axis=-1)
 
-def _drawn_sessions(sessions: int, draws: int, seed: int) -> np.ndarray:
+# %% ../nbs/07a_meta_labeling.ipynb #46268e2c
+def _block_draws(sessions: int, draws: int, seed: int) -> np.ndarray:
     "Return how often each session is in each draw of a circular block bootstrap, (draws, sessions)."
     blocks = -(-sessions // _BLOCK_LENGTH)
     starts = np.random.default_rng(seed).integers(0, sessions, (draws, blocks))
@@ -189,6 +193,18 @@ def _drawn_sessions(sessions: int, draws: int, seed: int) -> np.ndarray:
     return np.bincount(flat.ravel(), minlength=draws * sessions).reshape(draws, sessions)
 
 # %% ../nbs/07a_meta_labeling.ipynb #8186a1c3
+def _with_intervals(known: pd.DataFrame, draws: int, seed: int) -> dict[str, float]:
+    "Return the figures of one kind of model and the ends of their 95% intervals; NaN without an order."
+    ends = [f'{name}_{end}' for end in ('low', 'high') for name in _BAKE_OFF]
+    if not len(known): return dict.fromkeys([*_BAKE_OFF, *ends], np.nan)
+    sums = _figure_sums(known, known.base.to_numpy())
+    figures = _bake_off_figures(sums.sum(axis=0), len(known))
+    drawn = _bake_off_figures(_block_draws(len(sums), draws, seed) @ sums, len(known))
+    limits = np.quantile(np.where(np.isnan(figures), 0, drawn), [.025, .975], axis=0)
+    limits = np.where(np.isnan(figures), np.nan, limits)
+    return dict(zip(_BAKE_OFF, figures)) | dict(zip(ends, limits.ravel()))
+
+# %% ../nbs/07a_meta_labeling.ipynb #0eaace23
 def bake_off(
     predictions: dict[str, pd.DataFrame],  # by kind of model: base_rate and others on the same windows
     samples: pd.DataFrame,  # of `filter_samples`
@@ -200,37 +216,32 @@ def bake_off(
 ) -> pd.DataFrame:  # a row a kind: orders, taken, every figure and the ends of its interval, as auc_low
     """Compare kinds of model by their predictions of the same orders.
 
-    Figures are log_loss, brier_skill, auc, rank_correlation and net_r; all_r is the net R of every order."""
-    outcomes = samples[['date', 'side', 'target']].dropna()
+    Figures are log_loss (nats), brier_skill, auc, rank_correlation and net_r (what the orders taken made, in
+    the unit of the target); all_r is what every order made. A figure is NaN where it is not defined. Raises
+    `ValueError` without predictions of the base rate.
+    Sources: Brier (1950), *Monthly Weather Review* 78, pages 1–3; Politis and Romano (1992), in *Exploring
+    the Limits of Bootstrap*, pages 263–270, for the circular blocks."""
+    if 'base_rate' not in predictions: raise ValueError('there are no predictions of base_rate: add them')
+    base = predictions['base_rate'][['date', 'side', 'probability']].rename(columns={'probability': 'base'})
+    outcomes = samples[['date', 'side', 'target']].dropna().merge(base, on=['date', 'side'])
     rows = {}
-    base = predictions['base_rate'].merge(outcomes, on=['date', 'side'])
     for kind, said in predictions.items():
-        known = said.assign(taken=_taken(said, min_confidence), base=predictions['base_rate'].probability.to_numpy())
-        known = known.merge(outcomes, on=['date', 'side']).dropna(subset=['probability', 'base', 'score'])
+        known = said.assign(taken=_taken(said, min_confidence)).merge(outcomes, on=['date', 'side'])
+        known = known.dropna(subset=['probability', 'base', 'score'])
         if since is not None: known = known[known.date >= since]
         rows[kind] = {'orders': len(known), 'taken': int(known.taken.sum()), 'all_r': known.target.sum()}
         rows[kind] |= _with_intervals(known, draws, seed)
     return pd.DataFrame(rows).T.rename_axis('model').astype({'orders': int, 'taken': int})
 
-def _with_intervals(known: pd.DataFrame, draws: int, seed: int) -> dict[str, float]:
-    "Return the figures of one kind of model and the ends of their 95% intervals."
-    if not len(known): return dict.fromkeys(_BAKE_OFF, np.nan)
-    sums = _figure_sums(known, known.base.to_numpy())
-    figures = _bake_off_figures(sums.sum(axis=0), len(known))
-    drawn = _bake_off_figures(_drawn_sessions(len(sums), draws, seed) @ sums, len(known))
-    low, high = np.quantile(np.where(np.isnan(figures), 0, drawn), [.025, .975], axis=0)
-    low, high = (np.where(np.isnan(figures), np.nan, x) for x in (low, high))
-    ends = {f'{name}_{end}': v for end, values in (('low', low), ('high', high)) for name, v in zip(_BAKE_OFF, values)}
-    return dict(zip(_BAKE_OFF, figures)) | ends
-
 # %% ../nbs/07a_meta_labeling.ipynb #155f2dec
-_PANELS = {'brier_skill': 'Brier skill', 'rank_correlation': 'rank correlation with R', 'net_r': 'net R of the orders taken'}
+_PANELS = {'brier_skill': 'Brier skill', 'rank_correlation': 'rank correlation with the result',
+           'net_r': 'result of the orders taken'}
 
 def plot_bake_off(
     table: pd.DataFrame,  # of `bake_off`
     panels: np.ndarray | None = None  # three matplotlib axes to draw on; None for new ones
 ) -> np.ndarray:  # the axes
-    "Draw skill, rank correlation and net R of each kind of model with their 95% intervals."
+    "Draw skill, rank correlation and result of the orders taken of each kind of model, with 95% intervals."
     if panels is None: panels = axes(size=(9, .35 * len(table) + 1), ncols=3, sharey=True)
     names = [_CONTENDER_LABELS.get(kind, kind) for kind in table.index]
     at = np.arange(len(table))[::-1]
@@ -243,17 +254,21 @@ def plot_bake_off(
     return panels
 
 # %% ../nbs/07a_meta_labeling.ipynb #bfdc0872
-def _describe_best(filtered: pd.DataFrame, unit: str = 'R') -> str:
-    "Say what the best signal promised, and what an order would have to promise."
+def _describe_best(filtered: pd.DataFrame, config: FilterConfig = FilterConfig()) -> str:
+    "Say how near the best signal came to being taken, or by how much it was; `config`: of the filter."
     known = filtered.dropna(subset=['lower'])
     if not len(known): return 'The filter had an opinion on no signal.'
+    if config.min_confidence is not None:
+        best = known.loc[known.confidence.idxmax()]
+        return (f'The signal with the highest confidence is that of {best.date:%Y-%m-%d}: its confidence is '
+                f'{best.confidence:.0f}, and {config.min_confidence:g} is needed.')
     best = known.loc[(known.lower - known.needed).idxmax()]
-    text = (f'The signal that came closest to being taken, or was taken first among equals, is that of '
-            f'{best.date:%Y-%m-%d}: its expectation is {best.expectation:+.2f} {unit}, with a probability of 80% '
-            f'it is above {best.lower:+.2f} {unit}, and {best.needed:+.2f} {unit} is needed')
+    shown = lambda value: _format_result(value, config.target)
+    text = (f'The best signal is that of {best.date:%Y-%m-%d}: its expectation is {shown(best.expectation)} '
+            f'and exceeds {shown(best.lower)} with a probability of 80%; {shown(best.needed)} is needed.')
     missing = best.needed - best.lower
-    if missing > 0: text += f'; it would be taken if every order made {missing:.2f} {unit} more'
-    return (text + '.').replace('-', '−').replace(f'{best.date:%Y−%m−%d}', f'{best.date:%Y-%m-%d}')
+    if missing > 0: text += f' It would be taken if every order made {shown(missing).lstrip("+")} more.'
+    return text
 
 # %% ../nbs/07a_meta_labeling.ipynb #a9e3726a
 def save_filter(

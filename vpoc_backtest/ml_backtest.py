@@ -25,7 +25,13 @@ from .data_report import _levels_section, _profile_section, _quality_section, _s
 from .display import _format_date
 from .evidence import _JUDGED, Evidence, after_trials, examine
 from .features import FilterConfig, ShortHistory
-from .filter_report import FilterResult, _describe_filter, _filter_metrics, _filter_sections
+from vpoc_backtest.filter_report import (
+    FilterResult,
+    _describe_filter,
+    _filter_metrics,
+    _filter_sections,
+    _outlier_sentence,
+)
 from .multiple_testing import _record_trials
 from .performance import compare
 from vpoc_backtest.report import (
@@ -213,8 +219,7 @@ def _trained_predictions(rule: _RuleOrders, device: str, say: Callable) -> _Pred
     by_model = walked.predictions.drop_duplicates('window').model.value_counts()
     used = ', '.join(f'{_model_label(kind)} in {n}' for kind, n in by_model.items())
     source = f'{len(walked.windows)} windows, trained walk-forward from {start} on: {used}'
-    cut = int(walked.outliers.sum())
-    say(f'           {cut:,} values beyond the limits of their training window were cut')
+    say(f'           {_outlier_sentence(walked.outliers)}')
     return _Predicted(samples, walked.predictions, ask, source, (dates, walked.windows), config, walked)
 
 def _model_label(kind: str) -> str:
@@ -247,7 +252,8 @@ def _trade_filtered(
     refused = trade(judged[~judged.accepted & judged.confidence.notna()])
     table = _calibration(said.predictions, said.samples)
     outliers = said.walked.outliers if said.walked else None
-    return results, FilterResult(said.source, first, judged, refused, table, said.windows, said.config, outliers)
+    filtered = FilterResult(said.source, first, judged, refused, table, said.windows, said.config, outliers)
+    return results, filtered
 
 # %% ../nbs/08_ml_backtest.ipynb #e20ca923
 def _trade(
@@ -297,8 +303,9 @@ def _filter_evidence(
         checks.insert(2, _check_profile_features(market.bars, levels_of, market.contract, seed=rule.seed))
     bars = market.bars[market.bars.date >= filtered.first]
     return examine_filter(bars, filtered.judged, rule.config.backtest, market.contract,
-                          checks=tuple(checks), seed=rule.seed)
+                          checks=tuple(checks), filter_config=said.config, seed=rule.seed)
 
+# %% ../nbs/08_ml_backtest.ipynb #cb0ec342
 def _compare_filters(rule: _RuleOrders, said: _Predicted, device: str) -> pd.DataFrame:
     "Return the bake-off: every kind of model on the samples and windows of the filter."
     from vpoc_backtest.meta_labeling import _all_kinds, bake_off
@@ -310,26 +317,27 @@ def _compare_filters(rule: _RuleOrders, said: _Predicted, device: str) -> pd.Dat
 
 def _try_filter_on_nulls(rule: _RuleOrders, said: _Predicted, wanted: EvidenceConfig, device: str) -> object:
     "Return the filter beside the same one trained on null markets, as `FilterNullTest`."
-    from vpoc_backtest.filter_evidence import filter_null_test
-    market = rule.market
+    from vpoc_backtest.filter_evidence import _filter_case, _null_test
     study = replace(_study_of(rule, None), seed=rule.seed, jobs=wanted.jobs, ledger=wanted.ledger)
-    return filter_null_test(market.bars, market.vix, rule.config.rules, said.config, rule.config.backtest,
-                            wanted.filter_nulls, device=device, study=study)
+    case = _filter_case(rule.config.rules, said.config, rule.config.backtest, study, device)
+    return _null_test(rule.market.bars, rule.market.vix, case, wanted.filter_nulls)
 
 def _filter_found(rule: _RuleOrders, filtered: FilterResult, said: _Predicted, wanted: EvidenceConfig,
                   orders: CausalityCheck, device: str) -> object:
-    "Return the evidence for a filter, and beside it, where it was trained here, other models and null markets."
+    "Return the evidence on a filter; where it was trained here, with other models and null markets."
     evidence = _filter_evidence(rule, filtered, said, orders)
     if said.walked is None: return evidence
     evidence = replace(evidence, compared=_compare_filters(rule, said, device))
     if not wanted.filter_nulls: return evidence
     return replace(evidence, nulls=_try_filter_on_nulls(rule, said, wanted, device))
 
+# %% ../nbs/08_ml_backtest.ipynb #8c619bde
 def _study_of(rule: _RuleOrders, filtered: FilterResult | None) -> StudyConfig:
     "Return what all studies of a run share; trades count from where the filter begins."
     first = filtered.first if filtered else None
     return StudyConfig(rule.market.contract, rule.config.levels, first)
 
+# %% ../nbs/08_ml_backtest.ipynb #c6ac5806
 def _gather_evidence(
     rule: _RuleOrders, filtered: FilterResult | None, said: _Predicted | None, wanted: EvidenceConfig,
     say: Callable, device: str
@@ -366,6 +374,7 @@ def _try_setups(rule: _RuleOrders, wanted: EvidenceConfig, say: Callable) -> Set
     say(f'setups     {len(found.table)} claims of traders, on {wanted.setups} null markets of each kind')
     return found
 
+# %% ../nbs/08_ml_backtest.ipynb #e8364f83
 def _trial_namer(rule: _RuleOrders, filtered: FilterResult | None) -> Callable:
     "Return the function (rules, backtest) → what tells a trial of this run from others on the same bars."
     study = _study_of(rule, filtered)
@@ -391,6 +400,7 @@ def _run_trials(
     dates = results['original'].equity.index
     return trials + _grid_trials(evidence.swept, combinations, dates, settings, rules, backtest)
 
+# %% ../nbs/08_ml_backtest.ipynb #37a070eb
 def _count_trials(
     market: MarketData, results: dict[str, BacktestResult], trials: list[tuple], ledger: Path, say: Callable
 ) -> dict[str, BacktestResult]:
@@ -509,8 +519,8 @@ def _signal_table(run: Run) -> pd.DataFrame:
     "Return the signals, with what the filter predicted for those it was asked about."
     if run.filtered is None: return run.signals
     said = run.filtered.judged.rename(columns={'confidence': 'filter_confidence'})
-    columns = ['date', 'side', 'filter_confidence', 'score', 'probability', 'expectation', 'lower', 'needed', 'model',
-               'trained_until', 'accepted']
+    columns = ['date', 'side', 'filter_confidence', 'score', 'probability', 'expectation', 'lower', 'needed',
+               'model', 'trained_until', 'accepted']
     return run.signals.merge(said[[c for c in columns if c in said]], on=['date', 'side'], how='left')
 
 # %% ../nbs/08_ml_backtest.ipynb #a44ea717

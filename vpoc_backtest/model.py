@@ -394,7 +394,8 @@ def _check_entries(found: dict):
     odd = [name for name, wanted in types.items() if type(found[name]) is not wanted]
     if odd: raise ValueError(f'{odd[0]!r} is a {type(found[odd[0]]).__name__}')
     names = found['about']['feature_names']
-    if type(names) is not list or not (names or found['kind'] == 'base_rate') or not all(type(n) is str for n in names):
+    listed = type(names) is list and all(type(n) is str for n in names)
+    if not listed or not (names or found['kind'] == 'base_rate'):
         raise ValueError("'feature_names' must be a list of names")
 
 def _read_description(file: Path) -> dict:

@@ -18,7 +18,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Callable
 
-import numpy as np
 import pandas as pd
 
 from .data import BadData, _fingerprint
@@ -104,10 +103,10 @@ def _save_pictures(folder: Path, history: pd.DataFrame, table: pd.DataFrame):
     from matplotlib import pyplot as plt
 
     from vpoc_backtest.meta_labeling import plot_calibration
-    from vpoc_backtest.train import plot_history
+    from vpoc_backtest.train import _plot_history
     if len(history):
         panels = axes(size=(11, 2.6), ncols=4)
-        plot_history(history, panels)
+        _plot_history(history, panels)
         panels[0].figure.savefig(folder/'history.png', dpi=120, metadata={'Software': None})
     panels = plot_calibration(table)
     panels[0].figure.savefig(folder/'calibration.png', dpi=120, metadata={'Software': None})
@@ -152,7 +151,7 @@ def _save_training(
 
 # %% ../nbs/08a_training_runs.ipynb #e75a3062
 @dataclass(frozen=True, eq=False)
-class _Training:
+class _TrainingTask:
     "What is trained, on what, and where it is saved."
     market: MarketData  # of `load_market`
     config: RunConfig  # all settings
@@ -162,7 +161,7 @@ class _Training:
     device: str = 'auto'  # see `_best_device`
     resume: bool = False  # go on from the checkpoints in the folder
 
-    def __repr__(self): return f'_Training: {self.market.source}, in {self.folder}'
+    def __repr__(self): return f'_TrainingTask: {self.market.source}, in {self.folder}'
 
 # %% ../nbs/08a_training_runs.ipynb #f1debda1
 def _training_samples(
@@ -182,7 +181,7 @@ def _training_samples(
     return market, samples
 
 # %% ../nbs/08a_training_runs.ipynb #61636eab
-def _train_and_save(training: _Training, say: Callable) -> dict:
+def _train_and_save(training: _TrainingTask, say: Callable) -> dict:
     "Train a filter and save it; return its figures out of sample."
     from vpoc_backtest.ensemble_training import TrainingFiles, _processes
     from vpoc_backtest.train import walk_forward
@@ -213,7 +212,7 @@ def train_run(
     say: Callable[[str], None] = lambda text: None  # called with each line of progress
 ) -> dict:  # figures out of sample, see `_out_of_sample`
     "Train a filter and save it in a folder; raise `BadData` where the history is too short."
-    return _train_and_save(_Training(market, config, Path(folder), until, seed, device), say)
+    return _train_and_save(_TrainingTask(market, config, Path(folder), until, seed, device), say)
 
 # %% ../nbs/08a_training_runs.ipynb #8217f824
 def _whole_numbers(text: str, option: str) -> tuple[int, ...]:
@@ -341,7 +340,7 @@ def _train_in_folder(
     market = load_market(options['data'], options['vix'], contract=contract, layout=options['layout'],
                          tz=options['tz'], stamp=options['stamp'], sample=SampleConfig(options['seed']))
     folder = _new_training(None, options['data']) if folder is None else Path(folder)
-    training = _Training(market, config, folder, options['until'], options['seed'], device, resume)
+    training = _TrainingTask(market, config, folder, options['until'], options['seed'], device, resume)
     if _processes()[0] != 0: return folder, _train_and_save(training, say)
     if not resume:
         _check_empty(folder, config)
@@ -402,7 +401,8 @@ def _read_training(training: Path) -> dict:
         raise BadData(f'{training}: its files cannot be read ({e})') from None
     settings = _settings_of(training)
     network = str(found.get('model'))
-    if settings and network in ('mlp', 'attention'): network += f' {"-".join(map(str, settings.filter.hidden))}'
+    if settings and network in ('mlp', 'attention'):
+        network += f' {"-".join(map(str, settings.filter.hidden))}'
     return figures | {'network': network, 'fingerprint': str(manifest.get('fingerprint')),
                       'source': manifest.get('source'), 'basis': _training_basis(manifest, settings)}
 
@@ -537,7 +537,7 @@ def _draw_calibration(predictions: dict[str, pd.DataFrame], file: Path):
     panels = axes(size=(9, 2.9 * len(predictions)), nrows=len(predictions), ncols=2, squeeze=False)
     for (name, p), pair in zip(predictions.items(), panels):
         plot_calibration(_calibration(p.drop(columns='target'), p), pair)[0].set_title(name, loc='left')
-    panels[0, 0].figure.savefig(file, dpi=120, metadata={'Software': None})
+    panels[0, 0].figure.savefig(file, dpi=90, metadata={'Software': None})
     plt.close('all')
 
 # %% ../nbs/08a_training_runs.ipynb #5c32ee00
