@@ -18,6 +18,7 @@ from uuid import uuid4
 import numpy as np
 import pandas as pd
 
+from . import __version__
 from .backtest import BacktestConfig
 from vpoc_backtest.causality import (
     CausalityCheck,
@@ -331,6 +332,8 @@ class FilterNullTest:
         usual = self.nulls['best:rank_correlation'].median()
         meaning = 'the scores know more than chance and the geometry of the orders'
         if p > .05: meaning = 'the scores are not told apart from those of models that know nothing'
+        least = 1 / (1 + len(self.nulls))
+        if least > .05: meaning = f'with so few null markets no p is smaller than {least:.2f}'
         text = (f'{self._what()} reaches a rank correlation of {reached:+.3f} between score and result. The '
                 f'same procedure on {len(self.nulls):,} null markets reaches {usual:+.3f} or more on half of '
                 f'them, and at least as much as here with p = {p:.3f}: {meaning}.')
@@ -353,9 +356,9 @@ def _null_files(bars: pd.DataFrame, case: _FilterCase, vix: pd.Series | None, pa
                 ) -> list[Path] | None:
     "Return where the figures of null markets are kept, for a run that was stopped; None: nowhere."
     if case.study.ledger is None: return None
-    known = '' if vix is None else hashlib.blake2b(vix.to_numpy(float).tobytes(), digest_size=8).hexdigest()
+    known = '' if vix is None else vix.to_csv()
     what = [asdict(case.rules), asdict(case.config), asdict(case.costs), asdict(case.study.contract),
-            asdict(case.study.levels), case.study.seed, case.device, case.null, known]
+            asdict(case.study.levels), case.study.seed, case.device, case.null, known, __version__]
     text = json.dumps([_fingerprint(bars), what], default=_plain, sort_keys=True)
     mark = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     folder = Path(case.study.ledger)/f'filter-nulls-{mark}'
@@ -371,15 +374,15 @@ def _null_test(bars: pd.DataFrame, vix: pd.Series | None, case: _FilterCase, n: 
     own = case.figures([case.samples(bars, levels, vix)])[0]
     markets = _null_markets(bars, case.null, study.contract, levels)
     seeds = list(range(study.seed, study.seed + n))
-    size = 1 if case.device == 'cpu' else _AT_ONCE
+    size, jobs = (1, study.jobs) if case.device == 'cpu' else (_AT_ONCE, 1)  # a card is not shared
     parts = [seeds[i:i + size] for i in range(0, n, size)]
-    with shared_folder(study.folder, study.jobs) as folder:
+    with shared_folder(study.folder, jobs) as folder:
         read = lambda: (markets, vix)
-        if worker_count(study.jobs) > 1:
+        if worker_count(jobs) > 1:
             along = pd.DataFrame(markets.along)
             shared = functools.partial(_read_market, share_frame(bars, folder), vix, along, case)
             read = functools.partial(cached_per_process, uuid4().hex, shared)
-        rows = list(map_parallel(functools.partial(_null_rows, read, case), parts, jobs=study.jobs,
+        rows = list(map_parallel(functools.partial(_null_rows, read, case), parts, jobs=jobs,
                                  files=_null_files(bars, case, vix, parts), title='filter on null markets'))
     return FilterNullTest(own, pd.concat(rows, ignore_index=True).set_index('seed'), case.null)
 
@@ -421,7 +424,8 @@ class FilterEvidence:
     @property
     def p(self) -> float:
         "Return the p of the whole procedure, else of accepted against refused orders; NaN: none."
-        return self.acceptance.p_value if self.nulls is None else self.nulls.p_value()
+        whole = float('nan') if self.nulls is None else self.nulls.p_value()
+        return whole if np.isfinite(whole) else self.acceptance.p_value
 
     def _judged(self) -> list[str]:
         "Return what the comparisons found, a sentence each."

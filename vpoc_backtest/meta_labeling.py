@@ -20,6 +20,7 @@ from .display import COLOURS, axes
 from vpoc_backtest.features import (
     FilterConfig,
     Scaler,
+    ShortHistory,
     _format_result,
     _make_samples,
     _outcome_targets,
@@ -152,7 +153,10 @@ def _all_kinds(samples: pd.DataFrame, walked: WalkForward, config: FilterConfig,
     found = {}
     for kind in _CONTENDER_LABELS:
         if kind in walked.by_kind: found[kind] = walked.by_kind[kind]
-        else: found[kind] = walk_forward(samples, _sized(config, kind), seed=seed, device=device).predictions
+        else:
+            try: walk = walk_forward(samples, _sized(config, kind), seed=seed, device=device)
+            except ShortHistory: continue  # too few complete sequences for attention
+            found[kind] = walk.predictions
     return found
 
 # %% ../nbs/07a_meta_labeling.ipynb #2c6148ed

@@ -292,10 +292,12 @@ def _write_start_note(folder: Path, options: dict, config: RunConfig):
 # %% ../nbs/08a_training_runs.ipynb #b518dee6
 def _start_processes(ids: tuple[int, ...], gpus: int) -> int:
     "Start this command again, once for each GPU, and return the exit code."
+    import torch
     launch = [sys.executable, '-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={len(ids)}',
               '--no_python', *sys.argv]
-    seen = os.environ.get('CUDA_VISIBLE_DEVICES', ','.join(map(str, range(gpus)))).split(',')
-    chosen = {'CUDA_VISIBLE_DEVICES': ','.join(seen[i] for i in ids)}
+    named = 'HIP_VISIBLE_DEVICES' if torch.version.hip else 'CUDA_VISIBLE_DEVICES'
+    seen = os.environ.get(named, ','.join(map(str, range(gpus)))).split(',')
+    chosen = {named: ','.join(seen[i] for i in ids)}
     return subprocess.run(launch, env=os.environ | chosen).returncode
 
 def _chosen_device(device_ids: str | None) -> str:
