@@ -45,7 +45,7 @@ def _platt_slope(z: np.ndarray, won: np.ndarray, level: float) -> float:
     return float(slope)
 
 # %% ../nbs/06c_calibration.ipynb #b63c1880
-_USUAL_MEAN = .1  # standard deviations of the result: scale of the mean before any result is known
+_PRIOR_MEAN, _PRIOR_ERROR = -.1, .05  # of the mean before any result is known, in standard deviations of it
 _LOWER = .8  # probability with which the expectation exceeds its lower bound
 
 def _lower_bound(weight: float, middle: np.ndarray, error: np.ndarray, mean: float, mean_error: float
@@ -84,7 +84,7 @@ class Calibration:
 
         Expectation and lower are in the unit of the results that the calibration was fitted to."""
         from scipy.special import ndtr
-        z = (np.asarray(scores, float) - self.centre) / (self.spread or np.inf)
+        z = np.clip((np.asarray(scores, float) - self.centre) / (self.spread or np.inf), -3, 3)
         middle = self.mean + self.slope * z
         error = np.hypot(self.mean_error, self.slope_error * z)
         without = ndtr(self.mean / self.mean_error)
@@ -111,10 +111,10 @@ def _fit_calibration(
     if len(known) < 2: raise ValueError(f'{len(known)} known outcomes are too few: two are needed')
     sigma = max(float(known.std(ddof=1)), 1e-9)
     wins = int((known > 0).sum())
-    precision = len(known) / sigma**2 + (_USUAL_MEAN * sigma)**-2
+    told, believed = len(known) / sigma**2, (_PRIOR_ERROR * sigma)**-2  # precisions
+    mean = (told * known.mean() + believed * _PRIOR_MEAN * sigma) / (told + believed)
     level = np.log((wins + 1) / (len(known) - wins + 1))
-    found = {'outcomes': len(known), 'mean': float(known.sum() / sigma**2 / precision),
-             'mean_error': precision**-.5,
+    found = {'outcomes': len(known), 'mean': float(mean), 'mean_error': (told + believed)**-.5,
              'centre': 0., 'spread': 0., 'slope': 0., 'slope_error': 0., 'weight': 0.,
              'level': float(level), 'logit_slope': 0.}
     if len(scores) < _MIN_SCORED or not scores.std() > 1e-6 * max(np.abs(scores).max(), 1e-9):
