@@ -512,7 +512,7 @@ class _BacktestOptions:
     segment: str = None  # part of the day levels are counted in: RTH, ETH or all (default: RTH)
     device: str = 'auto'  # where volume is counted by price and the filter trained: auto, cpu, cuda, cuda:1
     # null markets of each kind that the rule is compared with, 0 for none; under 40 the error rates
-    # of the verdict are not measured
+    # of the verdict are not measured, and the filter is not compared with other models
     placebo: int = 200
     # null markets of each kind on which claims of traders about the market profile are tried, 0 for none
     setups: int = 50

@@ -100,10 +100,11 @@ def _calibration_table(table: pd.DataFrame) -> pd.DataFrame:
     "Return predictions and outcomes by class as the page shows them."
     names = {'trades': 'Trades', 'probability': 'Predicted profits', 'positive': 'Profits',
              'expected': 'Expected', 'mean': 'Mean outcome', 'error': 'Standard error'}
-    formats = {'Trades': '{:,.0f}', 'Predicted profits': '{:.1%}', 'Profits': '{:.1%}'}
+    formats = {'Trades': '{:,.0f}', 'Predicted profits': '{:.1%}', 'Profits': '{:.1%}',
+               'Standard error': '{:.3f}'}
     table = table.rename(columns=names).rename_axis('Class')
     shown = pd.DataFrame({c: table[c].map(formats.get(c, '{:+.3f}').format) for c in table})
-    return shown.replace({'nan%': '–', '+nan': '–'})
+    return shown.replace({'nan%': '–', '+nan': '–', 'nan': '–'})
 
 # %% ../nbs/07d_filter_report.ipynb #a9e52a80
 def _range_text(row: pd.Series, name: str, form: str) -> str:
@@ -125,8 +126,9 @@ def _bake_off_table(table: pd.DataFrame, p_values: pd.DataFrame | None, target: 
     forms = {'log_loss': ('Log loss', '.3f'), 'brier_skill': ('Brier skill', '+.3f'), 'auc': ('AUC', '.3f'),
              'rank_correlation': ('Rank correlation', '+.3f'), 'net_r': (net, '+.1f')}
     shown = pd.DataFrame({'Taken': table.taken.map('{:,}'.format) + ' of ' + table.orders.map('{:,}'.format)})
-    for name, (label, form) in forms.items():
-        shown[label] = [_range_text(row, name, form) for _, row in table.iterrows()]
+    for name, (label, form) in forms.items():  # the interval only where it fits: the picture has all
+        given = table if name == 'rank_correlation' else table.assign(**{f'{name}_low': np.nan})
+        shown[label] = [_range_text(row, name, form) for _, row in given.iterrows()]
     if p_values is not None:
         p = p_values.rank_correlation.reindex(table.index)
         shown['p on null markets'] = [f'{x:.3f}' if np.isfinite(x) else '–' for x in p]

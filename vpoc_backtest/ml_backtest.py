@@ -281,7 +281,7 @@ class EvidenceConfig:
     filter_nulls: int = 0  # null markets on which the filter is trained again; 0: it is not
 
 # %% ../nbs/08_ml_backtest.ipynb #b3d30919
-_FEWEST = 40  # null markets; with fewer the error rates of the verdict are not measured
+_FEWEST = 40  # null markets; with fewer neither error rates of the verdict nor other models are looked at
 
 def _filter_evidence(
     rule: _RuleOrders, filtered: FilterResult, said: _Predicted,
@@ -326,7 +326,7 @@ def _filter_found(rule: _RuleOrders, filtered: FilterResult, said: _Predicted, w
                   orders: CausalityCheck, device: str) -> object:
     "Return the evidence on a filter; where it was trained here, with other models and null markets."
     evidence = _filter_evidence(rule, filtered, said, orders)
-    if said.walked is None: return evidence
+    if said.walked is None or wanted.placebos < _FEWEST: return evidence
     evidence = replace(evidence, compared=_compare_filters(rule, said, device))
     if not wanted.filter_nulls: return evidence
     return replace(evidence, nulls=_try_filter_on_nulls(rule, said, wanted, device))
@@ -353,7 +353,7 @@ def _gather_evidence(
         found = _filter_found(rule, filtered, said, wanted, evidence.causality, device)
         filtered = replace(filtered, evidence=found)
         say('           look-ahead of features and predictions, accepted beside refused orders')
-        if said.walked: say('           seven kinds of model on the same orders')
+        if found.compared is not None: say('           seven kinds of model on the same orders')
         if found.nulls: say(f'           the filter trained again on {wanted.filter_nulls:,} null markets')
     if wanted.placebos < _FEWEST: return evidence, filtered, None
     n = wanted.placebos // 2
