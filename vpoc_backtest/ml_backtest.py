@@ -326,10 +326,11 @@ def _filter_found(rule: _RuleOrders, filtered: FilterResult, said: _Predicted, w
                   orders: CausalityCheck, device: str) -> object:
     "Return the evidence on a filter; where it was trained here, with other models and null markets."
     evidence = _filter_evidence(rule, filtered, said, orders)
-    if said.walked is None or wanted.placebos < _FEWEST: return evidence
-    evidence = replace(evidence, compared=_compare_filters(rule, said, device))
-    if not wanted.filter_nulls: return evidence
-    return replace(evidence, nulls=_try_filter_on_nulls(rule, said, wanted, device))
+    if said.walked is None: return evidence
+    found = {}
+    if wanted.placebos >= _FEWEST: found['compared'] = _compare_filters(rule, said, device)
+    if wanted.filter_nulls: found['nulls'] = _try_filter_on_nulls(rule, said, wanted, device)
+    return replace(evidence, **found)
 
 # %% ../nbs/08_ml_backtest.ipynb #8c619bde
 def _study_of(rule: _RuleOrders, filtered: FilterResult | None) -> StudyConfig:
