@@ -402,7 +402,8 @@ def test_nothing_read_can_write_elsewhere(place, capsys, monkeypatch):
     (inside / 'filter/model.json').write_text(
         json.dumps(
             {
-                'format': 1,
+                'format': 2,
+                'kind': '../evil',
                 'architecture': {'out': '../evil'},
                 'about': {'feature_names': ['../evil']},
                 'output': '../evil',
@@ -421,7 +422,7 @@ def test_nothing_read_can_write_elsewhere(place, capsys, monkeypatch):
 def test_a_run_or_filter_of_another_version_says_why_not(place, runs, capsys, monkeypatch):
     save_run(runs[0], place/'out')
     manifest = json.loads((place/'out/manifest.json').read_text())
-    assert manifest['format'] == 2
+    assert manifest['format'] == 3
     (place/'out/manifest.json').write_text(json.dumps(manifest | {'format': 99}))
     with pytest.raises(ValueError, match='is of format 99, written by version .*: update vpoc_backtest'):
         load_run(place / 'out')
@@ -429,6 +430,6 @@ def test_a_run_or_filter_of_another_version_says_why_not(place, runs, capsys, mo
     (place/'filter/model.json').write_text('{"format": 99}')
     is_a_line(
         asked(capsys, monkeypatch, place, model='filter'),
-        'is of version 99, this library reads 1',
+        'is of version 99, this library reads 2',
         'train the model again',
     )
