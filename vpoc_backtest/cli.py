@@ -500,8 +500,7 @@ class _BacktestOptions:
     # filter over the rule: train, latest (in TRAINING/), a folder, or none
     # (default: train if the history is long enough)
     model: str = None
-    # which model to train: auto (chosen by earlier predictions), base_rate, logistic, ridge, boosting, tabm,
-    # mlp or attention (default: that of [filter] arch in --config, else auto)
+    # model to train: auto, base_rate, logistic, ridge, boosting, tabm, mlp, attention (default: auto)
     filter: str = None
     seed: int = 0  # of everything random
     # of the files: auto, or ninjatrader, sierra, tradestation, kibot, backtestmarket, firstrate, databento,
@@ -511,14 +510,12 @@ class _BacktestOptions:
     stamp: str = None  # the moment of a bar its stamp means: open or end (default: the layout's)
     segment: str = None  # part of the day levels are counted in: RTH, ETH or all (default: RTH)
     device: str = 'auto'  # where volume is counted by price and the filter trained: auto, cpu, cuda, cuda:1
-    # null markets of each kind that the rule is compared with, 0 for none; under 40 the error rates
-    # of the verdict are not measured, and the filter is not compared with other models
+    # null markets of each kind that the rule is compared with, 0 for none; under 40 neither the error
+    # rates of the verdict nor other models are looked at
     placebo: int = 200
     # null markets of each kind on which claims of traders about the market profile are tried, 0 for none
     setups: int = 50
-    # null markets on which the filter is trained again, every model of it, 0 for none; 100 take minutes, and
-    # those that are finished are kept in the ledger
-    filter_nulls: int = 0
+    filter_nulls: int = 0  # null markets on which the filter is trained again; 100 take minutes
     jobs: int = 1  # processes for the null markets, -1 for one a core
     ledger: str = None  # folder whose trials.parquet counts the results (default: BACKTEST)
     # write all settings with their defaults and a comment on each to this file, and do nothing else
@@ -598,7 +595,7 @@ class _TrainOptions:
     batch_size: int = None  # samples a step
     learning_rate: float = None  # at its highest
     hidden_layers: str = None  # widths, as in 192,128,64
-    arch: str = None  # the model: auto, base_rate, logistic, ridge, boosting, tabm, mlp or attention
+    arch: str = None  # model, see --filter of vpoc_backtest
     members: int = None  # networks in the ensemble
     use_mixed_precision: bool = False  # multiply in bfloat16
     device_ids: str = None  # GPUs to train on, as in 0,1 (default: the first, or the CPU if there is none)
