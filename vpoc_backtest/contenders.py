@@ -8,7 +8,6 @@ __all__ = []
 # %% ../nbs/06b_contenders.ipynb #06bcc6de
 import functools
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Sequence
@@ -227,8 +226,7 @@ def _threadpools():
     "Return the thread pools of this process, those of scikit-learn among them."
     import sklearn.ensemble  # noqa: F401, loads its pool
     from threadpoolctl import ThreadpoolController
-    # it looks for libraries in a callback of C, where Ctrl-C would be lost, so another thread does it
-    with ThreadPoolExecutor(1) as other: return other.submit(ThreadpoolController).result()
+    return ThreadpoolController()
 
 def _fit_model(
     kind: str,  # 'base_rate', 'logistic', 'ridge', 'boosting' or 'tabm'
