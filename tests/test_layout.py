@@ -11,7 +11,7 @@ ORDER = ['storage', 'parallel', 'display', 'data', 'layouts', 'parsing', 'reader
          'stats', 'multiple_testing',
          'volatility', 'signals', 'orders', 'performance', 'fills', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'lore', 'setups', 'report',
          'report_notebook',
-         'explore_day', 'explore', 'features', 'splits', 'model', 'ensemble_training', 'contenders', 'calibration', 'train', 'meta_labeling', 'filter_evidence', 'run_config', 'data_report', 'filter_report', 'ml_backtest', 'training_runs', 'cli', 'setups_cli']
+         'explore_day', 'explore', 'trade_lists', 'trade_audit', 'features', 'splits', 'model', 'ensemble_training', 'contenders', 'calibration', 'train', 'meta_labeling', 'filter_evidence', 'run_config', 'data_report', 'filter_report', 'ml_backtest', 'training_runs', 'cli', 'setups_cli', 'audit_cli']
 ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storage', 'display'], 'layouts': ['data'], 'parsing': ['data', 'layouts'],
          'readers': ['storage', 'data', 'display', 'layouts', 'parsing'],
          'data_quality': ['display', 'data', 'parsing', 'readers'], 'rolls': ['data', 'display'], 'profiles': ['data'],
@@ -20,7 +20,8 @@ ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storag
          'order_flow': ['display', 'data', 'profiles', 'vpoc', 'trades'],
          'level_error': ['data', 'parsing', 'profiles', 'vpoc', 'trades', 'order_flow'],
          'stats': ['display'], 'multiple_testing': ['storage', 'display', 'data', 'stats'], 'signals': ['data', 'stats'],
-         'volatility': ['display', 'data', 'stats'], 'calibration': ['display'], 'splits': ['display'], 'model': ['storage']}
+         'volatility': ['display', 'data', 'stats'], 'trade_lists': ['data', 'layouts', 'parsing'],
+         'calibration': ['display'], 'splits': ['display'], 'model': ['storage']}
 # storage needs Python alone, so that whatever writes files may import it
 modules = sorted(p for p in (root/'vpoc_backtest').glob('*.py') if not p.name.startswith('_'))
 notebooks = sorted((root/'nbs').rglob('*.ipynb'))
