@@ -256,7 +256,7 @@ def _wall_clock(m: re.Match) -> int:
     if m['half']: h = h % 12 + 12 * (m['half'].lower() == 'p')
     return ((h * 60 + minute) * 60 + s) * 10**6 + int((m['f'] or '0').ljust(6, '0')[:6])
 
-# %% ../nbs/04f_trade_lists.ipynb #417d9747
+# %% ../nbs/04f_trade_lists.ipynb #3a5181dc
 @dataclass(frozen=True)
 class _ListOptions:
     "How a list is read."
@@ -269,7 +269,10 @@ def _list_times(texts: list[str], options: _ListOptions, file: str) -> tuple[np.
     "Return microseconds in UTC, _NOT_A_TIME for none, and whether a second is told anywhere."
     found = [_moment(t) for t in texts]
     parts = np.array([[int(m[k]) for k in 'abc'] if m else [0, 0, 0] for m in found], int).reshape(-1, 3)
-    days, exist = _calendar_days(parts, _date_order(found, options.dates, file))
+    by_order, whole = _calendar_days(parts, _date_order(found, options.dates, file))
+    by_year, exist = _calendar_days(parts, 'ymd')
+    exist &= parts[:, 0] > 31  # 2013-10-07 says its order itself
+    days, exist = np.where(exist, by_year, by_order), exist | whole
     clock = np.array([_wall_clock(m) if m else _NOT_A_TIME for m in found], np.int64)
     ahead = [_offset(m['zone']) if m else None for m in found]
     lost = [bool(m and m['zone']) and a is None for m, a in zip(found, ahead)]
