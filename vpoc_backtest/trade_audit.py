@@ -92,14 +92,14 @@ def _fill_bars(fills: pd.DataFrame, clock: _Clock) -> tuple[np.ndarray, np.ndarr
     exact = span == 0
     return clock.between(ts - exact * _SECOND, ts + np.where(exact, _SECOND + 1, span))
 
-# %% ../nbs/04f_trade_audit.ipynb #b9cdd325
+# %% ../nbs/04f_trade_audit.ipynb #da060b63
 _VERDICTS = ('possible', 'doubtful', 'impossible', 'not covered')
 
 def _n_ticks(n: float) -> str: return f'{n:g} tick{"s" * (n != 1)}'
 
 def _judge_price(fill: object, prices: tuple, config: BacktestConfig) -> tuple[str, str]:
-    "Return verdict and reason of a fill; `prices`: its price, and open, high and low of its bars, in ticks."
-    price, opened, high, low = prices
+    "Return verdict and reason of a fill; `prices`: its price, and opens, high, low of its bars, in ticks."
+    price, opens, high, low = prices
     buy = fill.side > 0
     better, worse, room = low - price, price - high, price - low
     if not buy: better, worse, room = price - high, low - price, high - price
@@ -112,7 +112,7 @@ def _judge_price(fill: object, prices: tuple, config: BacktestConfig) -> tuple[s
     if abs(price - round(price)) > 1e-5:
         if fill.contracts > 1: return 'doubtful', 'between two ticks: the mean of several fills?'
         return 'impossible', 'between two ticks'
-    if fill.type == 'limit' and room < config.limit_through and price != opened:
+    if fill.type == 'limit' and room < config.limit_through and not (opens == round(price)).any():
         return 'doubtful', f'a limit at the {best} of its {where}: touched, not traded through'
     if fill.type == 'stop' and fill.side * (fill.stop - fill.price) > 1e-9:
         return 'doubtful', 'better than its stop'
@@ -136,7 +136,7 @@ def _without_bar(fill: object, date: pd.Timestamp, segment: str, clock: _Clock) 
         return 'impossible', f'no bar on {date:%Y-%m-%d}: a weekend, a holiday, or a day that the bars lack'
     return 'impossible', 'no bar at this time: the market was closed, nothing traded, or the bars lack it'
 
-# %% ../nbs/04f_trade_audit.ipynb #bee065c6
+# %% ../nbs/04f_trade_audit.ipynb #6697b77e
 def _judged_fills(trades: pd.DataFrame, clock: _Clock, config: BacktestConfig) -> pd.DataFrame:
     "Return the fills of trades, each with its bar, a verdict and a reason."
     fills, prices = _list_fills(trades), clock.bars.prices
@@ -150,7 +150,7 @@ def _judged_fills(trades: pd.DataFrame, clock: _Clock, config: BacktestConfig) -
                            'low': int(prices[_LOW, a:b].min())}
         if reason := _uncovered(fill, a, clock): said = 'not covered', reason
         elif b == a: said = _without_bar(fill, date, segment, clock)
-        else: said = _judge_price(fill, (fill.price / clock.bars.spec.tick_size, prices[_OPEN, a],
+        else: said = _judge_price(fill, (fill.price / clock.bars.spec.tick_size, prices[_OPEN, a:b],
                                          found['high'], found['low']), config)
         rows.append(found | {'first': a, 'last': b} | dict(zip(('verdict', 'reason'), said)))
     table = fills.join(pd.DataFrame(rows))
