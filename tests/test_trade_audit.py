@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpoc_backtest.backtest import BacktestConfig, prepare_bars, run_backtest
-from vpoc_backtest.data import ES, BadData, random_walk, sample_market
+from vpoc_backtest.data import MES, BadData, ContractSpec, random_walk, sample_market
 from vpoc_backtest.readers import read_bars
 from vpoc_backtest.rolls import front_month
 from vpoc_backtest.signals import SignalRules, make_signals
@@ -350,6 +350,55 @@ def test_another_product_is_refused_by_name(tmp_path):
     assert len(trades) == 2 and rejects.reason.tolist() == ['NQ 03-15 is not ES: use --symbol NQ'] and rejects.line.tolist() == [2]
     path.write_text('\n'.join(ninjatrader(FEW)).replace('ES 03-15', 'NQ 03-15'))
     with pytest.raises(BadData, match=r'list.csv, line 2: NQ 03-15 is not ES: use --symbol NQ \(all 3 rows are refused\)'): read_trades(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(-3000, 400_000), st.integers(0, 3000), st.integers(15_000, 25_000), st.integers(-60, 60), st.integers(1, 50),
+                          st.sampled_from(['', 'limit', 'stop', 'market']), st.sampled_from([0, 1, 5])), min_size=1, max_size=12), st.booleans())
+def test_any_list_has_an_audit(rows, stops):
+    "Nights, weekends, holidays, times before and after the data, prices off the grid: always an answer, and one verdict a fill."
+    start = WALK.index[0]
+    at = [start + pd.Timedelta(minute, 'min') for minute, *_ in rows]
+    trades = pd.DataFrame({
+        'side': [1 if tick % 2 else -1 for _, _, tick, *_ in rows], 'contracts': [n for *_, n, _, _ in rows], 'entry_ts': pd.DatetimeIndex(at),
+        'entry': [tick / 4 for _, _, tick, *_ in rows], 'exit_ts': pd.DatetimeIndex([t + pd.Timedelta(held, 'min') for t, (_, held, *_) in zip(at, rows)]),
+        'exit': [tick / 4 + move / 10 for _, _, tick, move, *_ in rows], 'entry_type': [kind for *_, kind, _ in rows],
+        'span': [pd.Timedelta(span, 'min') for *_, span in rows]})
+    if stops: trades['stop'] = trades.entry - trades.side * 4
+    audit = audit_trades(trades, WALK, n=20, nulls=2)
+    assert len(audit.fills) == 2 * len(rows) and audit.fills.verdict.isin(['possible', 'doubtful', 'impossible', 'not covered']).all()
+    assert (audit.fills.reason[audit.fills.verdict != 'possible'] != '').all() and audit.sentences() and audit.unit == ('R' if stops else 'daily range')
+    assert audit.result.trades.net.sum() == pytest.approx(audit.result.equity.iloc[-1] - 100_000)
+
+
+WALK = random_walk(60, 78, seed=4)
+
+
+def test_the_micro_on_bars_of_the_large_contract(walk, tmp_path):
+    path = tmp_path/'list.csv'
+    path.write_text('\n'.join(ninjatrader(FEW)).replace('ES 03-15', 'MES 03-15'))
+    spec = ContractSpec('ES', .25, 5., fees=.37)
+    trades, rejects = read_trades(path, contract=spec)
+    assert len(trades) == 3 and not len(rejects)
+    bars = walk.assign(contract='ES 03-15')
+    for contract in (spec, MES):
+        audit = audit_trades(trades, bars, contract, n=10, nulls=2)
+        assert not audit.fills.reason.str.contains('the bars are of').any() and audit.result.trades.gross.sum() == pytest.approx(5 * (6 + 2 - 5.25))
+    with pytest.raises(BadData, match='MES 03-15 is not ES'): read_trades(path)
+
+
+@pytest.mark.skipif(not shared.exists(), reason='no real data')
+def test_contracts_over_a_real_roll(tmp_path):
+    bars = front_month(read_bars(shared/'es_1min_2013_2020.parquet')[0])
+    old, new = pd.unique(bars.contract.astype(str))[:2]
+    rows = pd.concat([bars[bars.contract == name].iloc[500:560:20] for name in (old, new)])
+    trades = pd.DataFrame({'side': 1, 'contracts': 1, 'entry_ts': rows.index, 'entry': rows.close.to_numpy(), 'exit_ts': rows.index, 'exit': rows.high.to_numpy(),
+                           'contract': rows.contract.astype(str).to_numpy()})
+    clock = _market_clock(prepare_bars(bars))
+    fills = audit_trades(trades, bars, n=10, nulls=2).fills
+    assert (fills.verdict == 'possible').all() and len(clock.opens) == len(bars)
+    wrong = audit_trades(trades.assign(contract=old), bars, n=10, nulls=2).fills
+    assert (wrong.verdict == 'not covered').sum() == 6 and wrong.reason.str.contains(f'the bars are of {new} there, the fill is of {old}').sum() == 6
 
 
 # The command

@@ -283,8 +283,8 @@ def _list_times(texts: list[str], options: _ListOptions, file: str) -> tuple[np.
     minutes = np.array([a or 0 for a in ahead], np.int64) * 60_000_000
     return np.where(zoned & exist, wall - minutes, utc), bool((clock[exist] % 60_000_000 > 0).any())
 
-# %% ../nbs/04f_trade_lists.ipynb #ce44b767
-def _span_of(micro: np.ndarray, seconds: bool) -> pd.Timedelta:
+# %% ../nbs/04f_trade_lists.ipynb #83293b7b
+def _stamp_span(micro: np.ndarray, seconds: bool) -> pd.Timedelta:
     "Return how long after its stamp a fill may have happened: zero where seconds are told, else its bar."
     known = micro[micro != _NOT_A_TIME]
     if seconds or not len(known): return pd.Timedelta(0)
@@ -325,16 +325,20 @@ def _point_of(rows: _ListRows) -> str:
     texts = [x for f in named for x in rows.texts[f]]
     return _decimal_point(texts + [x for row in rows.texts.get('costs', []) for x in row])
 
-# %% ../nbs/04f_trade_lists.ipynb #1d88500c
+# %% ../nbs/04f_trade_lists.ipynb #bb5a452f
+def _is_of(product: str, contract: ContractSpec) -> bool:
+    "Return whether a product is the contract, or the Micro of it where the point value is the Micro's."
+    if product in ('', contract.symbol): return True
+    micro = _CONTRACTS.get(product, contract)
+    return product == 'M' + contract.symbol and micro.point_value == contract.point_value
+
 def _checked_contracts(rows: _ListRows, contract: ContractSpec) -> _ListRows:
     "Refuse rows of another product."
     if 'contract' not in rows.texts: return rows
-    product = [_product_of(t) for t in rows.texts.contract]
-    other = np.array([bool(p) and p != contract.symbol for p in product], bool)
-    unnamed = rows.texts.contract.str.strip() == ''
-    rows = rows.keep(~unnamed.to_numpy(bool), 'the contract is missing')
-    other = other[~unnamed.to_numpy(bool)]
-    return rows.keep(~other, lambda r: f'{r.contract} is not {contract.symbol}: '
+    named = np.array([t.strip() != '' for t in rows.texts.contract], bool)
+    rows = rows.keep(named, 'the contract is missing')
+    own = np.array([_is_of(_product_of(t), contract) for t in rows.texts.contract], bool)
+    return rows.keep(own, lambda r: f'{r.contract} is not {contract.symbol}: '
                                        f'{_mend_symbol(_product_of(r.contract), contract)}')
 
 def _named_contracts(rows: _ListRows, ts: np.ndarray) -> list[str]:
@@ -365,8 +369,8 @@ def _check_stamps(rows: _ListRows, options: _ListOptions, fields: tuple) -> tupl
         read = {k: (m[fine], s) for k, (m, s) in read.items()}
     return rows, {f: micro for f, (micro, _) in read.items()}, any(s for _, s in read.values())
 
-# %% ../nbs/04f_trade_lists.ipynb #5971800b
-def _sides(rows: _ListRows, point: str) -> np.ndarray:
+# %% ../nbs/04f_trade_lists.ipynb #32e7596a
+def _row_sides(rows: _ListRows, point: str) -> np.ndarray:
     "Return the side of each row: what its word says, else the sign of its quantity."
     if 'side' in rows.texts: return np.array([_side_of(t) for t in rows.texts.side], int)
     return np.sign([_number(t, point) for t in rows.texts.contracts]).astype(int)
@@ -378,13 +382,13 @@ def _read_whole_trades(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataF
     is_open = np.array([not (e + x).strip() for e, x in zip(rows.texts.exit_ts, rows.texts.exit)], bool)
     rows = rows.keep(~is_open, 'the position is still open: it has no exit')
     rows = _check_amounts(rows, point, ('entry', 'exit'))
-    rows = rows.keep(_sides(rows, point) != 0, lambda r: f'the side {r.side!r} is neither long nor short')
+    rows = rows.keep(_row_sides(rows, point) != 0, lambda r: f'the side {r.side!r} is neither long nor short')
     rows, times, seconds = _check_stamps(rows, options, ('entry_ts', 'exit_ts'))
     late = times['exit_ts'] >= times['entry_ts']
     rows = rows.keep(late, 'the exit is before the entry')
     times = {f: micro[late] for f, micro in times.items()}
     table = pd.DataFrame(times | _amounts(rows, point) | {
-        'side': _sides(rows, point), 'contract': _named_contracts(rows, times['entry_ts']),
+        'side': _row_sides(rows, point), 'contract': _named_contracts(rows, times['entry_ts']),
         'line': rows.texts.line.astype(int)})
     table['contracts'] = table.contracts.abs() if 'contracts' in table else 1.
     for name in ('entry_type', 'exit_type'):
@@ -442,7 +446,7 @@ def _read_halves(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, 
                                                'or the exit is before the entry')
     return table[~differ].reset_index(drop=True).assign(seconds=seconds), rows
 
-# %% ../nbs/04f_trade_lists.ipynb #be4fa8a3
+# %% ../nbs/04f_trade_lists.ipynb #efd5e081
 @dataclass
 class _Piece:
     "A part of a position that is still open."
@@ -456,7 +460,7 @@ def _trade_of(entry: pd.Series, exit: pd.Series, size: float) -> dict:
             'side': entry.side, 'contracts': size, 'contract': entry.contract, 'costs': costs,
             'line': entry.line}
 
-def _matched(fills: pd.DataFrame) -> tuple[list, list, list]:
+def _fifo_trades(fills: pd.DataFrame) -> tuple[list, list, list]:
     "Return trades, pieces left open, and lines of fills that close what was never opened; of one contract."
     queue, trades, early = deque(), [], []
     for _, fill in fills.iterrows():
@@ -493,16 +497,16 @@ def _is_closing(text: str) -> bool:
     codes = set(re.split(r'[;,\s]+', text.strip().lower()))
     return bool(codes & {'c', 'exit', 'close'}) and not codes & {'o', 'entry', 'open'}
 
-# %% ../nbs/04f_trade_lists.ipynb #3c78a1a7
+# %% ../nbs/04f_trade_lists.ipynb #339c252c
 def _fill_table(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, _ListRows]:
     "Return the fills of a list, in order of time; those of one order at one price and time are one."
     point = _point_of(rows)
     rows = _check_amounts(_checked_contracts(_without_summaries(rows), options.contract), point, ('price',))
-    rows = rows.keep(_sides(rows, point) != 0, 'the side is neither buy nor sell')
+    rows = rows.keep(_row_sides(rows, point) != 0, 'the side is neither buy nor sell')
     rows, times, seconds = _check_stamps(rows, options, ('ts',))
     n, ts = _amounts(rows, point), times['ts']
     table = pd.DataFrame({
-        'ts': ts, 'price': n['price'], 'contracts': np.abs(n['contracts']), 'side': _sides(rows, point),
+        'ts': ts, 'price': n['price'], 'contracts': np.abs(n['contracts']), 'side': _row_sides(rows, point),
         'contract': _named_contracts(rows, ts), 'costs': n.get('costs', np.full(len(ts), np.nan)),
         'line': rows.texts.line.to_numpy(int),
         'closing': [_is_closing(c) for c in rows.texts.get('code', [''] * len(ts))]})
@@ -517,7 +521,7 @@ def _read_fills(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, _
     fills, rows = _fill_table(rows, options)
     trades = []
     for _, some in fills.groupby('contract', sort=False):
-        made, left, early = _matched(some)
+        made, left, early = _fifo_trades(some)
         trades += made
         rows.refuse(early, 'closes a position that the list does not open: export from an earlier day on')
         for piece in left:
@@ -552,13 +556,13 @@ def _implied_costs(table: pd.DataFrame, contract: ContractSpec) -> np.ndarray:
     sane = (lacking > -.011).all() and (lacking <= 100 * table.contracts).all()
     return lacking if sane and lacking.max(initial=0) > .01 else np.full(len(table), np.nan)
 
-# %% ../nbs/04f_trade_lists.ipynb #6c4d6c58
+# %% ../nbs/04f_trade_lists.ipynb #fa38df6a
 _READERS = {'trades': _read_whole_trades, 'halves': _read_halves, 'fills': _read_fills}
 
 def _as_trades(table: pd.DataFrame, layout: _ListLayout, options: _ListOptions, file: str) -> pd.DataFrame:
     "Return trades in order of entry, with all columns."
     seconds = bool(table.seconds.any())
-    span = _span_of(np.r_[table.entry_ts.to_numpy(np.int64), table.exit_ts.to_numpy(np.int64)], seconds)
+    span = _stamp_span(np.r_[table.entry_ts.to_numpy(np.int64), table.exit_ts.to_numpy(np.int64)], seconds)
     table = table.sort_values(['entry_ts', 'exit_ts', 'line'], kind='stable').reset_index(drop=True)
     back = span if (options.stamp or layout.stamp) == 'end' else pd.Timedelta(0)
     for name in ('entry_ts', 'exit_ts'):
