@@ -128,6 +128,15 @@ def test_a_zone_is_taken_from_the_option(on_walk, tmp_path):
     pd.testing.assert_frame_equal(trades[SAME].reset_index(drop=True), t[SAME].reset_index(drop=True), check_dtype=False)
 
 
+def test_times_without_seconds_are_ends_of_bars_in_ninjatrader(on_walk, tmp_path):
+    later = on_walk.trades.assign(entry_ts=on_walk.trades.entry_ts + pd.Timedelta('1min'), exit_ts=on_walk.trades.exit_ts + pd.Timedelta('1min'))
+    path = tmp_path/'list.csv'
+    path.write_text('\n'.join(ninjatrader(later)))
+    trades, opens = read_trades(path)[0], read_trades(path, stamp='open')[0]
+    pd.testing.assert_series_equal(trades.entry_ts, on_walk.trades.entry_ts, check_index=False, check_index_type=False)
+    assert (opens.entry_ts.to_numpy() == later.entry_ts.to_numpy()).all() and (trades.span == pd.Timedelta('1min')).all()
+
+
 @pytest.mark.parametrize('packed', ['gz', 'zip'])
 def test_a_packed_list(packed, on_walk, tmp_path):
     import gzip
@@ -250,6 +259,23 @@ def test_verdicts_equal_a_twin(walk):
         far = f.price > bar.high + .25 if f.side > 0 else f.price < bar.low - .25
         assert f.verdict == ('impossible' if outside or far else 'possible')
         assert (f.low, f.high, f.bar) == (bar.low, bar.high, f.ts)
+
+
+def test_orders_of_a_known_kind(walk):
+    "A limit at the extreme of its bar, one at the open, one traded through; a stop better than its price, one at it, one slipped."
+    i = int(np.flatnonzero((walk.open - walk.low >= .5) & (walk.high - walk.open >= .5))[50])
+    bar, after = walk.iloc[i], i + 30
+    def verdict(way, **changes):
+        row = {'side': 1, 'contracts': 1, 'entry_ts': walk.index[i], 'entry': bar.open, 'exit_ts': walk.index[after], 'exit': walk.close.iloc[after]} | changes
+        fills = audit_trades(pd.DataFrame([row]), walk, n=5, nulls=1).fills.set_index('fill')
+        return fills.verdict[way]
+    assert verdict('entry', entry=bar.low, entry_type='limit') == 'doubtful' and verdict('entry', entry=bar.low) == 'possible'
+    assert verdict('entry', entry=bar.low + .25, entry_type='limit') == verdict('entry', entry_type='limit') == 'possible'
+    assert verdict('entry', side=-1, entry=bar.high, entry_type='limit') == 'doubtful' and verdict('entry', side=-1, entry=bar.high - .25, entry_type='limit') == 'possible'
+    left = {'exit_ts': walk.index[i], 'entry_ts': walk.index[i], 'exit_type': 'stop', 'stop': bar.open, 'entry': bar.high}
+    assert [verdict('exit', exit=bar.open + move, **left) for move in (.25, 0, -.25)] == ['doubtful', 'possible', 'possible']
+    assert verdict('entry', entry=bar.low + .1) == 'impossible' and verdict('entry', entry=bar.low + .1, contracts=2) == 'doubtful'
+    assert verdict('entry', entry=bar.high + .25) == 'possible' and verdict('entry', entry=bar.high + .5) == 'impossible'
 
 
 # Chance, against a twin

@@ -93,7 +93,7 @@ def _fill_bars(fills: pd.DataFrame, clock: _MarketClock) -> tuple[np.ndarray, np
     exact = span == 0
     return clock.between(ts - exact * _SECOND, ts + np.where(exact, _SECOND + 1, span))
 
-# %% ../nbs/04f_trade_audit.ipynb #2fb97159
+# %% ../nbs/04f_trade_audit.ipynb #8ae3d5e4
 _VERDICTS = ('possible', 'doubtful', 'impossible', 'not covered')
 
 def _n_ticks(n: float) -> str: return f'{n:g} tick{"s" * (n != 1)}'
@@ -105,16 +105,15 @@ def _judge_price(fill: object, prices: tuple, config: BacktestConfig) -> tuple[s
     better, worse, room = low - price, price - high, price - low
     if not buy: better, worse, room = price - high, low - price, high - price
     better, worse, room = (round(x, 6) for x in (better, worse, room))
-    best, worst = ('low', 'high') if buy else ('high', 'low')
     where = 'bar' if fill.span <= pd.Timedelta('1min') else 'bars'
-    if better > 0: return 'impossible', f'{_n_ticks(better)} better than the {best} of its {where}'
+    if better > 0: return 'impossible', f'{_n_ticks(better)} better than its {where}'
     if worse > config.slippage_ticks:
-        return 'impossible', f'{_n_ticks(worse)} worse than the {worst} of its {where}'
+        return 'impossible', f'{_n_ticks(worse)} worse than its {where}'
     if abs(price - round(price)) > 1e-5:
         if fill.contracts > 1: return 'doubtful', 'between two ticks: the mean of several fills?'
         return 'impossible', 'between two ticks'
     if fill.type == 'limit' and room < config.limit_through and not (opens == round(price)).any():
-        return 'doubtful', f'a limit at the {best} of its {where}: touched, not traded through'
+        return 'doubtful', 'a limit touched, not traded through'
     if fill.type == 'stop' and fill.side * (fill.stop - fill.price) > 1e-9:
         return 'doubtful', 'better than its stop'
     return 'possible', f'{_n_ticks(worse)} worse than its {where}, as slippage' if worse > 0 else ''
@@ -562,19 +561,20 @@ def _draw_quality(ax: object, audit: TradeAudit):
     ax.set(xlabel='where in its bar: 0 the worst price, 100 the best', ylabel='fills')
     ax.legend(fontsize=8.5)
 
-# %% ../nbs/04f_trade_audit.ipynb #948099e0
+# %% ../nbs/04f_trade_audit.ipynb #8a906364
 _MOST_ROWS = 60
 
 def _odd_fills(audit: TradeAudit) -> pd.DataFrame:
     "Return the fills that are not simply possible, as text."
     odd = audit.fills[audit.fills.verdict != 'possible']
+    if not len(odd): return pd.DataFrame()
     order = odd.verdict.map({v: i for i, v in enumerate(('impossible', 'doubtful', 'not covered'))})
     odd = odd.assign(order=order).sort_values(['order', 'trade'], kind='stable').head(_MOST_ROWS)
     price = lambda x: '–' if pd.isna(x) else f'{x:,.2f}'
     table = pd.DataFrame({
-        'Time': odd.ts.dt.strftime('%Y-%m-%d %H:%M:%S'), 'Fill': odd.fill,
-        'Side': odd.side.map({1: 'buy', -1: 'sell'}), 'Price': odd.price.map(price),
-        'Low': odd.low.map(price), 'High': odd.high.map(price), 'Verdict': odd.verdict, 'Why': odd.reason})
+        'Time': odd.ts.dt.strftime('%Y-%m-%d %H:%M:%S').str.removesuffix(':00'),
+        'Fill': odd.fill + ', ' + odd.side.map({1: 'buy', -1: 'sell'}), 'Price': odd.price.map(price),
+        'Bar': odd.low.map(price) + ' to ' + odd.high.map(price), 'Verdict': odd.verdict, 'Why': odd.reason})
     return table.set_axis(odd.trade.astype(str).rename('Trade'))
 
 def _fill_section(audit: TradeAudit) -> str:
@@ -585,12 +585,12 @@ def _fill_section(audit: TradeAudit) -> str:
     more = [] if count <= len(odd) else [f'The first {len(odd)} of {count:,} are shown.']
     return _html(*more, _html_table(odd))
 
-# %% ../nbs/04f_trade_audit.ipynb #16f808cc
+# %% ../nbs/04f_trade_audit.ipynb #3204129f
 def _reject_section(rejects: pd.DataFrame | None) -> str:
     "Return the lines of the file that are no trades."
     if rejects is None or not len(rejects): return ''
     shown = rejects.head(_MOST_ROWS)
-    table = pd.DataFrame({'Reason': shown.reason, 'Line as written': shown.text.str.slice(0, 120)})
+    table = pd.DataFrame({'Reason': shown.reason, 'Line as written': shown.text.str.slice(0, 60)})
     table.index = [f'{r.file}, line {r.line}' for r in shown.itertuples()]
     more = [] if len(rejects) <= _MOST_ROWS else [f'The first {_MOST_ROWS} of {len(rejects):,} are shown.']
     return _html(*more, _html_table(table))
