@@ -45,8 +45,11 @@ def on_walk(walk): return engine(walk)
 
 # The same trades as each platform writes them
 
+def american(ts): return f'{ts.month}/{ts.day}/{ts.year} {ts.hour % 12 or 12}:{ts:%M:%S %p}'
+
+
 def ninjatrader(t, zone='America/New_York', seconds=True):
-    at = lambda ts: ts.tz_convert(zone).strftime('%-m/%-d/%Y %-I:%M:%S %p')
+    at = lambda ts: american(ts.tz_convert(zone))
     head = ('Trade number,Instrument,Account,Strategy,Market pos.,Qty,Entry price,Exit price,Entry time,Exit time,Entry name,Exit name,Profit,'
             'Cum. net profit,Commission,Clearing Fee,Exchange Fee,IP Fee,NFA Fee,MAE,MFE,ETD,Bars,')
     return [head] + [f'{i + 1},ES 03-15,Sim101,,{"Long" if r.side > 0 else "Short"},{r.contracts},{r.entry},{r.exit},{at(r.entry_ts)},{at(r.exit_ts)},'
@@ -89,7 +92,7 @@ def ninjatrader_executions(t):
     rows = []
     for i, r in enumerate(t.itertuples()):
         for k, (ts, way, price) in enumerate(((r.entry_ts, r.side, r.entry), (r.exit_ts, -r.side, r.exit))):
-            rows.append(f'ES 03-15,{"Buy" if way > 0 else "Sell"},{r.contracts},{price},{ts:%-m/%-d/%Y %-I:%M:%S %p},{i}{k},{"Exit" if k else "Entry"},-,o{i},x,${r.costs / 2:.4f},1,Sim,Sim,')
+            rows.append(f'ES 03-15,{"Buy" if way > 0 else "Sell"},{r.contracts},{price},{american(ts)},{i}{k},{"Exit" if k else "Entry"},-,o{i},x,${r.costs / 2:.4f},1,Sim,Sim,')
     return ['Instrument,Action,Quantity,Price,Time,ID,E/X,Position,Order ID,Name,Commission,Rate,Account,Connection,'] + rows[::-1]  # newest first
 
 

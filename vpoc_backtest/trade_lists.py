@@ -60,20 +60,20 @@ _TV = _ListLayout('tradingview', 'halves', {
     'contracts': '(?:position)?sizeqty|contracts|quantity|qty|合約',
     'profit': f'(?:profit|netpl|netpnl|獲利){_CUR}'}, ('number', 'type', 'ts', 'price', 'contracts'))
 
-# %% ../nbs/04f_trade_lists.ipynb #d6b44f98
+# %% ../nbs/04f_trade_lists.ipynb #1b962435
 _IB = _ListLayout('interactive-brokers', 'fills', {
     'row': 'datadiscriminator', 'contract': 'symbol|símbolo', 'ts': 'datetime|datumzeit|fechahora',
     'contracts': 'quantity|menge|cantidad', 'price': 'tprice|tkurs|tprecio|preciotrans',
     'costs': 'commfee|provisiongebühr|tarifacom', 'code': 'code|código'},
     ('row', 'contract', 'ts', 'contracts', 'price'))
 _FLEX = _ListLayout('interactive-brokers-flex', 'fills', {
-    'row': 'levelofdetail', 'contract': 'symbol', 'ts': 'datetime', 'contracts': 'quantity',
-    'price': 'tradeprice', 'costs': 'ibcommission', 'code': 'openclose(?:indicator)?', 'side': 'buysell'},
+    'row': 'levelofdetail', 'contract': 'symbol', 'ts': 'datetime|tradedate|tradetime',
+    'contracts': 'quantity', 'price': 'tradeprice', 'costs': 'ibcommission', 'code': 'openclose(?:indicator)?', 'side': 'buysell'},
     ('contract', 'ts', 'contracts', 'price'))
 _SIDE = 'side|direction|position|longshort|buysell|marketpos(?:ition)?|action'
 _SIZE = 'contracts|quantity|qty|size|volume|lots|filledqty'
 _COSTS = '(?:costs|commissions?|fees?|commfee)'
-_NAMED = 'contract|symbol|instrument|ticker|market'
+_NAMED = 'contract|symbol|instrument|ticker'
 _GENERIC = _ListLayout('generic', 'trades', {
     'number': 'trade(?:number|id)?|number|id', 'contract': _NAMED, 'side': _SIDE, 'contracts': _SIZE,
     'entry': '(?:avg)?entry(?:price)?|openprice', 'exit': '(?:avg)?exit(?:price)?|closeprice',
@@ -88,13 +88,22 @@ _FILLS = _ListLayout('fills', 'fills', {
     ('contracts', 'price', 'ts'))
 _LIST_LAYOUTS = {layout.name: layout for layout in (_NT, _NT_FILLS, _TV, _IB, _FLEX, _GENERIC, _FILLS)}
 
-# %% ../nbs/04f_trade_lists.ipynb #03bebbf9
+# %% ../nbs/04f_trade_lists.ipynb #b091d7bb
+_TIMES = ('ts', 'entry_ts', 'exit_ts')
+
+def _time_places(at: list[int], names: list[str]) -> list[int]:
+    "Return which of the columns that may hold a time do: one with date and clock, or a date and a clock."
+    dates = [i for i in at if names[i].endswith('date')]
+    clocks = [i for i in at if names[i].endswith('time') and not re.search('datetime|dateandtime', names[i])]
+    whole = [i for i in at if i not in dates + clocks]
+    return whole[:1] or dates[:1] + clocks[:1]
+
 def _places(layout: _ListLayout, names: list[str]) -> dict:
     "Return field → the numbers of its columns: all of costs and times, of others the first."
-    several = ('costs', 'ts', 'entry_ts', 'exit_ts')
     found = {field: [i for i, name in enumerate(names) if re.fullmatch(pattern, name)]
              for field, pattern in layout.columns.items()}
-    return {f: at if f in several else at[:1] for f, at in found.items() if at}
+    chosen = lambda f, at: at if f == 'costs' else _time_places(at, names) if f in _TIMES else at[:1]
+    return {f: chosen(f, at) for f, at in found.items() if at}
 
 def _fitting(names: list[str], layouts: list[_ListLayout]) -> _ListLayout | None:
     "Return the first layout that has all it needs among the names of a line."
@@ -325,10 +334,21 @@ def _point_of(rows: _ListRows) -> str:
     texts = [x for f in named for x in rows.texts[f]]
     return _decimal_point(texts + [x for row in rows.texts.get('costs', []) for x in row])
 
-# %% ../nbs/04f_trade_lists.ipynb #bb5a452f
+# %% ../nbs/04f_trade_lists.ipynb #4897c722
+_MONTHS = 'JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC'.split()
+_IN_WORDS = re.compile(rf'([A-Z0-9]{{1,5}})\s+(?:\d{{1,2}}\s?)?({"|".join(_MONTHS)})\s?(?:20)?(\d\d)')
+
+def _product_named(text: str, year: int = 2000) -> tuple[str, str]:
+    "Return the product and the contract that a name in a list means; '' for what it does not say."
+    name = re.sub(r':[A-Z]+$', '', text.strip().upper())
+    if found := _IN_WORDS.fullmatch(name):
+        return found[1], f'{found[1]} {_MONTHS.index(found[2]) + 1:02d}-{found[3]}'
+    return _product_of(name), _contract_name(name.lstrip('/'), year) or ''
+
+# %% ../nbs/04f_trade_lists.ipynb #fd468576
 def _is_of(product: str, contract: ContractSpec) -> bool:
     "Return whether a product is the contract, or the Micro of it where the point value is the Micro's."
-    if product in ('', contract.symbol): return True
+    if product == contract.symbol.upper(): return True
     micro = _CONTRACTS.get(product, contract)
     return product == 'M' + contract.symbol and micro.point_value == contract.point_value
 
@@ -337,17 +357,23 @@ def _checked_contracts(rows: _ListRows, contract: ContractSpec) -> _ListRows:
     if 'contract' not in rows.texts: return rows
     named = np.array([t.strip() != '' for t in rows.texts.contract], bool)
     rows = rows.keep(named, 'the contract is missing')
-    own = np.array([_is_of(_product_of(t), contract) for t in rows.texts.contract], bool)
-    return rows.keep(own, lambda r: f'{r.contract} is not {contract.symbol}: '
-                                       f'{_mend_symbol(_product_of(r.contract), contract)}')
+    own = np.array([_is_of(_product_named(t)[0], contract) for t in rows.texts.contract], bool)
+    return rows.keep(own, lambda r: _not_own(r.contract, contract))
+
+def _not_own(text: str, contract: ContractSpec) -> str:
+    "Return why a row of another contract is refused."
+    product = _product_named(text)[0]
+    known = product in _CONTRACTS or re.fullmatch('[A-Z0-9]{1,4}', product)
+    mend = _mend_symbol(product, contract) if known else f'write {contract.symbol} if it is'
+    return f'{text} is not {contract.symbol}: {mend}'
 
 def _named_contracts(rows: _ListRows, ts: np.ndarray) -> list[str]:
     "Return the contract of each row as this library writes it, '' where none is named."
     if 'contract' not in rows.texts: return [''] * len(ts)
     years = _times(ts).year
-    return [_contract_name(t, int(y)) or '' for t, y in zip(rows.texts.contract, years)]
+    return [_product_named(t, int(y))[1] for t, y in zip(rows.texts.contract, years)]
 
-# %% ../nbs/04f_trade_lists.ipynb #d8e33b41
+# %% ../nbs/04f_trade_lists.ipynb #2cf7288c
 def _check_amounts(rows: _ListRows, point: str, prices: tuple) -> _ListRows:
     "Refuse rows whose prices or quantity are none."
     for field in prices:
@@ -359,17 +385,22 @@ def _check_amounts(rows: _ListRows, point: str, prices: tuple) -> _ListRows:
     return rows.keep((size >= 1) & (size % 1 == 0), lambda r: f'the quantity {r.contracts!r} is no whole '
                                                               'number of contracts')
 
+def _no_time(text: str, tz: str) -> str:
+    "Return why a text is no time."
+    found = _moment(text)
+    if found and found['h'] is None: return f'{text!r} has no time of day: export the list with times'
+    return f'the time {text!r} cannot be read, or does not exist in {tz}'
+
 def _check_stamps(rows: _ListRows, options: _ListOptions, fields: tuple) -> tuple[_ListRows, dict, bool]:
     "Refuse rows whose times cannot be read; return the rows, their times by field, whether seconds are told."
     read = {f: _list_times(list(rows.texts[f]), options, rows.file) for f in fields}
     for f in fields:
         fine = read[f][0] != _NOT_A_TIME
-        rows = rows.keep(fine, lambda r: f'the time {getattr(r, f)!r} cannot be read, '
-                                         f'or does not exist in {options.tz}')
+        rows = rows.keep(fine, lambda r: _no_time(getattr(r, f), options.tz))
         read = {k: (m[fine], s) for k, (m, s) in read.items()}
     return rows, {f: micro for f, (micro, _) in read.items()}, any(s for _, s in read.values())
 
-# %% ../nbs/04f_trade_lists.ipynb #32e7596a
+# %% ../nbs/04f_trade_lists.ipynb #c8c91424
 def _row_sides(rows: _ListRows, point: str) -> np.ndarray:
     "Return the side of each row: what its word says, else the sign of its quantity."
     if 'side' in rows.texts: return np.array([_side_of(t) for t in rows.texts.side], int)
@@ -395,7 +426,7 @@ def _read_whole_trades(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataF
         if name in rows.texts: table[name] = [_type_of(t) for t in rows.texts[name]]
     return table.assign(seconds=seconds), rows
 
-# %% ../nbs/04f_trade_lists.ipynb #0bd68402
+# %% ../nbs/04f_trade_lists.ipynb #623740a7
 def _half_of(text: str) -> tuple[str, int]:
     "Return 'entry' or 'exit' or '', and the side, 0 for none, of the type of a row."
     word = text.lower()
@@ -415,7 +446,7 @@ def _paired(rows: _ListRows) -> tuple[list, _ListRows]:
     for i, reason in bad.items(): rows.refuse([rows.texts.line[i]], reason)
     return pairs, rows
 
-# %% ../nbs/04f_trade_lists.ipynb #54963c8b
+# %% ../nbs/04f_trade_lists.ipynb #7a5de448
 def _without_open(rows: _ListRows, point: str) -> _ListRows:
     "Refuse the rows of trades that are still open."
     t = rows.texts
@@ -446,7 +477,7 @@ def _read_halves(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, 
                                                'or the exit is before the entry')
     return table[~differ].reset_index(drop=True).assign(seconds=seconds), rows
 
-# %% ../nbs/04f_trade_lists.ipynb #efd5e081
+# %% ../nbs/04f_trade_lists.ipynb #556311ae
 @dataclass
 class _Piece:
     "A part of a position that is still open."
@@ -478,7 +509,7 @@ def _fifo_trades(fills: pd.DataFrame) -> tuple[list, list, list]:
         if left > 0: queue.append(_Piece(fill, left))
     return trades, list(queue), early
 
-# %% ../nbs/04f_trade_lists.ipynb #97ef5fc1
+# %% ../nbs/04f_trade_lists.ipynb #23a92d54
 _SUMMARIES = {'closedlot', 'closed_lot', 'symbol_summary', 'asset_summary', 'subtotal', 'total'}
 
 def _without_summaries(rows: _ListRows) -> _ListRows:
@@ -497,7 +528,7 @@ def _is_closing(text: str) -> bool:
     codes = set(re.split(r'[;,\s]+', text.strip().lower()))
     return bool(codes & {'c', 'exit', 'close'}) and not codes & {'o', 'entry', 'open'}
 
-# %% ../nbs/04f_trade_lists.ipynb #339c252c
+# %% ../nbs/04f_trade_lists.ipynb #81144583
 def _fill_table(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, _ListRows]:
     "Return the fills of a list, in order of time; those of one order at one price and time are one."
     point = _point_of(rows)
@@ -530,7 +561,7 @@ def _read_fills(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, _
     columns = ['entry_ts', 'exit_ts', 'entry', 'exit', 'side', 'contracts', 'contract', 'costs', 'line']
     return pd.DataFrame(trades, columns=columns).assign(seconds=bool(fills.seconds.any())), rows
 
-# %% ../nbs/04f_trade_lists.ipynb #3e34d7e6
+# %% ../nbs/04f_trade_lists.ipynb #e7f51128
 def _money_a_point(table: pd.DataFrame) -> float:
     "Return the US dollars a point and contract that the profits of a list fit (the median); NaN for too few."
     if 'profit' not in table: return float('nan')
@@ -556,7 +587,7 @@ def _implied_costs(table: pd.DataFrame, contract: ContractSpec) -> np.ndarray:
     sane = (lacking > -.011).all() and (lacking <= 100 * table.contracts).all()
     return lacking if sane and lacking.max(initial=0) > .01 else np.full(len(table), np.nan)
 
-# %% ../nbs/04f_trade_lists.ipynb #fa38df6a
+# %% ../nbs/04f_trade_lists.ipynb #6e4fa4ee
 _READERS = {'trades': _read_whole_trades, 'halves': _read_halves, 'fills': _read_fills}
 
 def _as_trades(table: pd.DataFrame, layout: _ListLayout, options: _ListOptions, file: str) -> pd.DataFrame:
@@ -579,7 +610,7 @@ def _as_trades(table: pd.DataFrame, layout: _ListLayout, options: _ListOptions, 
 _TRADE_COLUMNS = ['contract', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'entry_type',
                   'exit_type', 'stop', 'r_multiple', 'costs', 'profit', 'span', 'file', 'line']
 
-# %% ../nbs/04f_trade_lists.ipynb #ba4bd511
+# %% ../nbs/04f_trade_lists.ipynb #44b9ee87
 def _reject_table(rows: _ListRows) -> pd.DataFrame:
     "Return the refused lines as a table."
     table = pd.DataFrame(sorted(set(rows.refused)), columns=['line', 'reason', 'text'])
@@ -600,7 +631,7 @@ def _check_choices(layout: str, dates: str | None, stamp: str | None):
         if value not in choices:
             raise BadData(f'{name} {value!r} is not known: use {", ".join(filter(None, choices))}')
 
-# %% ../nbs/04f_trade_lists.ipynb #39c85cfb
+# %% ../nbs/04f_trade_lists.ipynb #6dad7be7
 def read_trades(
     path: str | Path,  # a file, packed or not
     *,
