@@ -33,7 +33,7 @@ from .stats import _MIN_TRADES, _drawdowns
 from .storage import atomic_file
 from .verdict import _CONCLUSIONS, _conclude, _trial_sentence
 
-# %% ../nbs/04f_trade_audit.ipynb #07aad5a9
+# %% ../nbs/04f_trade_audit.ipynb #f428f196
 _SECOND = 1_000_000  # microseconds
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class _MarketClock:
         last = np.searchsorted(self.opens, end, side='left')
         return first, np.maximum(last, first)
 
-# %% ../nbs/04f_trade_audit.ipynb #05517d70
+# %% ../nbs/04f_trade_audit.ipynb #384ebb32
 _LONGEST_BAR = 3600 * _SECOND  # of bars without a fixed length
 
 def _market_clock(market: PreparedBars) -> _MarketClock:
@@ -71,7 +71,7 @@ def _market_clock(market: PreparedBars) -> _MarketClock:
     return _MarketClock(market, opens, ends, np.repeat(market.bars.date, count),
                   np.repeat(market.bars.contract, count))
 
-# %% ../nbs/04f_trade_audit.ipynb #65fb148b
+# %% ../nbs/04f_trade_audit.ipynb #9b37a23d
 def _list_fills(trades: pd.DataFrame) -> pd.DataFrame:
     "Return the fills of trades: two rows a trade, `side` +1 for a buy and −1 for a sale."
     parts = []
@@ -93,7 +93,7 @@ def _fill_bars(fills: pd.DataFrame, clock: _MarketClock) -> tuple[np.ndarray, np
     exact = span == 0
     return clock.between(ts - exact * _SECOND, ts + np.where(exact, _SECOND + 1, span))
 
-# %% ../nbs/04f_trade_audit.ipynb #8ae3d5e4
+# %% ../nbs/04f_trade_audit.ipynb #7b8a0319
 _VERDICTS = ('possible', 'doubtful', 'impossible', 'not covered')
 
 def _n_ticks(n: float) -> str: return f'{n:g} tick{"s" * (n != 1)}'
@@ -118,7 +118,7 @@ def _judge_price(fill: object, prices: tuple, config: BacktestConfig) -> tuple[s
         return 'doubtful', 'better than its stop'
     return 'possible', f'{_n_ticks(worse)} worse than its {where}, as slippage' if worse > 0 else ''
 
-# %% ../nbs/04f_trade_audit.ipynb #6c9c2d69
+# %% ../nbs/04f_trade_audit.ipynb #c5aac4a0
 def _uncovered(fill: object, at: int, clock: _MarketClock) -> str:
     "Return why bars cannot tell anything of a fill; '' if they can."
     if not clock.opens[0] - _SECOND <= fill.micro < clock.ends[-1] + _SECOND:
@@ -137,7 +137,7 @@ def _without_bar(fill: object, date: pd.Timestamp, segment: str, clock: _MarketC
         return 'impossible', f'no bar on {date:%Y-%m-%d}: a weekend, a holiday, or a day that the bars lack'
     return 'impossible', 'no bar at this time: the market was closed, nothing traded, or the bars lack it'
 
-# %% ../nbs/04f_trade_audit.ipynb #35a701c6
+# %% ../nbs/04f_trade_audit.ipynb #b16c8d3f
 def _judged_fills(trades: pd.DataFrame, clock: _MarketClock, config: BacktestConfig) -> pd.DataFrame:
     "Return the fills of trades, each with its bar, a verdict and a reason."
     fills, prices = _list_fills(trades), clock.bars.prices
@@ -160,7 +160,7 @@ def _judged_fills(trades: pd.DataFrame, clock: _MarketClock, config: BacktestCon
     better = np.where(table.side > 0, table.high - table.price, table.price - table.low) / wide
     return table.assign(quality=better.clip(0, 1), date=days.date.to_numpy())
 
-# %% ../nbs/04f_trade_audit.ipynb #1eb8331c
+# %% ../nbs/04f_trade_audit.ipynb #b3e7cd5b
 _RANGE_SESSIONS = 14
 
 def _daily_ranges(bars: CompactBars) -> pd.Series:
@@ -186,7 +186,7 @@ def _risks(trades: pd.DataFrame, date: pd.Series, clock: _MarketClock) -> tuple[
     at = np.clip(ranges.index.searchsorted(pd.DatetimeIndex(date), side='right') - 1, 0, len(ranges) - 1)
     return (ranges.to_numpy()[at] * money).to_numpy(float), 'daily range'
 
-# %% ../nbs/04f_trade_audit.ipynb #c5c9ed87
+# %% ../nbs/04f_trade_audit.ipynb #d9bb7408
 def _costs_assumed(trades: pd.DataFrame, config: BacktestConfig, contract: ContractSpec) -> np.ndarray:
     "Return the costs that trades would have had, US dollars; parts of one entry share one commission."
     parts = trades.groupby(['entry_ts', 'entry', 'side']).contracts.transform('size')
@@ -200,7 +200,7 @@ def _list_equity(net: pd.Series, left: pd.Series, market: PreparedBars, capital:
     sessions = sessions.union(pd.DatetimeIndex(earned.index)).rename('date')
     return (capital + earned.reindex(sessions, fill_value=0.).cumsum()).rename('equity')
 
-# %% ../nbs/04f_trade_audit.ipynb #f0e8c8c2
+# %% ../nbs/04f_trade_audit.ipynb #dcab12f7
 def _list_result(trades: pd.DataFrame, fills: pd.DataFrame, clock: _MarketClock, config: BacktestConfig
                  ) -> tuple[BacktestResult, str]:
     "Return a list of trades as a result of a backtest, and the name of the unit of its multiples."
@@ -222,7 +222,7 @@ def _list_result(trades: pd.DataFrame, fills: pd.DataFrame, clock: _MarketClock,
                'beta': float('nan'), 'exposure': float('nan'), 'skipped': 0}
     return BacktestResult(table, equity, trades.iloc[:0], metrics, config, spec, fall), called
 
-# %% ../nbs/04f_trade_audit.ipynb #8185f54a
+# %% ../nbs/04f_trade_audit.ipynb #727b7727
 @dataclass(frozen=True, eq=False)
 class _Held:
     "Trades by the bars in which they were held."
@@ -250,7 +250,7 @@ def _held_trades(result: BacktestResult, fills: pd.DataFrame, clock: _MarketCloc
     return _Held(t.index.to_numpy(), clock.date[a[there]], a[there], b[there], money.to_numpy(float),
                  t.costs.to_numpy(float), unit.to_numpy(float))
 
-# %% ../nbs/04f_trade_audit.ipynb #b4bf2959
+# %% ../nbs/04f_trade_audit.ipynb #033855d0
 def _same_clock(clock: _MarketClock, bar: int) -> np.ndarray:
     "Return for every session the bar at the time of day at which `bar` opens, −1 where there is none."
     dates = clock.market.dates.as_unit('us')
@@ -274,7 +274,7 @@ def _in_sessions(clock: _MarketClock, held: _Held, k: int, places: dict) -> tupl
     prices = clock.bars.prices
     return held.money[k] * (prices[_CLOSE, b].astype(np.int64) - prices[_OPEN, a]), fine
 
-# %% ../nbs/04f_trade_audit.ipynb #7e0a926a
+# %% ../nbs/04f_trade_audit.ipynb #85e514fa
 _LEAST_SESSIONS = 20  # to which a day's trades can be moved
 
 def _day_outcomes(clock: _MarketClock, held: _Held, rows: np.ndarray, scale: np.ndarray, places: dict
@@ -291,7 +291,7 @@ def _day_outcomes(clock: _MarketClock, held: _Held, rows: np.ndarray, scale: np.
         units += net / (held.unit[k] * scale / scale[min(here, len(scale) - 1)])
     return dollars[fits], units[fits]
 
-# %% ../nbs/04f_trade_audit.ipynb #2013ae03
+# %% ../nbs/04f_trade_audit.ipynb #b1b2524d
 def _random_days(clock: _MarketClock, held: _Held, called: str, n: int, seed: int
                  ) -> tuple[pd.DataFrame, np.ndarray]:
     "Move the trades of each session to n random ones; return the portfolios, and which trades took part."
@@ -309,7 +309,7 @@ def _random_days(clock: _MarketClock, held: _Held, called: str, n: int, seed: in
     table = pd.DataFrame({'total_profit': total, 'expectancy_r': units / max(part.sum(), 1)})
     return table.rename_axis('portfolio'), part
 
-# %% ../nbs/04f_trade_audit.ipynb #e6368016
+# %% ../nbs/04f_trade_audit.ipynb #92018b0c
 def _tossed_markets(bars: pd.DataFrame, clock: _MarketClock, held: _Held, n: int, seed: int) -> pd.DataFrame:
     "Return what the trades make on n markets of coin tosses with the real drift, a row a market."
     moves, rows = _bar_moves(bars, clock.bars.spec), []
@@ -320,11 +320,11 @@ def _tossed_markets(bars: pd.DataFrame, clock: _MarketClock, held: _Held, n: int
     table = pd.DataFrame(rows, columns=['total_profit', 'expectancy_r'], dtype=float)
     return table.rename_axis('market')
 
-# %% ../nbs/04f_trade_audit.ipynb #beabacc1
+# %% ../nbs/04f_trade_audit.ipynb #04c89103
 _MAX_IMPOSSIBLE = .02  # share of the fills that bars cover
 _NOT_BELIEVED = 'Believe nothing on this page: some of these fills were not possible on these bars.'
 
-# %% ../nbs/04f_trade_audit.ipynb #775c0be9
+# %% ../nbs/04f_trade_audit.ipynb #80b5577e
 @dataclass(frozen=True, eq=False)
 class TradeAudit:
     "What bars say of a list of trades: its fills, its figures, chance, a verdict."
@@ -386,7 +386,7 @@ class TradeAudit:
         return (f'<div class="mathjax_ignore"><p><b>{escape(self.recommendation)}</b></p>{told}'
                 f'{self.table().to_html(header=False)}</div>')
 
-# %% ../nbs/04f_trade_audit.ipynb #4c5c29e1
+# %% ../nbs/04f_trade_audit.ipynb #559c34d0
 def _audit_p_values(audit: TradeAudit) -> dict[str, float]:
     "Return p by kind of chance."
     own = audit.result.trades.r_multiple
@@ -403,7 +403,7 @@ def _not_believed(audit: TradeAudit) -> bool:
     count = _verdict_counts(audit)
     return count['impossible'] > _MAX_IMPOSSIBLE * (count.sum() - count['not covered'])
 
-# %% ../nbs/04f_trade_audit.ipynb #5692e08f
+# %% ../nbs/04f_trade_audit.ipynb #5c492236
 def _fill_sentence(audit: TradeAudit) -> str:
     "Say how many fills were possible."
     count = _verdict_counts(audit)
@@ -424,7 +424,7 @@ def _quality_sentence(audit: TradeAudit) -> str:
     return (f'From the worst price of their bar (0%) to the best (100%), {said} on average. Fills that know '
             'nothing lie near 50%, limit orders above it, stops below.')
 
-# %% ../nbs/04f_trade_audit.ipynb #f86bcbf7
+# %% ../nbs/04f_trade_audit.ipynb #a8e5e77e
 def _list_sentence(audit: TradeAudit) -> str:
     "Say what the trades made."
     m = audit.result.metrics
@@ -449,7 +449,7 @@ def _cost_sentence(audit: TradeAudit) -> str:
     each = audit.result.trades.costs[audit.trades.costs.isna()].mean()
     return f'{some}: commission and fees are assumed, {_dollars(each)} a trade.'
 
-# %% ../nbs/04f_trade_audit.ipynb #026c76ed
+# %% ../nbs/04f_trade_audit.ipynb #703efd46
 def _chance_sentence(audit: TradeAudit, kind: str) -> str:
     "Say how the list did among random days or on tossed markets."
     table, took = getattr(audit, kind), audit.compared[kind]
@@ -470,7 +470,7 @@ def _trials_sentence(audit: TradeAudit) -> str:
     return ('How many ways of trading were tried before this one, and whether trades were left out, is not '
             'in the list: each makes the same figures worth less.')
 
-# %% ../nbs/04f_trade_audit.ipynb #7322d994
+# %% ../nbs/04f_trade_audit.ipynb #80692a03
 def _audit_sentences(audit: TradeAudit) -> list[str]:
     "Return what was found, a sentence or two each."
     m = audit.result.metrics
@@ -490,13 +490,14 @@ def _audit_table(audit: TradeAudit) -> pd.DataFrame:
     points = (t.side * (t.exit - t.entry)).mean()
     keys = ('trades', 'win_rate', 'total_profit', 'average_profit', 'profit_factor', 'payoff', 'expectancy_r',
             't_stat', 'sharpe', 'sortino', 'max_drawdown', 'max_drawdown_sessions', 'costs', 'psr')
-    rows = {_LABELS[k][0].replace(', R', f', {audit.unit}s'): _show_metric(k, m) for k in keys}
+    units = 'R' if audit.unit == 'R' else f'{audit.unit}s'
+    rows = {_LABELS[k][0].replace(', R', f', {units}'): _show_metric(k, m) for k in keys}
     rows['Expectancy, points before costs'] = _minus(f'{points:+.2f}')
     rows |= {f'p, {name}': f'{p:.3f}' for name, p in
              zip(('random days', 'coin tosses'), audit.p_values.values())}
     return pd.DataFrame({'list': rows})
 
-# %% ../nbs/04f_trade_audit.ipynb #680e059f
+# %% ../nbs/04f_trade_audit.ipynb #8f315daa
 def _audit_costs(audit: TradeAudit) -> pd.DataFrame:
     "Return what costs leave of the profit, as text."
     trades, spec = audit.result.trades, audit.result.contract
@@ -510,7 +511,7 @@ def _audit_costs(audit: TradeAudit) -> pd.DataFrame:
     texts = {name: [_dollars(x) for x in row] for name, row in rows.items() if row}
     return pd.DataFrame(texts, ['Profit', 'Costs']).T
 
-# %% ../nbs/04f_trade_audit.ipynb #0b6e23c4
+# %% ../nbs/04f_trade_audit.ipynb #a92c70c1
 def _plot_audit(audit: TradeAudit, panels: np.ndarray | None = None) -> np.ndarray:
     "Draw the profit in time, the list among chance, and where in their bars the fills lie."
     panels = axes(panels, size=(8.5, 6.2), nrows=3, height_ratios=[2.2, 1.5, 1.2])
@@ -519,7 +520,7 @@ def _plot_audit(audit: TradeAudit, panels: np.ndarray | None = None) -> np.ndarr
     _draw_quality(panels[2], audit)
     return panels
 
-# %% ../nbs/04f_trade_audit.ipynb #eab90116
+# %% ../nbs/04f_trade_audit.ipynb #6f0a14ef
 def _draw_profit(ax: object, audit: TradeAudit):
     "Draw the profit by session, before and after costs, and the trades with an impossible fill."
     trades = audit.result.trades.sort_values('exit_ts')
@@ -535,7 +536,7 @@ def _draw_profit(ax: object, audit: TradeAudit):
     ax.set_title(f'{len(trades):,} trades of {audit.result.contract.symbol}', loc='left')
     ax.legend(loc='lower left', fontsize=8.5, ncols=3, bbox_to_anchor=(.35, 1))
 
-# %% ../nbs/04f_trade_audit.ipynb #b3874759
+# %% ../nbs/04f_trade_audit.ipynb #21b12194
 def _draw_chance(ax: object, audit: TradeAudit):
     "Draw the mean trade of the list among random days and tossed markets."
     kinds = (('random', 'blue', 'random days'), ('tossed', 'orange', 'coin tosses'))
@@ -550,7 +551,7 @@ def _draw_chance(ax: object, audit: TradeAudit):
     ax.set(xlabel=f'mean {audit.unit} a trade, after costs', ylabel='% of the draws')
     ax.legend(fontsize=8.5)
 
-# %% ../nbs/04f_trade_audit.ipynb #bb9578ee
+# %% ../nbs/04f_trade_audit.ipynb #9f1a01e1
 def _draw_quality(ax: object, audit: TradeAudit):
     "Draw where in their bars the fills lie."
     edges = np.linspace(0, 100, 21)
@@ -561,7 +562,7 @@ def _draw_quality(ax: object, audit: TradeAudit):
     ax.set(xlabel='where in its bar: 0 the worst price, 100 the best', ylabel='fills')
     ax.legend(fontsize=8.5)
 
-# %% ../nbs/04f_trade_audit.ipynb #8a906364
+# %% ../nbs/04f_trade_audit.ipynb #f70c359c
 _MOST_ROWS = 60
 
 def _odd_fills(audit: TradeAudit) -> pd.DataFrame:
@@ -585,7 +586,7 @@ def _fill_section(audit: TradeAudit) -> str:
     more = [] if count <= len(odd) else [f'The first {len(odd)} of {count:,} are shown.']
     return _html(*more, _html_table(odd))
 
-# %% ../nbs/04f_trade_audit.ipynb #3204129f
+# %% ../nbs/04f_trade_audit.ipynb #9fbd2f95
 def _reject_section(rejects: pd.DataFrame | None) -> str:
     "Return the lines of the file that are no trades."
     if rejects is None or not len(rejects): return ''
@@ -614,7 +615,7 @@ def _audit_page(audit: TradeAudit, rejects: pd.DataFrame | None, title: str) -> 
         'Long and short': _html(_html_table(sides)),
         'Lines that were refused': _reject_section(rejects)})
 
-# %% ../nbs/04f_trade_audit.ipynb #bfed521f
+# %% ../nbs/04f_trade_audit.ipynb #a64763d3
 def _share_inside(fills: pd.DataFrame, clock: _MarketClock, shift: pd.Timedelta) -> float:
     "Return the share of fills that lie in their bars, to the tick, if all times are shifted."
     first, last = _fill_bars(fills.assign(ts=fills.ts + shift), clock)
@@ -636,7 +637,7 @@ def _better_clock(fills: pd.DataFrame, clock: _MarketClock) -> str:
             f'{share[best]:.0%} of these fills lie in their bars: the times are of another zone, name it '
             'with tz= (--tz).')
 
-# %% ../nbs/04f_trade_audit.ipynb #c078328f
+# %% ../nbs/04f_trade_audit.ipynb #3290f995
 _NEEDED = ('side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit')
 
 def _checked_list(trades: pd.DataFrame) -> pd.DataFrame:
@@ -658,7 +659,7 @@ def _checked_list(trades: pd.DataFrame) -> pd.DataFrame:
                       'above zero, and the exit not before the entry')
     return out.rename_axis('trade')
 
-# %% ../nbs/04f_trade_audit.ipynb #6d0c2cb3
+# %% ../nbs/04f_trade_audit.ipynb #daca2373
 def audit_trades(
     trades: pd.DataFrame,  # of `read_trades`, or with side, contracts, entry_ts, entry, exit_ts and exit
     bars: pd.DataFrame,  # of one contract a session, see `front_month`

@@ -30,7 +30,7 @@ from vpoc_backtest.parsing import (
     _zone_of,
 )
 
-# %% ../nbs/04f_trade_lists.ipynb #23dae137
+# %% ../nbs/04f_trade_lists.ipynb #1f0b6dec
 @dataclass(frozen=True)
 class _ListLayout:
     "How a platform writes a list of trades."
@@ -42,7 +42,7 @@ class _ListLayout:
 
 def _squeezed(name: str) -> str: return re.sub(r'[\W_]+', '', name).lower()
 
-# %% ../nbs/04f_trade_lists.ipynb #66a872a0
+# %% ../nbs/04f_trade_lists.ipynb #976a6728
 _CUR = '(?:[a-z]{3,4})?'  # the currency of a column
 _NT = _ListLayout('ninjatrader', 'trades', {
     'number': 'trade(number)?', 'contract': 'instrument', 'side': 'marketpos(ition)?',
@@ -60,7 +60,7 @@ _TV = _ListLayout('tradingview', 'halves', {
     'contracts': '(?:position)?sizeqty|contracts|quantity|qty|合約',
     'profit': f'(?:profit|netpl|netpnl|獲利){_CUR}'}, ('number', 'type', 'ts', 'price', 'contracts'))
 
-# %% ../nbs/04f_trade_lists.ipynb #1b962435
+# %% ../nbs/04f_trade_lists.ipynb #3bb83361
 _IB = _ListLayout('interactive-brokers', 'fills', {
     'row': 'datadiscriminator', 'contract': 'symbol|símbolo', 'ts': 'datetime|datumzeit|fechahora',
     'contracts': 'quantity|menge|cantidad', 'price': 'tprice|tkurs|tprecio|preciotrans',
@@ -68,7 +68,8 @@ _IB = _ListLayout('interactive-brokers', 'fills', {
     ('row', 'contract', 'ts', 'contracts', 'price'))
 _FLEX = _ListLayout('interactive-brokers-flex', 'fills', {
     'row': 'levelofdetail', 'contract': 'symbol', 'ts': 'datetime|tradedate|tradetime',
-    'contracts': 'quantity', 'price': 'tradeprice', 'costs': 'ibcommission', 'code': 'openclose(?:indicator)?', 'side': 'buysell'},
+    'contracts': 'quantity', 'price': 'tradeprice', 'costs': 'ibcommission',
+    'code': 'openclose(?:indicator)?', 'side': 'buysell'},
     ('contract', 'ts', 'contracts', 'price'))
 _SIDE = 'side|direction|position|longshort|buysell|marketpos(?:ition)?|action'
 _SIZE = 'contracts|quantity|qty|size|volume|lots|filledqty'
@@ -88,7 +89,7 @@ _FILLS = _ListLayout('fills', 'fills', {
     ('contracts', 'price', 'ts'))
 _LIST_LAYOUTS = {layout.name: layout for layout in (_NT, _NT_FILLS, _TV, _IB, _FLEX, _GENERIC, _FILLS)}
 
-# %% ../nbs/04f_trade_lists.ipynb #b091d7bb
+# %% ../nbs/04f_trade_lists.ipynb #21537aee
 _TIMES = ('ts', 'entry_ts', 'exit_ts')
 
 def _time_places(at: list[int], names: list[str]) -> list[int]:
@@ -112,7 +113,7 @@ def _fitting(names: list[str], layouts: list[_ListLayout]) -> _ListLayout | None
         if set(layout.needs) <= set(at): return layout
     return None
 
-# %% ../nbs/04f_trade_lists.ipynb #c5b80515
+# %% ../nbs/04f_trade_lists.ipynb #2b706c65
 def _split_line(line: str, separator: str) -> list[str]:
     "Return the fields of a line, quotes removed; a line that is no CSV is one field."
     try: return [f.strip() for f in next(csv.reader([line], delimiter=separator), [])]
@@ -127,7 +128,7 @@ def _find_header(lines: list[str], layouts: list[_ListLayout]) -> tuple[int, str
             if layout := _fitting(names, layouts): return i, separator, layout
     return None
 
-# %% ../nbs/04f_trade_lists.ipynb #1b173062
+# %% ../nbs/04f_trade_lists.ipynb #de58e50d
 @dataclass
 class _ListRows:
     "The rows of a list as texts, and what was refused."
@@ -148,7 +149,7 @@ class _ListRows:
         return _ListRows(self.file, self.layout, self.texts[fine].reset_index(drop=True), self.refused,
                          self.lines)
 
-# %% ../nbs/04f_trade_lists.ipynb #a8eaa659
+# %% ../nbs/04f_trade_lists.ipynb #2ad7d78d
 def _is_section_row(first: list[str], fields: list[str]) -> bool:
     "Return whether a line is a row, or a header, of the section that a statement's header begins."
     return fields[0] == first[0] and len(fields) > 1 and fields[1] in ('Data', 'Header')
@@ -179,7 +180,7 @@ def _list_rows(source: _Source, layouts: list[_ListLayout]) -> _ListRows:
     out.texts = pd.DataFrame([empty | row for row in rows])
     return out
 
-# %% ../nbs/04f_trade_lists.ipynb #6575725a
+# %% ../nbs/04f_trade_lists.ipynb #7d2acd08
 def _torn(header: list[str], fields: list[str]) -> str:
     "Return why a line does not belong to its header; '' if it does."
     count = lambda names: len(names) - (names[-1] == '')
@@ -199,7 +200,7 @@ def _no_header(name: str, lines: list[str], layouts: list[_ListLayout]) -> str:
     return (f'{said} is no header of a list of trades that is known here: give the file a header line such '
             'as Side,Contracts,Entry time,Entry price,Exit time,Exit price')
 
-# %% ../nbs/04f_trade_lists.ipynb #f36390ab
+# %% ../nbs/04f_trade_lists.ipynb #ad4faf13
 _UNITS_OF_MONEY = re.compile(r"[\s$€£¥'\u00a0\u202f]|USDT?|EUR|GBP|INR")
 
 def _bare(text: str) -> str:
@@ -224,7 +225,7 @@ def _number(text: str, point: str) -> float:
     if not re.fullmatch(f'({grouped})|({plain})', text) or len(text) > 24: return float('nan')
     return float(text.replace(other, '').replace(point, '.'))
 
-# %% ../nbs/04f_trade_lists.ipynb #32cc5209
+# %% ../nbs/04f_trade_lists.ipynb #4950acf8
 _CLOCK = (r'(?:[,;T\s]+(?P<h>\d{1,2}):(?P<m>\d\d)(?::(?P<s>\d\d)(?:[.,](?P<f>\d{1,9}))?)?'
           r'(?:\s*(?P<half>[ap])\.?\s?m\.?)?)')
 _OFFSETS = {'Z': 0, 'UTC': 0, 'GMT': 0, 'EST': -300, 'EDT': -240, 'CST': -360, 'CDT': -300}  # minutes
@@ -246,7 +247,7 @@ def _offset(zone: str | None) -> int | None:
     minutes = int(zone[1:3]) * 60 + int(zone[-2:])
     return -minutes if zone[0] == '-' else minutes
 
-# %% ../nbs/04f_trade_lists.ipynb #5b2a4de7
+# %% ../nbs/04f_trade_lists.ipynb #db9e649b
 def _date_order(found: list, dates: str | None, file: str) -> str:
     "Return the order of the dates of a list; raises `BadData` where both orders can be meant."
     parts = {tuple(int(m[k]) for k in 'abc') for m in found if m}
@@ -265,7 +266,7 @@ def _wall_clock(m: re.Match) -> int:
     if m['half']: h = h % 12 + 12 * (m['half'].lower() == 'p')
     return ((h * 60 + minute) * 60 + s) * 10**6 + int((m['f'] or '0').ljust(6, '0')[:6])
 
-# %% ../nbs/04f_trade_lists.ipynb #3a5181dc
+# %% ../nbs/04f_trade_lists.ipynb #6b2cedda
 @dataclass(frozen=True)
 class _ListOptions:
     "How a list is read."
@@ -292,7 +293,7 @@ def _list_times(texts: list[str], options: _ListOptions, file: str) -> tuple[np.
     minutes = np.array([a or 0 for a in ahead], np.int64) * 60_000_000
     return np.where(zoned & exist, wall - minutes, utc), bool((clock[exist] % 60_000_000 > 0).any())
 
-# %% ../nbs/04f_trade_lists.ipynb #83293b7b
+# %% ../nbs/04f_trade_lists.ipynb #84b63303
 def _stamp_span(micro: np.ndarray, seconds: bool) -> pd.Timedelta:
     "Return how long after its stamp a fill may have happened: zero where seconds are told, else its bar."
     known = micro[micro != _NOT_A_TIME]
@@ -301,7 +302,7 @@ def _stamp_span(micro: np.ndarray, seconds: bool) -> pd.Timedelta:
     longer = (k for k in (60, 30, 15, 10, 5) if len(known) >= 20 and (minutes % k == 0).all())
     return pd.Timedelta(next(longer, 1), 'min')
 
-# %% ../nbs/04f_trade_lists.ipynb #8a972926
+# %% ../nbs/04f_trade_lists.ipynb #f61f42fc
 _BUYS = 'buy b bot bought long l buytoopen buytocover buytoclose bto btc kauf compra'.split()
 _SELLS = 'sell s sld sold short sellshort selltoopen selltoclose sto stc ss verkauf venta'.split()
 
@@ -319,7 +320,7 @@ def _type_of(text: str) -> str:
     known = 'market|close|exitonsessionclose|exitonclose|roll|end|closeposition'
     return 'market' if re.fullmatch(known, word) else ''
 
-# %% ../nbs/04f_trade_lists.ipynb #04112ac7
+# %% ../nbs/04f_trade_lists.ipynb #f8285f44
 def _amounts(rows: _ListRows, point: str) -> dict:
     "Return the numbers of each row by field, NaN where there is none; costs are added, without their sign."
     t, out = rows.texts, {}
@@ -334,7 +335,7 @@ def _point_of(rows: _ListRows) -> str:
     texts = [x for f in named for x in rows.texts[f]]
     return _decimal_point(texts + [x for row in rows.texts.get('costs', []) for x in row])
 
-# %% ../nbs/04f_trade_lists.ipynb #4897c722
+# %% ../nbs/04f_trade_lists.ipynb #8d9b3843
 _MONTHS = 'JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC'.split()
 _IN_WORDS = re.compile(rf'([A-Z0-9]{{1,5}})\s+(?:\d{{1,2}}\s?)?({"|".join(_MONTHS)})\s?(?:20)?(\d\d)')
 
@@ -345,7 +346,7 @@ def _product_named(text: str, year: int = 2000) -> tuple[str, str]:
         return found[1], f'{found[1]} {_MONTHS.index(found[2]) + 1:02d}-{found[3]}'
     return _product_of(name), _contract_name(name.lstrip('/'), year) or ''
 
-# %% ../nbs/04f_trade_lists.ipynb #fd468576
+# %% ../nbs/04f_trade_lists.ipynb #c14c29fe
 def _is_of(product: str, contract: ContractSpec) -> bool:
     "Return whether a product is the contract, or the Micro of it where the point value is the Micro's."
     if product == contract.symbol.upper(): return True
@@ -373,7 +374,7 @@ def _named_contracts(rows: _ListRows, ts: np.ndarray) -> list[str]:
     years = _times(ts).year
     return [_product_named(t, int(y))[1] for t, y in zip(rows.texts.contract, years)]
 
-# %% ../nbs/04f_trade_lists.ipynb #2cf7288c
+# %% ../nbs/04f_trade_lists.ipynb #160854bc
 def _check_amounts(rows: _ListRows, point: str, prices: tuple) -> _ListRows:
     "Refuse rows whose prices or quantity are none."
     for field in prices:
@@ -400,7 +401,7 @@ def _check_stamps(rows: _ListRows, options: _ListOptions, fields: tuple) -> tupl
         read = {k: (m[fine], s) for k, (m, s) in read.items()}
     return rows, {f: micro for f, (micro, _) in read.items()}, any(s for _, s in read.values())
 
-# %% ../nbs/04f_trade_lists.ipynb #c8c91424
+# %% ../nbs/04f_trade_lists.ipynb #e529de5d
 def _row_sides(rows: _ListRows, point: str) -> np.ndarray:
     "Return the side of each row: what its word says, else the sign of its quantity."
     if 'side' in rows.texts: return np.array([_side_of(t) for t in rows.texts.side], int)
@@ -426,7 +427,7 @@ def _read_whole_trades(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataF
         if name in rows.texts: table[name] = [_type_of(t) for t in rows.texts[name]]
     return table.assign(seconds=seconds), rows
 
-# %% ../nbs/04f_trade_lists.ipynb #623740a7
+# %% ../nbs/04f_trade_lists.ipynb #bb45236a
 def _half_of(text: str) -> tuple[str, int]:
     "Return 'entry' or 'exit' or '', and the side, 0 for none, of the type of a row."
     word = text.lower()
@@ -446,7 +447,7 @@ def _paired(rows: _ListRows) -> tuple[list, _ListRows]:
     for i, reason in bad.items(): rows.refuse([rows.texts.line[i]], reason)
     return pairs, rows
 
-# %% ../nbs/04f_trade_lists.ipynb #7a5de448
+# %% ../nbs/04f_trade_lists.ipynb #cdfedf47
 def _without_open(rows: _ListRows, point: str) -> _ListRows:
     "Refuse the rows of trades that are still open."
     t = rows.texts
@@ -477,7 +478,7 @@ def _read_halves(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, 
                                                'or the exit is before the entry')
     return table[~differ].reset_index(drop=True).assign(seconds=seconds), rows
 
-# %% ../nbs/04f_trade_lists.ipynb #556311ae
+# %% ../nbs/04f_trade_lists.ipynb #19a64714
 @dataclass
 class _Piece:
     "A part of a position that is still open."
@@ -509,7 +510,7 @@ def _fifo_trades(fills: pd.DataFrame) -> tuple[list, list, list]:
         if left > 0: queue.append(_Piece(fill, left))
     return trades, list(queue), early
 
-# %% ../nbs/04f_trade_lists.ipynb #23a92d54
+# %% ../nbs/04f_trade_lists.ipynb #ea2df3d9
 _SUMMARIES = {'closedlot', 'closed_lot', 'symbol_summary', 'asset_summary', 'subtotal', 'total'}
 
 def _without_summaries(rows: _ListRows) -> _ListRows:
@@ -528,7 +529,7 @@ def _is_closing(text: str) -> bool:
     codes = set(re.split(r'[;,\s]+', text.strip().lower()))
     return bool(codes & {'c', 'exit', 'close'}) and not codes & {'o', 'entry', 'open'}
 
-# %% ../nbs/04f_trade_lists.ipynb #81144583
+# %% ../nbs/04f_trade_lists.ipynb #a22319ea
 def _fill_table(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, _ListRows]:
     "Return the fills of a list, in order of time; those of one order at one price and time are one."
     point = _point_of(rows)
@@ -561,7 +562,7 @@ def _read_fills(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, _
     columns = ['entry_ts', 'exit_ts', 'entry', 'exit', 'side', 'contracts', 'contract', 'costs', 'line']
     return pd.DataFrame(trades, columns=columns).assign(seconds=bool(fills.seconds.any())), rows
 
-# %% ../nbs/04f_trade_lists.ipynb #e7f51128
+# %% ../nbs/04f_trade_lists.ipynb #3b232b98
 def _money_a_point(table: pd.DataFrame) -> float:
     "Return the US dollars a point and contract that the profits of a list fit (the median); NaN for too few."
     if 'profit' not in table: return float('nan')
@@ -587,7 +588,7 @@ def _implied_costs(table: pd.DataFrame, contract: ContractSpec) -> np.ndarray:
     sane = (lacking > -.011).all() and (lacking <= 100 * table.contracts).all()
     return lacking if sane and lacking.max(initial=0) > .01 else np.full(len(table), np.nan)
 
-# %% ../nbs/04f_trade_lists.ipynb #6e4fa4ee
+# %% ../nbs/04f_trade_lists.ipynb #e66f7ed6
 _READERS = {'trades': _read_whole_trades, 'halves': _read_halves, 'fills': _read_fills}
 
 def _as_trades(table: pd.DataFrame, layout: _ListLayout, options: _ListOptions, file: str) -> pd.DataFrame:
@@ -610,7 +611,7 @@ def _as_trades(table: pd.DataFrame, layout: _ListLayout, options: _ListOptions, 
 _TRADE_COLUMNS = ['contract', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'entry_type',
                   'exit_type', 'stop', 'r_multiple', 'costs', 'profit', 'span', 'file', 'line']
 
-# %% ../nbs/04f_trade_lists.ipynb #44b9ee87
+# %% ../nbs/04f_trade_lists.ipynb #571b9fc2
 def _reject_table(rows: _ListRows) -> pd.DataFrame:
     "Return the refused lines as a table."
     table = pd.DataFrame(sorted(set(rows.refused)), columns=['line', 'reason', 'text'])
@@ -631,7 +632,7 @@ def _check_choices(layout: str, dates: str | None, stamp: str | None):
         if value not in choices:
             raise BadData(f'{name} {value!r} is not known: use {", ".join(filter(None, choices))}')
 
-# %% ../nbs/04f_trade_lists.ipynb #6dad7be7
+# %% ../nbs/04f_trade_lists.ipynb #6cd417ab
 def read_trades(
     path: str | Path,  # a file, packed or not
     *,
