@@ -1,4 +1,7 @@
 """The order of the evening before is the order of the backtest: every session of the sample market and of real bars."""
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,5 +143,26 @@ def test_a_filter_says_in_the_evening_what_it_says_later(sample):
         wanted = said[(said.date == day) & (said.side == found.side.item())]
         for own, name in (('filter_confidence', 'confidence'), ('probability', 'probability'),
                           ('expectation', 'expectation'), ('lower', 'lower'), ('needed', 'needed')):
-            assert found[own].item() == wanted[name].item()
+            assert found[own].item() == pytest.approx(wanted[name].item(), rel=1e-9)  # sums of other lengths
         assert found.accepted.item() == (wanted.lower.item() >= wanted.needed.item())
+
+
+def test_the_command_knows_the_contract_of_the_day_after(tmp_path):
+    "Two contracts in one file, the evening before the roll; mistakes are one line and exit code 2."
+    bars, dates = two_contracts(7.25)
+    day = dates[76]
+    cut = bars[bars.date < day].drop(columns=['date', 'segment'])
+    cut.reset_index().to_parquet(tmp_path/'es.parquet')
+    (tmp_path/'my.toml').write_text('[rules]\nrule = "migration"\n')
+    code = 'from vpoc_backtest.orders_cli import orders_main; orders_main()'
+    ask = lambda *options: subprocess.run([sys.executable, '-c', code, *options], cwd=tmp_path, capture_output=True,
+                                          text=True, timeout=300)
+    done = ask('--data', 'es.parquet', '--config', 'my.toml', '--out', 'out', '--json')
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert done.stdout == (tmp_path/'out/orders.json').read_text()
+    found = next_orders(cut, MIGRATION)
+    assert said['session']['date'] == str(pd.Timestamp(day).date()) and said['session']['contract'] == 'ES 09-15'
+    assert said['orders'][0]['entry'] == found.orders.entry.item()
+    wrong = ask('--data', 'none.csv')
+    assert wrong.returncode == 2 and wrong.stderr.count('\n') == 1 and 'there is no such file' in wrong.stderr

@@ -271,7 +271,7 @@ class NextOrders:
         kind = '' if self.kind == 'full' else f' ({self.kind})'
         told = [f'Session of {_format_date(self.date, "%A %d %B %Y")}{kind}, {hours}.']
         if not len(self.orders): told.append(f'No order. What failed: {self.failed}.')
-        for order in self.orders.itertuples(): told += _order_sentences(order, self.contract, self.capital)
+        for order in self.orders.itertuples(): told += _told_order(order, self.contract, self.capital)
         newest = f'{_format_date(self.known_at)}, {self.known_at:%H:%M}'
         told.append(f'It rests on bars up to {newest} New York time.')
         return told + [f'{note[0].upper()}{note[1:]}.' for note in self.notes]
@@ -285,8 +285,8 @@ class NextOrders:
         if not len(self.orders): shown = self.figures.to_frame()
         return f'<p>{"</p><p>".join(map(escape, self.sentences()))}</p>{shown.to_html(header=False)}'
 
-# %% ../nbs/08b_next_session.ipynb #5f469dea
-def _order_sentences(order: object, contract: str, capital: float) -> list[str]:
+# %% ../nbs/08b_next_session.ipynb #8ff0c625
+def _told_order(order: object, contract: str, capital: float) -> list[str]:
     "Say an order, what the filter thinks of it, and why it is there."
     verb = 'Buy' if order.side > 0 else 'Sell'
     limit = f'at {order.entry:,.2f} limit' if np.isfinite(order.entry) else 'at the market'
