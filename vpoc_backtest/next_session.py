@@ -213,7 +213,7 @@ def _filter_of(model: object, config: RunConfig, contract: ContractSpec) -> obje
     _check_basis(folder, about.get('basis', {}), config, contract)
     return saved
 
-def _judged(orders: pd.DataFrame, said: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
+def _with_opinion(orders: pd.DataFrame, said: pd.DataFrame, config: RunConfig) -> pd.DataFrame:
     "Return orders with what a filter says of each, and whether it accepts them."
     from vpoc_backtest.train import _taken
     nothing = dict.fromkeys(['filter_confidence', *_SAID], np.nan)
@@ -369,6 +369,6 @@ def next_orders(
     if model is not None and len(orders):
         saved = _filter_of(model, config, contract)
         said, unknown = _filter_said(used, levels, vix, config, contract, saved)
-        orders = _judged(orders, said, config)
+        orders = _with_opinion(orders, said, config)
         notes += _filter_notes(saved, unknown, ahead.date)
     return _next_orders(ahead, levels, orders, failed, figures, config.backtest.initial_capital, tuple(notes))
