@@ -19,6 +19,7 @@ from typing import Callable
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from torch.nn.functional import huber_loss
 
@@ -442,22 +443,38 @@ def _load_checkpoint(trainer: Trainer, path: Path):
     trainer.optimizer.state[trainer.rows] = {'step': steps_done, 'exp_avg': found['moment'],
                                              'exp_avg_sq': found['square']}
 
+# %% ../nbs/06a_ensemble_training.ipynb #873ab6e9
+def _core_seconds() -> tuple[float, float]:
+    "Return the time, and the seconds that the cores of this machine were idle or worked for this process."
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, 'iowait', 0.)
+    return time.perf_counter(), idle + time.process_time()
+
 # %% ../nbs/06a_ensemble_training.ipynb #c1c0ffe1
-def _choose_threads(trainer: Trainer, pace: dict[int, float]):
-    "Set the threads of the next epoch: all, one, and then the faster; `pace`: seconds a network by threads."
-    turn = trainer.epoch % 16
-    threads = trainer.threads
+class _CoreMeter:
+    "Measures how many cores this process had or could have had."
+    def __init__(self, read: Callable = _core_seconds):
+        self.read, self.before, self.free = read, read(), 0.
+
+    def free_cores(self) -> float:
+        "Return the cores that were free in the last fifth of a second or more; 0 before that."
+        now = self.read()
+        elapsed = now[0] - self.before[0]
+        if elapsed < .2: return self.free
+        self.free, self.before = (now[1] - self.before[1]) / elapsed, now
+        return self.free
+
+def _choose_threads(trainer: Trainer, meter: _CoreMeter):
+    "Set the threads of the next epoch: all where the cores are free, else one."
     if not _same_bits(trainer) or trainer.device.type != 'cpu': return
-    if turn > 0: threads = 1 if turn == 1 or len(pace) == 0 else min(pace, key=pace.get)
+    threads = trainer.threads if meter.free_cores() > trainer.threads - .5 else 1
     if threads != torch.get_num_threads(): torch.set_num_threads(threads)
 
-def _timed_epoch(trainer: Trainer, pace: dict[int, float]):
-    "Train an epoch with the stopped networks gone, and note how long it took."
+def _next_epoch(trainer: Trainer, meter: _CoreMeter):
+    "Train an epoch with the stopped networks gone."
     _leave(trainer)
-    _choose_threads(trainer, pace)
-    start = time.perf_counter()
+    _choose_threads(trainer, meter)
     _train_epoch(trainer)
-    pace[torch.get_num_threads()] = (time.perf_counter() - start) / len(trainer.inside)
 
 # %% ../nbs/06a_ensemble_training.ipynb #f2a8499b
 def _train(trainer: Trainer, checkpoint: Path | None, resume: bool, title: str) -> str:
@@ -465,11 +482,11 @@ def _train(trainer: Trainer, checkpoint: Path | None, resume: bool, title: str) 
     from tqdm import tqdm
     if checkpoint and resume and checkpoint.exists(): _load_checkpoint(trainer, checkpoint)
     hidden = True if _processes()[0] else None
-    pace = {}
+    meter = _CoreMeter()
     with tqdm(total=trainer.config.epochs, initial=trainer.epoch, desc=f'           {title}', unit='epoch',
               leave=False, disable=hidden) as progress:
         while trainer.epoch < trainer.config.epochs and _running(trainer).any():
-            _timed_epoch(trainer, pace)
+            _next_epoch(trainer, meter)
             progress.update()
             if checkpoint: _save_checkpoint(trainer, checkpoint)
     if torch.get_num_threads() != trainer.threads: torch.set_num_threads(trainer.threads)
