@@ -233,7 +233,7 @@ _MOMENT = re.compile(r'(?P<a>\d{1,4})[-/.](?P<b>\d{1,2})[-/.](?P<c>\d{1,4})' + _
                      + r'?\s*(?P<zone>[a-z]{1,3}|[-+]\d\d:?\d\d)?', re.I)
 _PACKED = re.compile(r'(\d{4})(\d\d)(\d\d)[;,\sT]+(\d\d):?(\d\d):?(\d\d)(.*)')
 
-def _moment(text: str) -> re.Match | None:
+def _time_parts(text: str) -> re.Match | None:
     "Return the parts of a time; None for what is none."
     text = text.strip()
     if packed := _PACKED.fullmatch(text): text = '{}-{}-{} {}:{}:{}{}'.format(*packed.groups())
@@ -277,7 +277,7 @@ class _ListOptions:
 
 def _list_times(texts: list[str], options: _ListOptions, file: str) -> tuple[np.ndarray, bool]:
     "Return microseconds in UTC, _NOT_A_TIME for none, and whether a second is told anywhere."
-    found = [_moment(t) for t in texts]
+    found = [_time_parts(t) for t in texts]
     parts = np.array([[int(m[k]) for k in 'abc'] if m else [0, 0, 0] for m in found], int).reshape(-1, 3)
     by_order, whole = _calendar_days(parts, _date_order(found, options.dates, file))
     by_year, exist = _calendar_days(parts, 'ymd')
@@ -388,7 +388,7 @@ def _check_amounts(rows: _ListRows, point: str, prices: tuple) -> _ListRows:
 
 def _no_time(text: str, tz: str) -> str:
     "Return why a text is no time."
-    found = _moment(text)
+    found = _time_parts(text)
     if found and found['h'] is None: return f'{text!r} has no time of day: export the list with times'
     return f'the time {text!r} cannot be read, or does not exist in {tz}'
 
