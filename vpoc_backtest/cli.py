@@ -153,8 +153,8 @@ def cli_errors(
 # %% ../nbs/08c_cli.ipynb #0b7a0002
 _EXAMPLES = {
     'data': 'exports/', 'sample': 'edge=0.4', 'vix': 'VIX_History.csv', 'out': 'BACKTEST/first',
-    'config': 'my.toml', 'symbol': 'MES', 'model': 'latest', 'seed': '1', 'layout': 'ninjatrader',
-    'tz': 'America/Chicago', 'stamp': 'end', 'segment': 'RTH', 'device': 'cpu', 'placebo': '200', 'jobs': '2',
+    'config': 'my.toml', 'rule': 'my_rule.py:orders', 'symbol': 'MES', 'model': 'latest', 'seed': '1',
+    'layout': 'ninjatrader', 'tz': 'America/Chicago', 'stamp': 'end', 'segment': 'RTH', 'device': 'cpu', 'placebo': '200', 'jobs': '2',
     'ledger': 'BACKTEST', 'setups': '50', 'filter': 'ridge', 'filter_nulls': '100',
     'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40', 'batch_size': '64',
     'learning_rate': '0.001', 'hidden_layers': '192,128,64', 'arch': 'mlp', 'members': '20',
@@ -405,15 +405,30 @@ def _planted_edge(sample: str | None, data: str | None) -> float | None:
     raise _wrong('sample', sample, 'use plain, edge, or a size above 0 and up to 1 R a trade')
 
 # %% ../nbs/08c_cli.ipynb #46a6ace9
-def _settings(config: str | None, segment: str | None) -> object:
-    "Return the settings of a run: those of a file, and the segment if one is named; raise `BadData`."
+def _with_rule(settings: object, rule: str | None) -> object:
+    "Return settings with the rule that --rule names; raise `BadData` for one that is not known."
+    from vpoc_backtest.data import BadData
+    from vpoc_backtest.own_rules import OwnRule
+    from vpoc_backtest.signals import SignalRules
+    if rule is None: return settings
+    if ':' in rule:
+        try: return replace(settings, rules=OwnRule(rule))
+        except BadData as e: raise BadData(f'--rule {e}') from None
+    rules = settings.rules if isinstance(settings.rules, SignalRules) else SignalRules()
+    if rule not in ('trend', 'migration'):
+        raise _wrong('rule', rule, 'is not known: use trend, migration or FILE.py:FUNCTION')
+    return replace(settings, rules=replace(rules, rule=rule))
+
+def _settings(config: str | None, segment: str | None = None, rule: str | None = None) -> object:
+    "Return the settings of a run: those of a file, and the segment and rule if named; raise `BadData`."
     from vpoc_backtest.profiles import _SEGMENTS
     from vpoc_backtest.run_config import RunConfig, read_config
     if segment is not None and segment not in _SEGMENTS:
         raise _wrong('segment', segment, f'is not known: use {", ".join(_SEGMENTS)}')
     if config is not None: _check_config_file(config)
     settings = RunConfig() if config is None else read_config(config)
-    return replace(settings, levels=replace(settings.levels, segment=segment or settings.levels.segment))
+    settings = replace(settings, levels=replace(settings.levels, segment=segment or settings.levels.segment))
+    return _with_rule(settings, rule)
 
 # %% ../nbs/08c_cli.ipynb #46a6aceb
 def _table_text(run: object, metrics: dict) -> str:
@@ -494,6 +509,9 @@ class _BacktestOptions:
     vix: str = None
     out: str = None  # run directory to write (default: a new one in BACKTEST/)
     config: str = None  # TOML file of settings; every run writes its own as config.toml
+    # the rule: trend, migration, or your own as FILE.py:FUNCTION, a function (levels) → orders
+    # (default: that of the settings, else trend)
+    rule: str = None
     # ES, MES, NQ or MNQ; any other by a table [contract] in --config
     # (default: that of the table, else ES)
     symbol: str = None
@@ -548,7 +566,8 @@ def _backtest_command(
     _check_number('filter_nulls', options.filter_nulls, 0)
     _check_reading(options)
     sample = SampleConfig(options.seed, _planted_edge(options.sample, options.data))
-    settings = _with_filter(_settings(options.config, options.segment), options.filter, options.model)
+    settings = _settings(options.config, options.segment, options.rule)
+    settings = _with_filter(settings, options.filter, options.model)
     contract = _traded(options.symbol, settings.contract)
     if options.out is not None: _free_place(options.out)
     with show_progress(options.verbose) as say:
@@ -605,6 +624,7 @@ class _TrainOptions:
     # last day to learn from, as in 2016-06-30 (default: the last quarter of the sessions is left unseen)
     until: str = None
     config: str = None  # TOML file of settings, see vpoc_backtest
+    rule: str = None  # whose orders it learns from, see vpoc_backtest
     # ES, MES, NQ or MNQ; any other by a table [contract] in --config
     # (default: that of the table, else ES)
     symbol: str = None
@@ -636,7 +656,7 @@ def _planned_training(options: _TrainOptions) -> tuple[Path, dict, object]:
         given = {name: getattr(options, name) for name in ('data', 'vix', 'until', 'config')}
         return _resumed(options.output, changes | given)
     noted = {name: getattr(options, name) for name in _OPTIONS}
-    settings = _with_options(_settings(options.config, None), changes)
+    settings = _with_options(_settings(options.config, rule=options.rule), changes)
     _traded(options.symbol, settings.contract)
     return _new_training(options.output, options.data), noted, settings
 

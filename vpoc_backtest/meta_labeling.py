@@ -95,7 +95,7 @@ def filter_signals(
     min_confidence: float | None = None  # 0 to 100; None: by the lower bound of the expectation
 ) -> pd.DataFrame:  # since the first prediction, with its columns (NaN: none) and `accepted`
     "Return the signals with what the filter predicts of each, and whether it accepts them."
-    span = signals[signals.date >= predictions.date.min()].drop(columns='confidence')
+    span = signals[signals.date >= predictions.date.min()].drop(columns='confidence', errors='ignore')
     predicted = predictions.drop(columns=['window'], errors='ignore')
     filtered = span.merge(predicted, on=['date', 'side'], how='left', validate='one_to_one')
     first = [c for c in signals if c in filtered]

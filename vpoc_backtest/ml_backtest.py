@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .backtest import BacktestResult, run_backtest
-from .causality import CausalityCheck
+from .causality import CausalityCheck, check_orders
 from .data import _CONTRACTS, BadData, _fingerprint
 from .data_report import _levels_section, _profile_section, _quality_section, _setups_section
 from .display import _format_date
@@ -33,6 +33,8 @@ from vpoc_backtest.filter_report import (
     _outlier_sentence,
 )
 from .multiple_testing import _record_trials
+from .orders import check_signals
+from .own_rules import OwnRule
 from .performance import compare
 from vpoc_backtest.report import (
     _STRATEGY_NAMES,
@@ -56,8 +58,10 @@ from vpoc_backtest.run_config import (
     _describe_quality,
     _git_revision,
     _json,
+    _keep_rule,
     _known_format,
     _model_folder,
+    _on_grid,
     _own_levels,
     _versions,
     mark_sessions,
@@ -153,10 +157,25 @@ def _no_orders(why: pd.DataFrame) -> str:
     if not len(why): return 'one session has no day before it'
     return f'most frequent reason for none: {why.failed.str.split("; ").explode().mode()[0]}'
 
+_RECOMPUTED = 20  # sessions whose orders are made again before anything is traded by a rule of one's own
+
+def _check_own_rule(rule: _RuleOrders):
+    "Raise `BadData` for a rule of one's own whose orders cannot be meant, or use the future."
+    own = rule.config.rules
+    days = pd.DatetimeIndex(rule.signals.date.unique())
+    drawn = days[np.unique(np.linspace(0, len(days) - 1, _RECOMPUTED).astype(int))] if len(days) else days
+    try: check_signals(rule.signals, rule.market.contract)
+    except BadData as e: raise BadData(f'{own.rule}: {e}') from None
+    try: found = check_orders(own.orders, rule.levels, dates=drawn, seed=rule.seed)
+    except BadData: raise
+    except ValueError:
+        raise BadData(f'{own.rule}: gives two answers to the same levels: fix its seed') from None
+    if not found.passed: raise BadData(f'{own.rule}: {found.summary()}')
+
 def _prepare_rule(market: MarketData, config: RunConfig, seed: int, say: Callable, device: str = 'cpu'
                   ) -> _RuleOrders:
     "Compute levels and orders of a market; raise `BadData` where no bar lies in the hours that count."
-    config = replace(config, rules=replace(config.rules, tick_size=market.contract.tick_size))
+    config = _on_grid(config, market.contract)
     market, quality = mark_sessions(market, config)
     levels = _own_levels(market, config, device)
     say(f'quality    {_describe_quality(quality)}')
@@ -166,7 +185,9 @@ def _prepare_rule(market: MarketData, config: RunConfig, seed: int, say: Callabl
     signals = make_signals(levels, config.rules)
     say(f'signals    {len(signals):,} orders by the {config.rules.rule} rule')
     if not len(signals): say(f'           {_no_orders(why)}')
-    return _RuleOrders(market, config, quality, levels, why, signals, seed)
+    rule = _RuleOrders(market, config, quality, levels, why, signals, seed)
+    if isinstance(config.rules, OwnRule): _check_own_rule(rule)
+    return rule
 
 # %% ../nbs/08_ml_backtest.ipynb #0773ed33
 @dataclass(frozen=True, eq=False)
@@ -600,6 +621,7 @@ def _write_files(run: Run, folder: Path, log: Callable[[], str] | None = None):
     (folder/'metrics.json').write_text(_json(_run_metrics(run)), encoding='utf-8')
     (folder/'manifest.json').write_text(_json(_manifest(run)), encoding='utf-8')
     (folder/'config.toml').write_text(_config_toml(_saved_config(run)), encoding='utf-8')
+    _keep_rule(run.config.rules, folder/'config.toml')
     for name, table in _tables(run).items():
         table.to_csv(folder/f'{name}.csv', index=False, lineterminator='\n')
     run.levels.to_parquet(folder/'levels.parquet')
@@ -613,7 +635,7 @@ def _write_files(run: Run, folder: Path, log: Callable[[], str] | None = None):
 # %% ../nbs/08_ml_backtest.ipynb #c9327de6
 _FILES = {'metrics.json', 'manifest.json', 'config.toml', 'trades.csv', 'signals.csv', 'skipped.csv',
           'no_order_reasons.csv', 'equity.csv', 'rejects.csv', 'quality.csv', 'setups.csv',
-          'levels.parquet',
+          'levels.parquet', 'rule.py',
           'strategy_comparison.png', 'report.html', 'report.ipynb', 'log.txt'}
 _EARLIER_FILES = {'why.csv'}  # that earlier versions wrote
 

@@ -141,6 +141,8 @@ def _raise_order_fault(faults: dict[str, np.ndarray], date: np.ndarray):
         i = where.argmax()
         raise BadData(f'signal {i}, for {pd.Timestamp(date[i]).date()}: {fault}')
 
+_WRONG_SIDE = 'the stop must lie on the losing side of the entry, the target on the winning side'
+
 def _check_orders(
     date: np.ndarray,  # (n,) session of each order, datetime64
     orders: _OrderArrays,  # of as many
@@ -162,7 +164,7 @@ def _check_orders(
         f'size_factor must lie above 0 and not above {_MAX_SIZE_FACTOR}':
             ~((factor > 0) & (factor <= _MAX_SIZE_FACTOR)),
         f'prices must lie on the {contract.tick_size} grid of {contract.symbol}': off_grid.any(axis=0),
-        'the stop must lie on the losing side of the entry, the target on the winning side': wrong_side}
+        _WRONG_SIDE: wrong_side}
     _raise_order_fault(faults, date)
 
 # %% ../nbs/03a_orders.ipynb #ddb46b38

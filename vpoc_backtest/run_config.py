@@ -8,6 +8,7 @@ __all__ = ['DataConfig', 'RunConfig', 'read_config', 'SampleConfig', 'load_marke
 # %% ../nbs/07b_run_config.ipynb #d9b4fa22
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from vpoc_backtest.data import (
 from .data_quality import _MIN_COMPLETENESS, mark_complete
 from .display import _figures_html
 from .features import FilterConfig
+from .own_rules import OwnRule
 from .profiles import _GPU_MIN_BARS
 from vpoc_backtest.readers import (
     _bar_files,
@@ -62,7 +64,7 @@ class DataConfig:
 class RunConfig:
     "All settings of a run."
     levels: LevelConfig = field(default_factory=LevelConfig)  # how profiles become levels
-    rules: SignalRules = field(default_factory=SignalRules)  # when and where to order
+    rules: object = field(default_factory=SignalRules)  # when and where to order; or an `OwnRule`
     backtest: BacktestConfig = field(default_factory=BacktestConfig)  # costs, fills, size
     filter: FilterConfig = field(default_factory=FilterConfig)  # features, network, training
     data: DataConfig = field(default_factory=DataConfig)  # which sessions make levels
@@ -80,11 +82,22 @@ def _explain(item: tomlkit.items.Item, text: str | None, gap: int):
     "Write a comment behind a setting, if there is one, after so many spaces."
     if text: item.comment(text).trivia.comment_ws = ' ' * gap
 
+def _on_grid(config: RunConfig, contract: ContractSpec) -> RunConfig:
+    "Return settings whose rule knows the tick of the contract."
+    if not hasattr(config.rules, 'tick_size'): return config
+    return replace(config, rules=replace(config.rules, tick_size=contract.tick_size))
+
+def _group_values(settings: object) -> dict:
+    "Return a group of settings by name, without those that are None: TOML has no word for nothing."
+    if isinstance(settings, OwnRule):
+        return {'rule': settings.rule, 'digest': settings.digest} | dict(settings.settings)
+    return {k: v for k, v in asdict(settings).items() if v is not None}
+
 def _toml_table(
     settings: object, about: str, explain: bool  # one group of settings; what it is; with a comment on each
 ) -> tomlkit.items.Table:
     "Return a table of a settings file."
-    given = {k: v for k, v in asdict(settings).items() if v is not None}  # TOML has no word for nothing
+    given = _group_values(settings)
     values = {k: tomlkit.item(v) for k, v in given.items()}
     table = tomlkit.table()
     for k, value in values.items(): table.add(k, value)
@@ -92,7 +105,7 @@ def _toml_table(
         _explain(table, about, 2)
         told = docments(type(settings))
         lengths = {k: len(k) + len(value.as_string()) for k, value in values.items()}
-        for k, value in values.items(): _explain(value, told[k], max(lengths.values()) - lengths[k] + 2)
+        for k, value in values.items(): _explain(value, told.get(k), max(lengths.values()) - lengths[k] + 2)
     return table
 
 def _add_example(document: tomlkit.TOMLDocument, about: str):
@@ -182,8 +195,28 @@ def _check_table(table: str, given: object, path: Path):
         raise BadData(f'{path}: {table} stands outside a table: begin with {known}')
     if table not in names: raise BadData(f'{path}: [{table}] is not known: use {known}')
 
+def _is_own_rule(rule: object) -> bool:
+    "Return whether a setting names a function in a file, as FILE.py:FUNCTION."
+    return isinstance(rule, str) and '.py:' in rule
+
+def _kept_rule(path: Path) -> Path:
+    "Return where the copy of an own rule's file lies that belongs to a settings file."
+    return path.with_name(path.name.removesuffix('config.toml') + 'rule.py')
+
+def _keep_rule(rules: object, path: Path):
+    "Put a copy of an own rule's file beside the settings file that names it."
+    if isinstance(rules, OwnRule): shutil.copyfile(rules.rule.rpartition(':')[0], _kept_rule(path))
+
+def _own_rule_of(given: dict, path: Path) -> OwnRule:
+    "Return the rule that a settings file names: its copy, or the file beside the settings or where one is."
+    file, _, name = given['rule'].rpartition(':')
+    near = [_kept_rule(path)] * ('digest' in given) + [path.parent/file]
+    found = next((f for f in near if f.is_file()), file)
+    return OwnRule(f'{found}:{name}', **{k: v for k, v in given.items() if k != 'rule'})
+
 def _with_settings(group: object, given: dict, table: str, path: Path) -> object:
     "Return a group of settings with those that a file gives; raise `BadData`."
+    if table == 'rules' and _is_own_rule(given.get('rule')): return _own_rule_of(given, path)
     names = [f.name for f in fields(group)]
     unknown = [k for k in given if k not in names]
     if unknown: raise BadData(f'{path}: [{table}] has no setting {unknown[0]!r}: use {", ".join(names)}')
@@ -415,6 +448,11 @@ def _describe_market(
 _ORDER_SETTINGS = ('window', 'fast_volatility', 'slow_volatility', 'prior', 'stop_volatility',
                    'max_stop_share', 'min_stop_ticks', 'tick_size')
 
+def _rule_basis(rules: object) -> dict:
+    "Return the settings of a rule on which its orders depend."
+    if isinstance(rules, OwnRule): return {'own': rules.digest} | dict(rules.settings)
+    return {k: getattr(rules, k) for k in _ORDER_SETTINGS}
+
 def _filter_basis(
     config: RunConfig,  # all settings
     contract: ContractSpec  # what is traded
@@ -422,7 +460,7 @@ def _filter_basis(
     "Return the settings that levels and orders depend on, and a saved filter with them."
     basis = {'symbol': contract.symbol}
     basis |= {f'levels.{k}': v for k, v in asdict(config.levels).items()}
-    basis |= {f'rules.{k}': getattr(config.rules, k) for k in _ORDER_SETTINGS}
+    basis |= {f'rules.{k}': v for k, v in _rule_basis(config.rules).items()}
     basis |= {'backtest.hold': config.backtest.hold, 'data.completeness': config.data.completeness}
     return json.loads(json.dumps(basis))
 

@@ -294,9 +294,10 @@ _FIGURES = ['slope', 'r2', 'p_direction', 'vol_ratio', 'runs_z', 'runs_p', 'long
 
 def make_signals(
     levels: pd.DataFrame,  # of `session_levels`
-    rules: SignalRules = SignalRules()  # the rule and its numbers
+    rules: object = SignalRules()  # the rule and its numbers: `SignalRules`, or an `OwnRule`
 ) -> pd.DataFrame:  # an order a row: date, side, prices, confidence, size_factor, known_at, reason, figures
     "Return the orders of the rule, each from sessions before its own; raises `BadData` for invalid levels."
+    if not isinstance(rules, SignalRules): return rules.orders(levels)
     history = LevelHistory(levels)
     at, side, entry, stop, target, factor = _rule_orders(history, rules)
     base = history.base[at - 1]
@@ -310,9 +311,10 @@ def make_signals(
 # %% ../nbs/03_signals.ipynb #8e100b23
 def explain_signals(
     levels: pd.DataFrame,  # of `session_levels`
-    rules: SignalRules = SignalRules()  # the rule and its numbers
+    rules: object = SignalRules()  # the rule and its numbers: `SignalRules`, or an `OwnRule`
 ) -> pd.DataFrame:  # index `date`, but the first: order (bool), failed (conditions), side, figures, prices
     "Return for every session whether it has an order and, if not, which conditions failed; raises `BadData`."
+    if not isinstance(rules, SignalRules): return rules.explain(levels)
     history = LevelHistory(levels)
     candidates = _candidates(history, rules)
     holds = _conditions(candidates, history, rules)
@@ -339,9 +341,12 @@ def _order_figures(c: pd.DataFrame) -> dict[str, pd.Series]:
 # %% ../nbs/03_signals.ipynb #45160ae9
 def candidate_orders(
     levels: pd.DataFrame,  # of `session_levels`
-    rules: SignalRules = SignalRules()  # whose stops and windows count; its conditions do not
+    rules: object = SignalRules()  # whose stops and windows count, not its conditions; or an `OwnRule`
 ) -> pd.DataFrame:  # by date, the buy first: date, side, prices, size_factor, known_at, `_ORDER_FIGURES`
-    "Return both orders of every session that could have been placed; raises `BadData` for invalid levels."
+    """Return both orders of every session that could have been placed, or those of an own rule.
+
+    Raises `BadData` for invalid levels."""
+    if not isinstance(rules, SignalRules): return rules.candidates(levels)
     history = LevelHistory(levels)
     plain = replace(rules, rule='migration')  # asks for no condition on the figures
     placed = []

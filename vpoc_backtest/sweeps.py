@@ -126,6 +126,7 @@ def _trial_settings(
 ) -> dict:  # for `record_trial`
     "Return what tells one trial from another on the same data."
     first = None if study.first is None else str(pd.Timestamp(study.first).date())
+    rules = getattr(rules, 'identity', rules)
     return {'levels': asdict(study.levels), 'rules': rules, 'backtest': config, 'made by': make.__qualname__,
             'symbol': study.contract.symbol, 'first': first}
 
@@ -283,9 +284,10 @@ def plot_sweep(
 
 # %% ../nbs/04a_sweeps.ipynb #ccc655b5
 def neighbouring_settings(
-    rules: SignalRules = SignalRules()  # whose own numbers are in the middle
+    rules: object = SignalRules()  # whose own numbers are in the middle; or an `OwnRule`
 ) -> dict:  # a grid for `sweep`: five values of each of two fields
     "Return the settings around those of a rule."
+    if not isinstance(rules, SignalRules): return rules.neighbours()
     def scaled(value, factors): return tuple(value if f == 1 else round(value * f, 4) for f in factors)
     if rules.rule == 'migration':
         return {'stop_volatility': scaled(rules.stop_volatility, (.5, .75, 1, 1.5, 2)),

@@ -36,7 +36,9 @@ from vpoc_backtest.run_config import (
     _filter_basis,
     _git_revision,
     _json,
+    _keep_rule,
     _known_format,
+    _on_grid,
     _own_levels,
     _versions,
     load_market,
@@ -187,8 +189,7 @@ def _train_and_save(training: _TrainingTask, say: Callable) -> dict:
     from vpoc_backtest.train import walk_forward
     first = _processes()[0] == 0
     if not first: say = lambda text: None
-    rules = replace(training.config.rules, tick_size=training.market.contract.tick_size)
-    config = replace(training.config, rules=rules)
+    config = _on_grid(training.config, training.market.contract)
     market, samples = _training_samples(training.market, config, training.until, say)
     try:
         files = TrainingFiles(training.folder/'checkpoints', training.resume)
@@ -265,6 +266,7 @@ def _check_empty(folder: Path, config: RunConfig):
     if not folder.exists(): return
     def ours(file: Path) -> bool:
         if _UNFINISHED in file.name: return True
+        if file.name == 'rule.py' and hasattr(config.rules, 'digest'): return True
         if file.name != 'config.toml': return False
         return file.read_text(encoding='utf-8', errors='replace') == _config_toml(config)
     if not folder.is_dir() or not all(map(ours, folder.iterdir())):
@@ -287,6 +289,7 @@ def _write_start_note(folder: Path, options: dict, config: RunConfig):
     "Write what a training was started with; a folder with `arguments.json` can be resumed."
     _check_empty(folder, config)
     with atomic_file(folder/'config.toml') as new: new.write_text(_config_toml(config), encoding='utf-8')
+    _keep_rule(config.rules, folder/'config.toml')
     with atomic_file(folder/'arguments.json') as new: new.write_text(_json(options), encoding='utf-8')
 
 # %% ../nbs/08a_training_runs.ipynb #b518dee6
@@ -474,7 +477,7 @@ def _new_predictions(training: Path, market: MarketData, device: str) -> tuple[R
     "Return a training's settings and its predictions of unseen orders, with outcomes; raise `BadData`."
     settings = _settings_of(training)
     if settings is None: raise BadData(f'{training}: has no config.toml: train it again with vpoc_train')
-    settings = replace(settings, rules=replace(settings.rules, tick_size=market.contract.tick_size))
+    settings = _on_grid(settings, market.contract)
     judged, _ = mark_sessions(market, settings)
     levels = _own_levels(judged, settings)
     try: said = _saved_predictions(judged, levels, settings, str(training), device)
