@@ -154,10 +154,10 @@ def cli_errors(
 _EXAMPLES = {
     'data': 'exports/', 'sample': 'edge=0.4', 'vix': 'VIX_History.csv', 'out': 'BACKTEST/first',
     'config': 'my.toml', 'rule': 'my_rule.py:orders', 'symbol': 'MES', 'model': 'latest', 'seed': '1',
-    'layout': 'ninjatrader', 'tz': 'America/Chicago', 'stamp': 'end', 'segment': 'RTH', 'device': 'cpu', 'placebo': '200', 'jobs': '2',
-    'ledger': 'BACKTEST', 'setups': '50', 'filter': 'ridge', 'filter_nulls': '100',
-    'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40', 'batch_size': '64',
-    'learning_rate': '0.001', 'hidden_layers': '192,128,64', 'arch': 'mlp', 'members': '20',
+    'layout': 'ninjatrader', 'tz': 'America/Chicago', 'stamp': 'end', 'segment': 'RTH', 'device': 'cpu',
+    'placebo': '200', 'jobs': '2', 'ledger': 'BACKTEST', 'setups': '50', 'filter': 'ridge',
+    'filter_nulls': '100', 'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40',
+    'batch_size': '64',    'learning_rate': '0.001', 'hidden_layers': '192,128,64', 'arch': 'mlp', 'members': '20',
     'device_ids': '0,1', 'until': '2016-06-30'}
 
 def _example(option: str) -> str:
