@@ -157,8 +157,8 @@ _EXAMPLES = {
     'layout': 'ninjatrader', 'tz': 'America/Chicago', 'stamp': 'end', 'segment': 'RTH', 'device': 'cpu',
     'placebo': '200', 'jobs': '2', 'ledger': 'BACKTEST', 'setups': '50', 'filter': 'ridge',
     'filter_nulls': '100', 'write_config': 'my.toml', 'output': 'TRAINING/', 'epochs': '40',
-    'batch_size': '64',    'learning_rate': '0.001', 'hidden_layers': '192,128,64', 'arch': 'mlp', 'members': '20',
-    'device_ids': '0,1', 'until': '2016-06-30'}
+    'batch_size': '64', 'learning_rate': '0.001', 'hidden_layers': '192,128,64', 'arch': 'mlp',
+    'members': '20', 'device_ids': '0,1', 'until': '2016-06-30'}
 
 def _example(option: str) -> str:
     "Return the end of a message that shows an option; empty for an option without a value."
