@@ -16,7 +16,7 @@ import pytest
 from vpoc_backtest.data import _PRICES, ES, random_walk
 from vpoc_backtest.features import make_features
 from vpoc_backtest.ml_backtest import load_run
-from vpoc_backtest.multiple_testing import load_trials
+from vpoc_backtest.multiple_testing import _load_trials
 from vpoc_backtest.readers import read_bars
 from vpoc_backtest.rolls import front_month, roll_table
 from vpoc_backtest.run_config import RunConfig, load_market, read_config
@@ -187,7 +187,7 @@ def test_trials_are_counted(tmp_path):
         65,
     ]  # stops of 0.3 and 0.6 are neighbours of 0.3 and of 0.4
     assert m[1] == m[2] and all(1 <= one['effective_trials'] < one['trials'] for one in m)
-    counted = load_trials(tmp_path/'BACKTEST', seen[4]['data']['fingerprint'])
+    counted = _load_trials(tmp_path/'BACKTEST', seen[4]['data']['fingerprint'])
     assert (counted.number, counted.effective) == (65, m[4]['effective_trials'])
     assert m[4]['expected_max_sharpe'] == pytest.approx(
         expected_max_sharpe(counted.effective, max(counted.variance, 1 / 150)) * 252**0.5

@@ -21,7 +21,7 @@ from vpoc_backtest.data import ES, random_walk
 from vpoc_backtest.features import FilterConfig
 from vpoc_backtest.meta_labeling import load_filter
 from vpoc_backtest.ml_backtest import load_run, run_pipeline, save_run
-from vpoc_backtest.multiple_testing import load_trials, record_trial
+from vpoc_backtest.multiple_testing import _load_trials, record_trial
 from vpoc_backtest.readers import read_bars
 from vpoc_backtest.rolls import front_month
 from vpoc_backtest.run_config import _NO_REJECTS, MarketData, RunConfig, load_market
@@ -107,7 +107,7 @@ def keep_trial(place, small, runs, n): record_trial(place, 'bars', {'n': n}, 1.)
 
 def ledger_is_whole(place, runs):
     files = visible(place/'trials.parquet') if (place/'trials.parquet').exists() else []
-    assert load_trials(place, 'bars').number == len(files)
+    assert _load_trials(place, 'bars').number == len(files)
 
 
 def keep_cache(place, small, runs, n):

@@ -9,7 +9,7 @@ from joblib import Parallel, delayed
 from vpoc_backtest.causality import check_causality, check_orders
 from vpoc_backtest.data import add_sessions, random_walk
 from vpoc_backtest.evidence import placebo_test
-from vpoc_backtest.multiple_testing import load_trials, record_trial
+from vpoc_backtest.multiple_testing import _load_trials, record_trial
 from vpoc_backtest.signals import SignalRules, make_signals
 from vpoc_backtest.sweeps import StudyConfig
 from vpoc_backtest.verdict import verdict_error_rates
@@ -57,9 +57,9 @@ def test_two_processes_write_one_ledger(tmp_path):
     seen, told = [], []
     writers = (delayed(write_ten)(tmp_path, first) for first in range(0, 50, 5))
     for numbers in Parallel(n_jobs=2, return_as='generator_unordered')(writers):
-        seen.append(load_trials(tmp_path, 'abc').number)
+        seen.append(_load_trials(tmp_path, 'abc').number)
         told += numbers
-    final = load_trials(tmp_path, 'abc')
+    final = _load_trials(tmp_path, 'abc')
     assert seen == sorted(seen) and min(told) <= 2 and max(told) == 55 == final.number
     assert final.effective == pytest.approx(5, abs=.5) and final.variance == 0
     assert not list(Path(tmp_path).glob('trials.parquet/.*'))

@@ -39,7 +39,7 @@ from vpoc_backtest.data import (
     add_sessions,
 )
 from .display import COLOURS, axes
-from .drift import DriftPanel, drift_panel
+from .drift import DriftPanel, _drift_panel
 from .multiple_testing import Trials, effective_trials
 from vpoc_backtest.parallel import (
     SharedFrame,
@@ -52,7 +52,7 @@ from vpoc_backtest.parallel import (
 from .performance import _LABELS, _format_metric, _trial_metrics
 from .signals import SignalRules, make_signals
 from .stats import _MIN_TRADES
-from .sweeps import StudyConfig, _Case, neighbouring_settings, sweep
+from .sweeps import StudyConfig, _Case, _neighbouring_settings, sweep
 
 # %% ../nbs/04b_evidence.ipynb #4d490e33
 _NULLS = {
@@ -489,7 +489,7 @@ def examine(
     placebos: int = 200,  # null markets of each kind; 0 for none
     *,
     make: Callable = make_signals,  # (levels, rules) → orders
-    grid: dict | None = None,  # field of rules or config → values; None: those of `neighbouring_settings`
+    grid: dict | None = None,  # field of rules or config → values; None: those of `_neighbouring_settings`
     study: StudyConfig = StudyConfig()  # contract, levels, first session, workers, the seed of all draws
 ) -> Evidence:  # it says what it found
     """Check one rule: null markets, look-ahead of every order, drift, neighbouring settings, costs and fills.
@@ -497,7 +497,7 @@ def examine(
     Raises `BadData` for invalid bars or orders, `ValueError` for a grid with names that are no settings.
     """
     bars = bars if 'date' in bars else add_sessions(bars, study.contract)
-    if grid is None: grid = neighbouring_settings(rules) if hasattr(rules, 'rule') else {}
+    if grid is None: grid = _neighbouring_settings(rules) if hasattr(rules, 'rule') else {}
     swept = pd.DataFrame()
     if grid: swept = sweep(bars, grid, rules, config, make=make, study=study, returns=True)
     real = _RealMarket(_Case(rules, config, make, study), bars)
@@ -508,7 +508,7 @@ def examine(
     return Evidence(
         nulls={null: real.test(null, placebos) for null in _NULLS if placebos},
         causality=check_orders(lambda at: make(at, rules), bars, levels=study.levels_of, seed=study.seed),
-        panel=drift_panel(market, run_backtest(market, counted, config), seed=study.seed),
+        panel=_drift_panel(market, run_backtest(market, counted, config), seed=study.seed),
         grid=grid,
         swept=swept,
         stressed=sensitivity(market, counted, config))

@@ -160,7 +160,7 @@ def _comparison_html(evidence: object) -> str:
 def _filter_sections(filtered: FilterResult) -> dict[str, str]:
     "Return what the report says of the filter."
     from vpoc_backtest.meta_labeling import plot_calibration
-    from vpoc_backtest.splits import plot_windows
+    from vpoc_backtest.splits import _plot_windows
     told = [f'{filtered.source[:1].upper()}{filtered.source[1:]}. {_describe_filter(filtered)}.']
     if filtered.evidence: told += filtered.evidence.sentences()
     if filtered.outliers is not None: told.append(_outlier_sentence(filtered.outliers))
@@ -169,7 +169,7 @@ def _filter_sections(filtered: FilterResult) -> dict[str, str]:
     if len(filtered.calibration):
         pictures.append(_html_figure(plot_calibration(filtered.calibration)[0], caption))
     if filtered.windows:
-        drawn = plot_windows(*filtered.windows, axes(size=(8.5, 2.4)))
+        drawn = _plot_windows(*filtered.windows, axes(size=(8.5, 2.4)))
         pictures.append(_html_figure(drawn, 'What each filter was trained on, and what it was asked about'))
     told_in_full = _html(*told, _calibration_table(filtered.calibration), *pictures)
     return {'The filter': told_in_full + _comparison_html(filtered.evidence)}

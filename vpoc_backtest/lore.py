@@ -32,7 +32,7 @@ from vpoc_backtest.market_profile import (
     _session_parts,
 )
 from .profiles import _profiles
-from .stats import rolling_trend
+from .stats import _rolling_trend
 from .tpo import _tpo_levels
 
 # %% ../nbs/04c_lore.ipynb #91360e34
@@ -296,7 +296,7 @@ def trend(self: SetupMarket,
     sessions: int  # at least 3
 ) -> np.ndarray:  # (sessions,) ticks a session
     "Return the slope of the regression line of the last VPOCs, known at the open."
-    slope = rolling_trend(self.vpoc, sessions)[0] if len(self) >= sessions else np.full(len(self), np.nan)
+    slope = _rolling_trend(self.vpoc, sessions)[0] if len(self) >= sessions else np.full(len(self), np.nan)
     start = np.arange(len(self)) - sessions + 1
     whole = (start >= 0) & (self.run[np.maximum(start, 0)] == self.run)
     return self.before(np.where(whole, slope, np.nan))

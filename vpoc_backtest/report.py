@@ -20,7 +20,7 @@ import pandas as pd
 import tomlkit
 from markupsafe import Markup
 
-from .backtest import BacktestResult, _plot_drawdown, _plot_trades, plot_equity, plot_r_multiples
+from .backtest import BacktestResult, _plot_drawdown, _plot_trades, plot_equity, _plot_r_multiples
 from .data import add_sessions
 from .display import _STYLE, COLOURS, _format_date, axes
 from .drift import DriftPanel
@@ -664,7 +664,7 @@ def _report_html(
         **(more or {}),
         'Returns by month': _months_section(results),
         'Results by time and volatility': _when_section(result, tables.levels),
-        'Distribution of the trades': _html_figure(plot_r_multiples(**results), drawn),
+        'Distribution of the trades': _html_figure(_plot_r_multiples(**results), drawn),
         'How much could chance change it?': _monte_carlo_section(result),
         'Best and worst trades': _trades_section(result, tables),
         'Bars that touched stop and target': _ambiguous_section(results),

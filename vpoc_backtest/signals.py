@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .data import BadData
-from .stats import _log_returns, rolling_direction, rolling_runs, rolling_streaks, rolling_trend
+from .stats import _log_returns, _rolling_direction, rolling_runs, rolling_streaks, _rolling_trend
 
 # %% ../nbs/03_signals.ipynb #58536749
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ class _SessionFigures(NamedTuple):
 # %% ../nbs/03_signals.ipynb #6de15dd0
 def _session_figures(history: LevelHistory, rules: SignalRules, side: int | None = None) -> _SessionFigures:
     "Return what is known at the end of each session; `side` None: that of the rule."
-    slope, r2, _ = history.rolling(rolling_trend, rules.window)
-    p_up, _, _ = history.rolling(rolling_direction, rules.window + 1, tuple(rules.prior))
+    slope, r2, _ = history.rolling(_rolling_trend, rules.window)
+    p_up, _, _ = history.rolling(_rolling_direction, rules.window + 1, tuple(rules.prior))
     fast = history.rolling(_volatility, rules.fast_volatility)
     slow = history.rolling(_volatility, rules.slow_volatility)
     with np.errstate(divide='ignore', invalid='ignore'): vol_ratio = fast / slow

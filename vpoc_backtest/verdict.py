@@ -34,7 +34,7 @@ from vpoc_backtest.sweeps import (
     _combinations,
     _library,
     _replace_fields,
-    neighbouring_settings,
+    _neighbouring_settings,
 )
 
 # %% ../nbs/04b_verdict.ipynb #8bf4a49f
@@ -384,7 +384,7 @@ def verdict_error_rates(
     """
     if n < 20: raise ValueError(f'n={n} must be at least 20: with fewer no p reaches 0.05')
     bars = bars if 'date' in bars else add_sessions(bars, study.contract)
-    trial = _Trial(rules, config, neighbouring_settings(rules), study)
+    trial = _Trial(rules, config, _neighbouring_settings(rules), study)
     file = _rates_file(bars, trial, n)
     if file and (kept := _load_rates(file)): return kept
     markets = _null_markets(bars, 'drift', study.contract, study.levels_of(bars))
