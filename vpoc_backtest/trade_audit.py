@@ -17,6 +17,7 @@ import pandas as pd
 # %% ../nbs/04f_trade_audit.ipynb #9949e9a9
 from .backtest import BacktestConfig, BacktestResult, PreparedBars, prepare_bars
 from .data import _ZONE, ES, BadData, CompactBars, ContractSpec, _bar_moves, add_sessions
+from .data_quality import _session_hours
 from .display import COLOURS, axes
 from .drift import _dollars, _minus, _one_side, _share_as_good, _sides
 from .fills import _CLOSE, _HIGH, _LOW, _OPEN
@@ -98,67 +99,118 @@ _VERDICTS = ('possible', 'doubtful', 'impossible', 'not covered')
 
 def _n_ticks(n: float) -> str: return f'{n:g} tick{"s" * (n != 1)}'
 
-def _judge_price(fill: object, prices: tuple, config: BacktestConfig) -> tuple[str, str]:
-    "Return verdict and reason of a fill; `prices`: its price, and opens, high, low of its bars, in ticks."
-    price, opens, high, low = prices
-    buy = fill.side > 0
-    better, worse, room = low - price, price - high, price - low
-    if not buy: better, worse, room = price - high, low - price, high - price
-    better, worse, room = (round(x, 6) for x in (better, worse, room))
+def _judge_price(fill: object, opens: np.ndarray, tick: float, config: BacktestConfig) -> tuple[str, str]:
+    "Return verdict and reason of a fill; its `high` and `low`, and the opens of its bars, are in ticks."
+    price = fill.price / tick
+    above, below = round(price - fill.high, 6), round(fill.low - price, 6)
+    better, worse = (below, above) if fill.side > 0 else (above, below)
+    through = -better  # how far the market traded beyond the price
     where = 'bar' if fill.span <= pd.Timedelta('1min') else 'bars'
     if better > 0: return 'impossible', f'{_n_ticks(better)} better than its {where}'
-    if worse > config.slippage_ticks:
-        return 'impossible', f'{_n_ticks(worse)} worse than its {where}'
+    if worse > config.slippage_ticks: return 'impossible', f'{_n_ticks(worse)} worse than its {where}'
     if abs(price - round(price)) > 1e-5:
         if fill.contracts > 1: return 'doubtful', 'between two ticks: the mean of several fills?'
         return 'impossible', 'between two ticks'
-    if fill.type == 'limit' and room < config.limit_through and not (opens == round(price)).any():
+    if fill.type == 'limit' and through < config.limit_through and not (opens == round(price)).any():
         return 'doubtful', 'a limit touched, not traded through'
     if fill.type == 'stop' and fill.side * (fill.stop - fill.price) > 1e-9:
         return 'doubtful', 'better than its stop'
     return 'possible', f'{_n_ticks(worse)} worse than its {where}, as slippage' if worse > 0 else ''
 
 # %% ../nbs/04f_trade_audit.ipynb #c5aac4a0
-def _uncovered(fill: object, at: int, clock: _MarketClock) -> str:
+def _uncovered(fill: object, clock: _MarketClock) -> str:
     "Return why bars cannot tell anything of a fill; '' if they can."
     if not clock.opens[0] - _SECOND <= fill.micro < clock.ends[-1] + _SECOND:
         return 'before the first or after the last bar'
-    own = clock.contract[min(at, len(clock.contract) - 1)]
+    own = clock.contract[min(fill.first, len(clock.contract) - 1)]
     large = own.removeprefix('M'), fill.contract.removeprefix('M')  # the Micro trades at the same prices
     if fill.contract and ' ' in own and large[0] != large[1]:
         return f'the bars are of {own} there, the fill is of {fill.contract}'
     return ''
 
-def _without_bar(fill: object, date: pd.Timestamp, segment: str, clock: _MarketClock) -> tuple[str, str]:
+# %% ../nbs/04f_trade_audit.ipynb #711c9f40
+def _exchange_hours(fills: pd.DataFrame, clock: _MarketClock) -> pd.DataFrame | None:
+    "Return the hours of the sessions from which fills have no bar; None where every fill has one."
+    alone = fills.date[(fills['first'] == fills['last']) & fills.date.between(*clock.bars.date[[0, -1]])]
+    if not len(alone): return None
+    week = pd.Timedelta('7D')  # so that the calendar has a session
+    return _session_hours(alone.min() - week, alone.max() + week, clock.bars.spec)
+
+def _is_closed(fill: object, hours: pd.DataFrame) -> bool:
+    "Return whether the exchange was closed at a fill, a second before it, and until the end of its span."
+    if fill.date not in hours.index: return True
+    day, second = hours.loc[fill.date], pd.Timedelta('1s')
+    times = (fill.ts - second, fill.ts + max(fill.span, second))
+    minutes = [(t.tz_localize(None) - fill.date) // pd.Timedelta('1min') for t in times]
+    return all(m >= day.closes or day.pause <= m < day.resume for m in minutes)
+
+# %% ../nbs/04f_trade_audit.ipynb #e8834789
+def _without_bar(fill: object, hours: pd.DataFrame, clock: _MarketClock) -> tuple[str, str]:
     "Return verdict and reason of a fill at a time at which there is no bar."
-    if segment == 'ETH' and 'ETH' not in clock.bars.segment:
+    if _is_closed(fill, hours): return 'impossible', 'the market was closed'
+    if fill.segment == 'ETH' and 'ETH' not in clock.bars.segment:
         return 'not covered', 'the bars hold regular hours only'
-    if date not in clock.bars.date.astype('M8[us]'):
-        return 'impossible', f'no bar on {date:%Y-%m-%d}: a weekend, a holiday, or a day that the bars lack'
-    return 'impossible', 'no bar at this time: the market was closed, nothing traded, or the bars lack it'
+    if fill.date not in clock.market.dates: return 'not covered', f'the bars lack {fill.date:%Y-%m-%d}'
+    return 'doubtful', 'no bar at this time: nothing traded, or the bars lack it'
 
 # %% ../nbs/04f_trade_audit.ipynb #b16c8d3f
+def _bar_ranges(clock: _MarketClock, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "Return the highest and the lowest price of the bars of each fill, in ticks; NaN where there is no bar."
+    prices, bars = clock.bars.prices, list(zip(first, last))
+    high = [prices[_HIGH, a:b].max() if b > a else np.nan for a, b in bars]
+    low = [prices[_LOW, a:b].min() if b > a else np.nan for a, b in bars]
+    return np.array(high, float), np.array(low, float)
+
+# %% ../nbs/04f_trade_audit.ipynb #a20e07d0
+def _judge_fill(fill: object, hours: pd.DataFrame, clock: _MarketClock, config: BacktestConfig
+                ) -> tuple[str, str]:
+    "Return verdict and reason of a fill."
+    if reason := _uncovered(fill, clock): return 'not covered', reason
+    if fill.first == fill.last: return _without_bar(fill, hours, clock)
+    opens = clock.bars.prices[_OPEN, fill.first:fill.last]
+    return _judge_price(fill, opens, clock.bars.spec.tick_size, config)
+
+# %% ../nbs/04f_trade_audit.ipynb #2e6e6457
 def _judged_fills(trades: pd.DataFrame, clock: _MarketClock, config: BacktestConfig) -> pd.DataFrame:
     "Return the fills of trades, each with its bar, a verdict and a reason."
-    fills, prices = _list_fills(trades), clock.bars.prices
+    fills, spec = _list_fills(trades), clock.bars.spec
     first, last = _fill_bars(fills, clock)
-    days = add_sessions(pd.DataFrame(index=pd.DatetimeIndex(fills.ts).as_unit('us')), clock.bars.spec)
-    rows = []
-    told = fills.assign(micro=_micro(fills.ts)).itertuples()
-    for fill, a, b, date, segment in zip(told, first, last, days.date, days.segment):
-        found = {'bar': pd.NaT, 'high': np.nan, 'low': np.nan}
-        if b > a: found = {'bar': clock.bars.index[a], 'high': int(prices[_HIGH, a:b].max()),
-                           'low': int(prices[_LOW, a:b].min())}
-        if reason := _uncovered(fill, a, clock): said = 'not covered', reason
-        elif b == a: said = _without_bar(fill, date, segment, clock)
-        else: said = _judge_price(fill, (fill.price / clock.bars.spec.tick_size, prices[_OPEN, a:b],
-                                         found['high'], found['low']), config)
-        rows.append(found | {'first': a, 'last': b} | dict(zip(('verdict', 'reason'), said)))
-    table = fills.join(pd.DataFrame(rows))
-    table[['high', 'low']] = clock.bars.spec.to_prices(table[['high', 'low']])
-    wide = (table.high - table.low).where(table.high > table.low)
-    better = np.where(table.side > 0, table.high - table.price, table.price - table.low) / wide
-    return table.assign(quality=better.clip(0, 1), date=days.date.to_numpy())
+    high, low = _bar_ranges(clock, first, last)
+    days = add_sessions(pd.DataFrame(index=pd.DatetimeIndex(fills.ts).as_unit('us')), spec)
+    fills = fills.assign(
+        first=first, last=last, high=high, low=low, micro=_micro(fills.ts), date=days.date.to_numpy(),
+        segment=days.segment.to_numpy(), bar=clock.bars.index[np.minimum(first, len(clock.opens) - 1)])
+    hours = _exchange_hours(fills, clock)
+    said = [_judge_fill(fill, hours, clock, config) for fill in fills.itertuples()]
+    fills['verdict'], fills['reason'] = [list(column) for column in zip(*said)]
+    fills['bar'] = fills.bar.where(last > first)
+    fills[['high', 'low']] = spec.to_prices(fills[['high', 'low']])
+    wide = (fills.high - fills.low).where(fills.high > fills.low)
+    better = np.where(fills.side > 0, fills.high - fills.price, fills.price - fills.low) / wide
+    return fills.assign(quality=better.clip(0, 1))
+
+# %% ../nbs/04f_trade_audit.ipynb #b7fdcbec
+_EXACT = .05  # US dollars: rounding of a profit and of five fees
+
+def _profit_gaps(trades: pd.DataFrame, contract: ContractSpec) -> np.ndarray:
+    "Return by how many ticks a contract the profit that each trade states differs from its prices."
+    money = trades.contracts * contract.point_value
+    lacking = trades.side * (trades.exit - trades.entry) * money - trades.profit
+    each = lacking / trades.contracts
+    same = [0., each.median() * trades.contracts, lacking.median()]
+    if 'layout' not in trades or not (trades.layout == 'tradingview').all(): same.append(trades.costs)
+    gaps = pd.DataFrame([(lacking - costs).abs() for costs in same])
+    if (gaps < _EXACT).mean(axis=1).max() <= .5: return np.zeros(len(trades))
+    ticks = gaps.min().to_numpy() / (money * contract.tick_size).to_numpy()
+    return np.where(ticks > .5, ticks, 0.)
+
+# %% ../nbs/04f_trade_audit.ipynb #dc495ea2
+def _doubt_profits(fills: pd.DataFrame, trades: pd.DataFrame, contract: ContractSpec) -> pd.DataFrame:
+    "Return the fills; the exit of a trade whose profit does not follow from its prices is doubtful."
+    gap = fills.trade.map(pd.Series(_profit_gaps(trades, contract), trades.index))
+    odd = (gap > 0) & (fills.fill == 'exit') & (fills.verdict == 'possible')
+    said = 'the profit in the list differs from the prices by ' + gap.round(2).map(_n_ticks)
+    return fills.assign(verdict=fills.verdict.mask(odd, 'doubtful'), reason=fills.reason.mask(odd, said))
 
 # %% ../nbs/04f_trade_audit.ipynb #b3e7cd5b
 _RANGE_SESSIONS = 14
@@ -350,7 +402,9 @@ class TradeAudit:
     @property
     def recommendation(self) -> str:
         "What to conclude, in a short sentence."
-        return _NOT_BELIEVED if _not_believed(self) else _CONCLUSIONS[_conclude(self.result.metrics, self.p)]
+        if _not_believed(self): return _NOT_BELIEVED
+        if _compared_count(self) < _MIN_TRADES: return _CONCLUSIONS['too few']
+        return _CONCLUSIONS[_conclude(self.result.metrics, self.p)]
 
     def sentences(self) -> list[str]:
         "Return the findings, a sentence or two each."
@@ -398,22 +452,42 @@ def _verdict_counts(audit: TradeAudit) -> pd.Series:
     "Return how many fills have each verdict."
     return audit.fills.verdict.value_counts().reindex(_VERDICTS, fill_value=0)
 
+def _compared_count(audit: TradeAudit) -> int:
+    "Return how many trades were set among random days and among coin tosses."
+    return int(audit.compared.all(axis=1).sum())
+
 def _not_believed(audit: TradeAudit) -> bool:
     "Return whether too many fills are impossible."
     count = _verdict_counts(audit)
     return count['impossible'] > _MAX_IMPOSSIBLE * (count.sum() - count['not covered'])
 
 # %% ../nbs/04f_trade_audit.ipynb #5c492236
+def _percent(share: float) -> str:
+    "Return a share in per cent; what rounds to 0 or to 100 and is not is below 1% or above 99%."
+    if 0 < share < .01: return 'less than 1%'
+    return 'more than 99%' if .99 < share < 1 else f'{share:.0%}'
+
 def _fill_sentence(audit: TradeAudit) -> str:
     "Say how many fills were possible."
     count = _verdict_counts(audit)
     covered = count.sum() - count['not covered']
-    if not covered: return f'The bars cover none of the {count.sum():,} fills: name the bars of these days.'
     told = f'Of {covered:,} fills that the bars cover, {count["possible"]:,} were possible'
     parts = [f'{count[k]:,} {k}' for k in ('doubtful', 'impossible') if count[k]]
     told += f', {" and ".join(parts)}.' if parts else '.'
     if count['not covered']: told += f' {count["not covered"]:,} more are not covered.'
     return told
+
+def _power_sentence(audit: TradeAudit) -> str:
+    "Say how many of the possible fills would not be, were they a tick better; '' where none is possible."
+    fills = audit.fills[audit.fills.verdict == 'possible']
+    if not len(fills): return ''
+    seen = int((fills.if_better != 'possible').sum())
+    told = ('This check sees a price outside its bar, and one that does not suit its kind of order. Were '
+            f'every fill one tick better, it would question {seen or "none"} of these {len(fills):,}: ')
+    rate = _percent(1 - .9**seen)
+    if seen: return f'{told}of lists with a tenth of the fills a tick too good, it finds out {rate}.'
+    more = '' if (fills.type != '').any() else ' A list that names the kind of each order shows more.'
+    return f'{told}an improvement by one tick cannot be found here.{more}'
 
 def _quality_sentence(audit: TradeAudit) -> str:
     "Say where in their bars the fills lie; '' for fewer than thirty."
@@ -421,8 +495,8 @@ def _quality_sentence(audit: TradeAudit) -> str:
     if len(fills) < _MIN_TRADES: return ''
     part = {k: f'{q:.0%}' for k, q in fills.groupby('fill').quality.mean().items()}
     said = ' and '.join(f'{k} fills at {q}' for k, q in part.items())
-    return (f'From the worst price of their bar (0%) to the best (100%), {said} on average. Fills that know '
-            'nothing lie near 50%, limit orders above it, stops below.')
+    return (f'From the worst price of their bar (0%) to the best (100%), {said} on average. A price taken at '
+            'random is at 50%; stops, and fills with slippage, lie lower.')
 
 # %% ../nbs/04f_trade_audit.ipynb #a8e5e77e
 def _list_sentence(audit: TradeAudit) -> str:
@@ -465,6 +539,14 @@ def _chance_sentence(audit: TradeAudit, kind: str) -> str:
     return (f'The same trades on {where}: {good:,} of {len(table):,} did as well or better by the mean trade '
             f'(p = {p:.3f}). Nine in ten made between {low} and {high}, the list {own}{lacking}.')
 
+def _span_sentence(audit: TradeAudit) -> str:
+    "Say how the list was read, and from when to when it goes, so that a wrong clock is seen."
+    t = audit.trades
+    read = f'Read as {t.layout.iloc[0]}: the' if 'layout' in t else 'The'
+    ends = (t.entry_ts.min(), t.exit_ts.max())
+    first, last = (f'{ts:%Y-%m-%d %H:%M:%S}'.removesuffix(':00') for ts in ends)
+    return f'{read} first entry is at {first}, the last exit at {last}, New York time.'
+
 def _trials_sentence(audit: TradeAudit) -> str:
     "Say what is not known: how much was tried before."
     return ('How many ways of trading were tried before this one, and whether trades were left out, is not '
@@ -474,14 +556,15 @@ def _trials_sentence(audit: TradeAudit) -> str:
 def _audit_sentences(audit: TradeAudit) -> list[str]:
     "Return what was found, a sentence or two each."
     m = audit.result.metrics
-    told = [_fill_sentence(audit), audit.clock, _quality_sentence(audit), _list_sentence(audit),
-            _unit_sentence(audit), _cost_sentence(audit)]
-    if m['trades'] < _MIN_TRADES: told.append(_too_few_trades(m).replace('mean R', f'mean {audit.unit}'))
+    told = [_fill_sentence(audit), audit.clock, _power_sentence(audit), _quality_sentence(audit),
+            _span_sentence(audit), _list_sentence(audit), _unit_sentence(audit), _cost_sentence(audit)]
+    if m['trades'] < _MIN_TRADES: told.append(_too_few_trades(m, audit.unit))
+    elif _compared_count(audit) < _MIN_TRADES:
+        told.append(f'Only {_compared_count(audit):,} trades could be compared with chance: too few to tell.')
     elif np.isfinite(m['dsr']): told.append(_trial_sentence(audit.result))
     told += [_chance_sentence(audit, kind) for kind in ('random', 'tossed')]
     sides = _sides(audit.result.trades)
-    told += [_one_side(*row).replace(' R on average', f' {audit.unit} on average')
-             for row in sides[sides.trades > 0].iterrows()]
+    told += [_one_side(*row, audit.unit) for row in sides[sides.trades > 0].iterrows()]
     return [sentence for sentence in [*told, _trials_sentence(audit)] if sentence]
 
 def _audit_table(audit: TradeAudit) -> pd.DataFrame:
@@ -571,18 +654,18 @@ def _odd_fills(audit: TradeAudit) -> pd.DataFrame:
     if not len(odd): return pd.DataFrame()
     order = odd.verdict.map({v: i for i, v in enumerate(('impossible', 'doubtful', 'not covered'))})
     odd = odd.assign(order=order).sort_values(['order', 'trade'], kind='stable').head(_MOST_ROWS)
-    price = lambda x: '–' if pd.isna(x) else f'{x:,.2f}'
+    price = lambda x: '' if pd.isna(x) else f'{x:,.2f}'
     table = pd.DataFrame({
         'Time': odd.ts.dt.strftime('%Y-%m-%d %H:%M:%S').str.removesuffix(':00'),
         'Fill': odd.fill + ', ' + odd.side.map({1: 'buy', -1: 'sell'}), 'Price': odd.price.map(price),
-        'Bar': odd.low.map(price) + ' to ' + odd.high.map(price), 'Verdict': odd.verdict, 'Why': odd.reason})
+        'Bar': odd.low.map(price) + '–' + odd.high.map(price), 'Verdict': odd.verdict, 'Why': odd.reason})
     return table.set_axis(odd.trade.astype(str).rename('Trade'))
 
 def _fill_section(audit: TradeAudit) -> str:
     "Return what is said of the fills, and a table of those that are not simply possible."
     odd = _odd_fills(audit)
     count = int((audit.fills.verdict != 'possible').sum())
-    if not count: return _html('Every fill lies in its bar.')
+    if not count: return _html('Every fill that the bars cover was possible.')
     more = [] if count <= len(odd) else [f'The first {len(odd)} of {count:,} are shown.']
     return _html(*more, _html_table(odd))
 
@@ -591,7 +674,8 @@ def _reject_section(rejects: pd.DataFrame | None) -> str:
     "Return the lines of the file that are no trades."
     if rejects is None or not len(rejects): return ''
     shown = rejects.head(_MOST_ROWS)
-    table = pd.DataFrame({'Reason': shown.reason, 'Line as written': shown.text.str.slice(0, 60)})
+    text = shown.text.where(shown.text.str.len() <= 45, shown.text.str[:44] + '…')
+    table = pd.DataFrame({'Reason': shown.reason, 'Line as written': text})
     table.index = [f'{r.file}, line {r.line}' for r in shown.itertuples()]
     more = [] if len(rejects) <= _MOST_ROWS else [f'The first {_MOST_ROWS} of {len(rejects):,} are shown.']
     return _html(*more, _html_table(table))
@@ -618,11 +702,9 @@ def _audit_page(audit: TradeAudit, rejects: pd.DataFrame | None, title: str) -> 
 # %% ../nbs/04f_trade_audit.ipynb #a64763d3
 def _share_inside(fills: pd.DataFrame, clock: _MarketClock, shift: pd.Timedelta) -> float:
     "Return the share of fills that lie in their bars, to the tick, if all times are shifted."
-    first, last = _fill_bars(fills.assign(ts=fills.ts + shift), clock)
-    there, price, tick = last > first, clock.bars.spec.to_ticks(fills.price), clock.bars.prices
-    high = np.array([tick[_HIGH, a:b].max() if b > a else -1 for a, b in zip(first, last)])
-    low = np.array([tick[_LOW, a:b].min() if b > a else 0 for a, b in zip(first, last)])
-    return float((there & (price <= high + 1) & (price >= low - 1)).mean())
+    high, low = _bar_ranges(clock, *_fill_bars(fills.assign(ts=fills.ts + shift), clock))
+    price = clock.bars.spec.to_ticks(fills.price)
+    return float(((price <= high + 1) & (price >= low - 1)).mean())
 
 def _better_clock(fills: pd.DataFrame, clock: _MarketClock) -> str:
     "Say which other half hour would fit the bars; '' where the times are fine, or none does."
@@ -633,9 +715,9 @@ def _better_clock(fills: pd.DataFrame, clock: _MarketClock) -> str:
     best = int(np.argmax(share))
     if share[best] < .9: return ''
     hours = shifts[best] / pd.Timedelta('1h')
-    return (f'Read {abs(hours):g} hour{"s" * (abs(hours) != 1)} {"later" if hours > 0 else "earlier"}, '
-            f'{share[best]:.0%} of these fills lie in their bars: the times are of another zone, name it '
-            'with tz= (--tz).')
+    moved = f'{abs(hours):g} hour{"s" * (abs(hours) != 1)} {"later" if hours > 0 else "earlier"}'
+    return (f'With all times {moved}, {share[best]:.0%} of these fills would lie in their bars: the list is '
+            'of another time zone. Name it with tz= (--tz).')
 
 # %% ../nbs/04f_trade_audit.ipynb #3290f995
 _NEEDED = ('side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit')
@@ -659,7 +741,25 @@ def _checked_list(trades: pd.DataFrame) -> pd.DataFrame:
                       'above zero, and the exit not before the entry')
     return out.rename_axis('trade')
 
+# %% ../nbs/04f_trade_audit.ipynb #c121dfae
+_MAX_SCALE = 1.2  # mean ratio of the prices of a list to those of the bars
+
+def _check_covered(fills: pd.DataFrame, clock: _MarketClock):
+    "Raise `BadData` where bars tell nothing of a list, or are those of something else."
+    if (fills.verdict == 'not covered').all():
+        first, last = clock.market.dates[[0, -1]]
+        raise BadData(f'the bars ({first:%Y-%m-%d} to {last:%Y-%m-%d}) cover none of the {len(fills):,} '
+                      f'fills ({fills.reason.mode()[0]}): name bars of the same days')
+    middle = (fills.high + fills.low) / 2
+    scale = (fills.price / middle).median()
+    if 1 / _MAX_SCALE < scale < _MAX_SCALE or not np.isfinite(scale): return
+    raise BadData(f'the fills are at {fills.price[middle.notna()].median():,.2f} (the median), the bars at '
+                  f'{middle.median():,.2f} at these times: name bars of the contract that was traded')
+
 # %% ../nbs/04f_trade_audit.ipynb #daca2373
+_FILL_COLUMNS = ['trade', 'fill', 'ts', 'side', 'contracts', 'price', 'type', 'bar', 'high', 'low', 'verdict',
+                 'reason', 'if_better', 'quality', 'date']
+
 def audit_trades(
     trades: pd.DataFrame,  # of `read_trades`, or with side, contracts, entry_ts, entry, exit_ts and exit
     bars: pd.DataFrame,  # of one contract a session, see `front_month`
@@ -674,18 +774,23 @@ def audit_trades(
     It describes trades after the fact and decides none, so it may use the whole span. `fills` of the answer
     has a row a fill: `trade`, `fill` (entry, exit), `ts`, `side` (+1 bought, −1 sold), `contracts`,
     `price`, `type`, `bar` (stamp of the first bar it may belong to), `high`, `low`, `verdict`
-    (possible, doubtful, impossible, not covered), `reason`, `quality` (0 the worst price of its bars, 1 the
-    best), `date`. Raises `BadData` for invalid trades or bars, `ValueError` for n or nulls below 1.
+    (possible, doubtful, impossible, not covered), `reason`, `if_better` (the verdict, were it a tick
+    better), `quality` (0 the worst price of its bars, 1 the best), `date`. Raises `BadData` for invalid
+    trades or bars and for bars of other days or prices, `ValueError` for n or nulls below 1.
     """
     if n < 1 or nulls < 1: raise ValueError(f'n={n} and nulls={nulls} must be at least 1')
     trades = _checked_list(trades)
     clock = _market_clock(prepare_bars(bars, contract))
     fills = _judged_fills(trades, clock, config)
+    _check_covered(fills, clock)
+    tick = trades.side * contract.tick_size
+    better = _judged_fills(trades.assign(entry=trades.entry - tick, exit=trades.exit + tick), clock, config)
+    fills = _doubt_profits(fills.assign(if_better=better.verdict), trades, contract)
     result, unit = _list_result(trades, fills, clock, config)
     held = _held_trades(result, fills, clock)
     random, part = _random_days(clock, held, unit, n, seed)
     tossed = _tossed_markets(bars, clock, held, nulls if len(held) else 0, seed)
     compared = pd.DataFrame({'random': trades.index.isin(held.number[part]),
                              'tossed': trades.index.isin(held.number)}, trades.index)
-    shown = fills.drop(columns=['span', 'stop', 'contract', 'first', 'last'])
-    return TradeAudit(trades, shown, result, unit, random, tossed, compared, _better_clock(fills, clock))
+    other_time = _better_clock(fills, clock)
+    return TradeAudit(trades, fills[_FILL_COLUMNS], result, unit, random, tossed, compared, other_time)
