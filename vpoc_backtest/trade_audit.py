@@ -199,9 +199,10 @@ def _profit_gaps(trades: pd.DataFrame, contract: ContractSpec) -> np.ndarray:
     each = lacking / trades.contracts
     same = [0., each.median() * trades.contracts, lacking.median()]
     if 'layout' not in trades or not (trades.layout == 'tradingview').all(): same.append(trades.costs)
-    gaps = pd.DataFrame([(lacking - costs).abs() for costs in same])
-    if (gaps < _EXACT).mean(axis=1).max() <= .5: return np.zeros(len(trades))
-    ticks = gaps.min().to_numpy() / (money * contract.tick_size).to_numpy()
+    gaps = [(lacking - costs).abs() for costs in same]
+    best = max(gaps, key=lambda gap: (gap < _EXACT).sum())
+    if (best < _EXACT).mean() <= .5: return np.zeros(len(trades))
+    ticks = (best / (money * contract.tick_size)).to_numpy()
     return np.where(ticks > .5, ticks, 0.)
 
 # %% ../nbs/04f_trade_audit.ipynb #dc495ea2
