@@ -58,6 +58,10 @@ def dollar_bars():
     return front_month(read_bars(shared/'es_dollar_bars_2015_2016.parquet', stamp='end')[0])
 
 
+@pytest.fixture(scope='module')
+def on_dollar_bars(dollar_bars): return engine(dollar_bars)
+
+
 # The same trades as each platform writes them
 
 def american(ts): return f'{ts.month}/{ts.day}/{ts.year} {ts.hour % 12 or 12}:{ts:%M:%S %p}'
@@ -250,9 +254,8 @@ def exported(name, trades, place):
 
 @pytest.mark.parametrize('name', WRITERS)
 @pytest.mark.parametrize('market', ['walk', 'dollar_bars'])
-def test_every_platform_exports_possible_fills(name, market, request, on_walk, tmp_path):
-    bars = request.getfixturevalue(market)
-    result = on_walk if market == 'walk' else engine(bars)
+def test_every_platform_exports_possible_fills(name, market, request, tmp_path):
+    bars, result = (request.getfixturevalue(f) for f in (market, f'on_{market}'))
     costs = 4.5 * result.trades.contracts if 'trading' in name else result.trades.costs  # its list does not name them
     trades = exported(name, result.trades.assign(costs=costs, net=result.trades.gross - costs), tmp_path)
     audit = audit_trades(trades, bars, n=10, nulls=2)
@@ -261,7 +264,7 @@ def test_every_platform_exports_possible_fills(name, market, request, on_walk, t
     if name != 'spreadsheet' and 'brokers' not in name and name != 'flex' and 'executions' not in name:  # they state a profit
         odd = trades.index % 10 == 3
         edited = audit_trades(trades.assign(entry=trades.entry - .25 * trades.side * odd), bars, n=10, nulls=2).fills
-        assert (edited.trade[edited.reason == 'the profit in the list differs from the prices by 1 tick'] == np.flatnonzero(odd)).all()
+        assert (edited.trade[edited.reason == 'profit in the list off by 1 tick'] == np.flatnonzero(odd)).all()
         assert set(edited.trade[edited.verdict != 'possible']) == {*np.flatnonzero(odd)}
 
 

@@ -112,7 +112,7 @@ def _judge_price(fill: object, opens: np.ndarray, tick: float, config: BacktestC
         if fill.contracts > 1: return 'doubtful', 'between two ticks: the mean of several fills?'
         return 'impossible', 'between two ticks'
     if fill.type == 'limit' and through < config.limit_through and not (opens == round(price)).any():
-        return 'doubtful', 'a limit touched, not traded through'
+        return 'doubtful', 'limit touched, not traded through'
     if fill.type == 'stop' and fill.side * (fill.stop - fill.price) > 1e-9:
         return 'doubtful', 'better than its stop'
     return 'possible', f'{_n_ticks(worse)} worse than its {where}, as slippage' if worse > 0 else ''
@@ -210,7 +210,7 @@ def _doubt_profits(fills: pd.DataFrame, trades: pd.DataFrame, contract: Contract
     "Return the fills; the exit of a trade whose profit does not follow from its prices is doubtful."
     gap = fills.trade.map(pd.Series(_profit_gaps(trades, contract), trades.index))
     odd = (gap > 0) & (fills.fill == 'exit') & (fills.verdict == 'possible')
-    said = 'the profit in the list differs from the prices by ' + gap.round(2).map(_n_ticks)
+    said = 'profit in the list off by ' + gap.round(2).map(_n_ticks)
     return fills.assign(verdict=fills.verdict.mask(odd, 'doubtful'), reason=fills.reason.mask(odd, said))
 
 # %% ../nbs/04f_trade_audit.ipynb #b3e7cd5b
@@ -374,7 +374,7 @@ def _tossed_markets(bars: pd.DataFrame, clock: _MarketClock, held: _Held, n: int
     return table.rename_axis('market')
 
 # %% ../nbs/04f_trade_audit.ipynb #04c89103
-_MAX_IMPOSSIBLE = .02  # share of the fills that bars cover
+_MAX_IMPOSSIBLE = .02  # share of the fills that bars cover; one fill may always be
 _NOT_BELIEVED = 'Believe nothing on this page: some of these fills were not possible on these bars.'
 
 # %% ../nbs/04f_trade_audit.ipynb #80b5577e
@@ -460,7 +460,7 @@ def _compared_count(audit: TradeAudit) -> int:
 def _not_believed(audit: TradeAudit) -> bool:
     "Return whether too many fills are impossible."
     count = _verdict_counts(audit)
-    return count['impossible'] > _MAX_IMPOSSIBLE * (count.sum() - count['not covered'])
+    return count['impossible'] > max(1, _MAX_IMPOSSIBLE * (count.sum() - count['not covered']))
 
 # %% ../nbs/04f_trade_audit.ipynb #5c492236
 def _percent(share: float) -> str:
@@ -557,8 +557,8 @@ def _trials_sentence(audit: TradeAudit) -> str:
 def _audit_sentences(audit: TradeAudit) -> list[str]:
     "Return what was found, a sentence or two each."
     m = audit.result.metrics
-    told = [_fill_sentence(audit), audit.clock, _power_sentence(audit), _quality_sentence(audit),
-            _span_sentence(audit), _list_sentence(audit), _unit_sentence(audit), _cost_sentence(audit)]
+    told = [_fill_sentence(audit), audit.clock, _power_sentence(audit), _list_sentence(audit),
+            _unit_sentence(audit), _cost_sentence(audit)]
     if m['trades'] < _MIN_TRADES: told.append(_too_few_trades(m, audit.unit))
     elif _compared_count(audit) < _MIN_TRADES:
         told.append(f'Only {_compared_count(audit):,} trades could be compared with chance: too few to tell.')
@@ -566,7 +566,8 @@ def _audit_sentences(audit: TradeAudit) -> list[str]:
     told += [_chance_sentence(audit, kind) for kind in ('random', 'tossed')]
     sides = _sides(audit.result.trades)
     told += [_one_side(*row, audit.unit) for row in sides[sides.trades > 0].iterrows()]
-    return [sentence for sentence in [*told, _trials_sentence(audit)] if sentence]
+    told += [_quality_sentence(audit), _span_sentence(audit), _trials_sentence(audit)]
+    return [sentence for sentence in told if sentence]
 
 def _audit_table(audit: TradeAudit) -> pd.DataFrame:
     "Return the figures of the list as text."
@@ -576,6 +577,8 @@ def _audit_table(audit: TradeAudit) -> pd.DataFrame:
             't_stat', 'sharpe', 'sortino', 'max_drawdown', 'max_drawdown_sessions', 'costs', 'psr')
     units = 'R' if audit.unit == 'R' else f'{audit.unit}s'
     rows = {_LABELS[k][0].replace(', R', f', {units}'): _show_metric(k, m) for k in keys}
+    capital = _dollars(audit.result.config.initial_capital)
+    rows = {name.replace('Max drawdown', f'Max drawdown of {capital}'): text for name, text in rows.items()}
     rows['Expectancy, points before costs'] = _minus(f'{points:+.2f}')
     rows |= {f'p, {name}': f'{p:.3f}' for name, p in
              zip(('random days', 'coin tosses'), audit.p_values.values())}
@@ -660,7 +663,8 @@ def _odd_fills(audit: TradeAudit) -> pd.DataFrame:
         'Time': odd.ts.dt.strftime('%Y-%m-%d %H:%M:%S').str.removesuffix(':00'),
         'Fill': odd.fill + ', ' + odd.side.map({1: 'buy', -1: 'sell'}), 'Price': odd.price.map(price),
         'Bar': odd.low.map(price) + '–' + odd.high.map(price), 'Verdict': odd.verdict, 'Why': odd.reason})
-    return table.set_axis(odd.trade.astype(str).rename('Trade'))
+    lines = audit.trades.line[odd.trade].to_numpy() if 'line' in audit.trades else odd.trade.to_numpy()
+    return table.set_axis(pd.Index(lines.astype(str), name='Line' if 'line' in audit.trades else 'Trade'))
 
 def _fill_section(audit: TradeAudit) -> str:
     "Return what is said of the fills, and a table of those that are not simply possible."
