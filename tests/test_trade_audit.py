@@ -17,7 +17,8 @@ from vpoc_backtest.data import MES, BadData, ContractSpec, random_walk, sample_m
 from vpoc_backtest.readers import read_bars
 from vpoc_backtest.rolls import front_month
 from vpoc_backtest.signals import SignalRules, make_signals
-from vpoc_backtest.trade_audit import _judged_fills, _market_clock, audit_trades
+from vpoc_backtest.trade_audit import audit_trades
+from vpoc_backtest.trade_fills import _judged_fills, _market_clock
 from vpoc_backtest.trade_lists import read_trades
 from vpoc_backtest.vpoc import session_levels
 

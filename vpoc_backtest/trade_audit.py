@@ -16,12 +16,10 @@ import pandas as pd
 
 # %% ../nbs/04f_trade_audit.ipynb #9949e9a9
 from .backtest import BacktestConfig, BacktestResult, PreparedBars, prepare_bars
-from .data import _ZONE, ES, BadData, CompactBars, ContractSpec, _bar_moves, add_sessions
-from .data_quality import _session_hours
+from .data import _ZONE, ES, BadData, CompactBars, ContractSpec, _bar_moves
 from .display import COLOURS, axes
 from .drift import _dollars, _minus, _one_side, _share_as_good, _sides
 from .fills import _CLOSE, _HIGH, _LOW, _OPEN
-from .parsing import _bar_length
 from vpoc_backtest.performance import (
     _LABELS,
     _session_metrics,
@@ -32,186 +30,16 @@ from vpoc_backtest.performance import (
 from .report import _block, _html, _html_figure, _html_page, _html_table
 from .stats import _MIN_TRADES, _drawdowns
 from .storage import atomic_file
+from vpoc_backtest.trade_fills import (
+    _VERDICTS,
+    _better_clock,
+    _check_covered,
+    _doubt_profits,
+    _judged_fills,
+    _market_clock,
+    _MarketClock,
+)
 from .verdict import _CONCLUSIONS, _conclude, _trial_sentence
-
-# %% ../nbs/04f_trade_audit.ipynb #f428f196
-_SECOND = 1_000_000  # microseconds
-
-@dataclass(frozen=True, eq=False)
-class _MarketClock:
-    "When each bar of a market begins and ends, and to which session and contract it belongs."
-    market: PreparedBars
-    opens: np.ndarray  # (bars,) microseconds since 1970
-    ends: np.ndarray  # (bars,)
-    date: np.ndarray  # (bars,) datetime64[us]
-    contract: np.ndarray  # (bars,) str
-
-    @property
-    def bars(self) -> CompactBars:
-        "The bars."
-        return self.market.bars
-
-    def between(self, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        "Return the first bar that lasts beyond `begin`, and one after the last that opens before `end`."
-        first = np.maximum(np.searchsorted(self.opens, begin, side='right') - 1, 0)
-        first += self.ends[first] <= begin
-        last = np.searchsorted(self.opens, end, side='left')
-        return first, np.maximum(last, first)
-
-# %% ../nbs/04f_trade_audit.ipynb #384ebb32
-_LONGEST_BAR = 3600 * _SECOND  # of bars without a fixed length
-
-def _market_clock(market: PreparedBars) -> _MarketClock:
-    "Return when the bars of a market begin and end; bars without a fixed length end where the next begins."
-    opens = market.bars.index.as_unit('us').asi8
-    length = _bar_length(market.bars.index)
-    later = np.append(opens[1:], opens[-1] + 60 * _SECOND)
-    if length is not None: ends = opens + length // pd.Timedelta('1us')
-    else: ends = np.minimum(later, opens + _LONGEST_BAR)
-    count = np.diff(market.bars.start)
-    return _MarketClock(market, opens, ends, np.repeat(market.bars.date, count),
-                  np.repeat(market.bars.contract, count))
-
-# %% ../nbs/04f_trade_audit.ipynb #9b37a23d
-def _list_fills(trades: pd.DataFrame) -> pd.DataFrame:
-    "Return the fills of trades: two rows a trade, `side` +1 for a buy and −1 for a sale."
-    parts = []
-    for way, sign in (('entry', 1), ('exit', -1)):
-        parts.append(pd.DataFrame({
-            'trade': trades.index, 'fill': way, 'ts': trades[f'{way}_ts'], 'side': sign * trades.side,
-            'contracts': trades.contracts, 'price': trades[way], 'type': trades[f'{way}_type'],
-            'contract': trades.contract, 'span': trades.span,
-            'stop': trades.stop if way == 'exit' else np.nan}))
-    table = pd.concat(parts, ignore_index=True)
-    return table.sort_values(['trade', 'fill'], kind='stable').reset_index(drop=True)
-
-def _micro(times: pd.Series) -> np.ndarray: return pd.DatetimeIndex(times).as_unit('us').asi8
-
-def _fill_bars(fills: pd.DataFrame, clock: _MarketClock) -> tuple[np.ndarray, np.ndarray]:
-    "Return the first bar in which each fill may have happened and one after the last; equal: there is none."
-    ts = _micro(fills.ts)
-    span = (fills.span // pd.Timedelta('1us')).to_numpy(np.int64)
-    exact = span == 0
-    return clock.between(ts - exact * _SECOND, ts + np.where(exact, _SECOND + 1, span))
-
-# %% ../nbs/04f_trade_audit.ipynb #7b8a0319
-_VERDICTS = ('possible', 'doubtful', 'impossible', 'not covered')
-
-def _n_ticks(n: float) -> str: return f'{n:g} tick{"s" * (n != 1)}'
-
-def _judge_price(fill: object, opens: np.ndarray, tick: float, config: BacktestConfig) -> tuple[str, str]:
-    "Return verdict and reason of a fill; its `high` and `low`, and the opens of its bars, are in ticks."
-    price = fill.price / tick
-    above, below = round(price - fill.high, 6), round(fill.low - price, 6)
-    better, worse = (below, above) if fill.side > 0 else (above, below)
-    through = -better  # how far the market traded beyond the price
-    where = 'bar' if fill.span <= pd.Timedelta('1min') else 'bars'
-    if better > 0: return 'impossible', f'{_n_ticks(better)} better than its {where}'
-    if worse > config.slippage_ticks: return 'impossible', f'{_n_ticks(worse)} worse than its {where}'
-    if abs(price - round(price)) > 1e-5:
-        if fill.contracts > 1: return 'doubtful', 'between two ticks: the mean of several fills?'
-        return 'impossible', 'between two ticks'
-    if fill.type == 'limit' and through < config.limit_through and not (opens == round(price)).any():
-        return 'doubtful', 'limit touched, not traded through'
-    if fill.type == 'stop' and fill.side * (fill.stop - fill.price) > 1e-9:
-        return 'doubtful', 'better than its stop'
-    return 'possible', f'{_n_ticks(worse)} worse than its {where}, as slippage' if worse > 0 else ''
-
-# %% ../nbs/04f_trade_audit.ipynb #c5aac4a0
-def _uncovered(fill: object, clock: _MarketClock) -> str:
-    "Return why bars cannot tell anything of a fill; '' if they can."
-    if not clock.opens[0] - _SECOND <= fill.micro < clock.ends[-1] + _SECOND:
-        return 'before the first or after the last bar'
-    own = clock.contract[min(fill.first, len(clock.contract) - 1)]
-    large = own.removeprefix('M'), fill.contract.removeprefix('M')  # the Micro trades at the same prices
-    if fill.contract and ' ' in own and large[0] != large[1]:
-        return f'the bars are of {own} there, the fill is of {fill.contract}'
-    return ''
-
-# %% ../nbs/04f_trade_audit.ipynb #711c9f40
-def _exchange_hours(fills: pd.DataFrame, clock: _MarketClock) -> pd.DataFrame | None:
-    "Return the hours of the sessions from which fills have no bar; None where every fill has one."
-    alone = fills.date[(fills['first'] == fills['last']) & fills.date.between(*clock.bars.date[[0, -1]])]
-    if not len(alone): return None
-    week = pd.Timedelta('7D')  # so that the calendar has a session
-    return _session_hours(alone.min() - week, alone.max() + week, clock.bars.spec)
-
-def _is_closed(fill: object, hours: pd.DataFrame) -> bool:
-    "Return whether the exchange was closed at a fill, a second before it, and until the end of its span."
-    if fill.date not in hours.index: return True
-    day, second = hours.loc[fill.date], pd.Timedelta('1s')
-    times = (fill.ts - second, fill.ts + max(fill.span, second))
-    minutes = [(t.tz_localize(None) - fill.date) // pd.Timedelta('1min') for t in times]
-    return all(m >= day.closes or day.pause <= m < day.resume for m in minutes)
-
-# %% ../nbs/04f_trade_audit.ipynb #e8834789
-def _without_bar(fill: object, hours: pd.DataFrame, clock: _MarketClock) -> tuple[str, str]:
-    "Return verdict and reason of a fill at a time at which there is no bar."
-    if _is_closed(fill, hours): return 'impossible', 'the market was closed'
-    if fill.segment == 'ETH' and 'ETH' not in clock.bars.segment:
-        return 'not covered', 'the bars hold regular hours only'
-    if fill.date not in clock.market.dates: return 'not covered', f'the bars lack {fill.date:%Y-%m-%d}'
-    return 'doubtful', 'no bar at this time: nothing traded, or the bars lack it'
-
-# %% ../nbs/04f_trade_audit.ipynb #b16c8d3f
-def _bar_ranges(clock: _MarketClock, first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    "Return the highest and the lowest price of the bars of each fill, in ticks; NaN where there is no bar."
-    prices, bars = clock.bars.prices, list(zip(first, last))
-    high = [prices[_HIGH, a:b].max() if b > a else np.nan for a, b in bars]
-    low = [prices[_LOW, a:b].min() if b > a else np.nan for a, b in bars]
-    return np.array(high, float), np.array(low, float)
-
-# %% ../nbs/04f_trade_audit.ipynb #a20e07d0
-def _judge_fill(fill: object, hours: pd.DataFrame, clock: _MarketClock, config: BacktestConfig
-                ) -> tuple[str, str]:
-    "Return verdict and reason of a fill."
-    if reason := _uncovered(fill, clock): return 'not covered', reason
-    if fill.first == fill.last: return _without_bar(fill, hours, clock)
-    opens = clock.bars.prices[_OPEN, fill.first:fill.last]
-    return _judge_price(fill, opens, clock.bars.spec.tick_size, config)
-
-# %% ../nbs/04f_trade_audit.ipynb #2e6e6457
-def _judged_fills(trades: pd.DataFrame, clock: _MarketClock, config: BacktestConfig) -> pd.DataFrame:
-    "Return the fills of trades, each with its bar, a verdict and a reason."
-    fills, spec = _list_fills(trades), clock.bars.spec
-    first, last = _fill_bars(fills, clock)
-    high, low = _bar_ranges(clock, first, last)
-    days = add_sessions(pd.DataFrame(index=pd.DatetimeIndex(fills.ts).as_unit('us')), spec)
-    fills = fills.assign(
-        first=first, last=last, high=high, low=low, micro=_micro(fills.ts), date=days.date.to_numpy(),
-        segment=days.segment.to_numpy(), bar=clock.bars.index[np.minimum(first, len(clock.opens) - 1)])
-    hours = _exchange_hours(fills, clock)
-    said = [_judge_fill(fill, hours, clock, config) for fill in fills.itertuples()]
-    fills['verdict'], fills['reason'] = [list(column) for column in zip(*said)]
-    fills['bar'] = fills.bar.where(last > first)
-    fills[['high', 'low']] = spec.to_prices(fills[['high', 'low']])
-    wide = (fills.high - fills.low).where(fills.high > fills.low)
-    better = np.where(fills.side > 0, fills.high - fills.price, fills.price - fills.low) / wide
-    return fills.assign(quality=better.clip(0, 1))
-
-# %% ../nbs/04f_trade_audit.ipynb #b7fdcbec
-_EXACT = .05  # US dollars: rounding of a profit and of five fees
-
-def _profit_gaps(trades: pd.DataFrame, contract: ContractSpec) -> np.ndarray:
-    "Return by how many ticks a contract the profit that each trade states differs from its prices."
-    money = trades.contracts * contract.point_value
-    lacking = trades.side * (trades.exit - trades.entry) * money - trades.profit
-    each = lacking / trades.contracts
-    same = [0., each.median() * trades.contracts, lacking.median()]
-    if 'layout' not in trades or not (trades.layout == 'tradingview').all(): same.append(trades.costs)
-    gaps = [(lacking - costs).abs() for costs in same]
-    best = max(gaps, key=lambda gap: (gap < _EXACT).sum())
-    if (best < _EXACT).mean() <= .5: return np.zeros(len(trades))
-    ticks = (best / (money * contract.tick_size)).to_numpy()
-    return np.where(ticks > .5, ticks, 0.)
-
-# %% ../nbs/04f_trade_audit.ipynb #dc495ea2
-def _doubt_profits(fills: pd.DataFrame, trades: pd.DataFrame, contract: ContractSpec) -> pd.DataFrame:
-    "Return the fills; the exit of a trade whose profit does not follow from its prices is doubtful."
-    gap = fills.trade.map(pd.Series(_profit_gaps(trades, contract), trades.index))
-    odd = (gap > 0) & (fills.fill == 'exit') & (fills.verdict == 'possible')
-    said = 'profit in the list off by ' + gap.round(2).map(_n_ticks)
-    return fills.assign(verdict=fills.verdict.mask(odd, 'doubtful'), reason=fills.reason.mask(odd, said))
 
 # %% ../nbs/04f_trade_audit.ipynb #b3e7cd5b
 _RANGE_SESSIONS = 14
@@ -463,7 +291,7 @@ def _not_believed(audit: TradeAudit) -> bool:
     return count['impossible'] > max(1, _MAX_IMPOSSIBLE * (count.sum() - count['not covered']))
 
 # %% ../nbs/04f_trade_audit.ipynb #5c492236
-def _percent(share: float) -> str:
+def _rounded_share(share: float) -> str:
     "Return a share in per cent; what rounds to 0 or to 100 and is not is below 1% or above 99%."
     if 0 < share < .01: return 'less than 1%'
     return 'more than 99%' if .99 < share < 1 else f'{share:.0%}'
@@ -478,14 +306,14 @@ def _fill_sentence(audit: TradeAudit) -> str:
     if count['not covered']: told += f' {count["not covered"]:,} more are not covered.'
     return told
 
-def _power_sentence(audit: TradeAudit) -> str:
+def _found_sentence(audit: TradeAudit) -> str:
     "Say how many of the possible fills would not be, were they a tick better; '' where none is possible."
     fills = audit.fills[audit.fills.verdict == 'possible']
     if not len(fills): return ''
     seen = int((fills.if_better != 'possible').sum())
     told = ('This check sees a price outside its bar, and one that does not suit its kind of order. Were '
             f'every fill one tick better, it would question {seen or "none"} of these {len(fills):,}: ')
-    rate = _percent(1 - .9**seen)
+    rate = _rounded_share(1 - .9**seen)
     if seen: return f'{told}of lists with a tenth of the fills a tick too good, it finds out {rate}.'
     more = '' if (fills.type != '').any() else ' A list that names the kind of each order shows more.'
     return f'{told}an improvement by one tick cannot be found here.{more}'
@@ -557,7 +385,7 @@ def _trials_sentence(audit: TradeAudit) -> str:
 def _audit_sentences(audit: TradeAudit) -> list[str]:
     "Return what was found, a sentence or two each."
     m = audit.result.metrics
-    told = [_fill_sentence(audit), audit.clock, _power_sentence(audit), _list_sentence(audit),
+    told = [_fill_sentence(audit), audit.clock, _found_sentence(audit), _list_sentence(audit),
             _unit_sentence(audit), _cost_sentence(audit)]
     if m['trades'] < _MIN_TRADES: told.append(_too_few_trades(m, audit.unit))
     elif _compared_count(audit) < _MIN_TRADES:
@@ -704,26 +532,6 @@ def _audit_page(audit: TradeAudit, rejects: pd.DataFrame | None, title: str) -> 
         'Long and short': _html(_html_table(sides)),
         'Lines that were refused': _reject_section(rejects)})
 
-# %% ../nbs/04f_trade_audit.ipynb #a64763d3
-def _share_inside(fills: pd.DataFrame, clock: _MarketClock, shift: pd.Timedelta) -> float:
-    "Return the share of fills that lie in their bars, to the tick, if all times are shifted."
-    high, low = _bar_ranges(clock, *_fill_bars(fills.assign(ts=fills.ts + shift), clock))
-    price = clock.bars.spec.to_ticks(fills.price)
-    return float(((price <= high + 1) & (price >= low - 1)).mean())
-
-def _better_clock(fills: pd.DataFrame, clock: _MarketClock) -> str:
-    "Say which other half hour would fit the bars; '' where the times are fine, or none does."
-    some = fills[fills.verdict != 'not covered'].iloc[:400]
-    if len(some) < 10 or (some.verdict == 'impossible').mean() < .2: return ''
-    shifts = [pd.Timedelta(30 * k, 'min') for k in range(-26, 27) if k]
-    share = [_share_inside(some, clock, s) for s in shifts]
-    best = int(np.argmax(share))
-    if share[best] < .9: return ''
-    hours = shifts[best] / pd.Timedelta('1h')
-    moved = f'{abs(hours):g} hour{"s" * (abs(hours) != 1)} {"later" if hours > 0 else "earlier"}'
-    return (f'With all times {moved}, {share[best]:.0%} of these fills would lie in their bars: the list is '
-            'of another time zone. Name it with tz= (--tz).')
-
 # %% ../nbs/04f_trade_audit.ipynb #3290f995
 _NEEDED = ('side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit')
 
@@ -745,21 +553,6 @@ def _checked_list(trades: pd.DataFrame) -> pd.DataFrame:
         raise BadData(f'trade {int(bad.argmax())}: side must be 1 or −1, contracts at least 1, prices '
                       'above zero, and the exit not before the entry')
     return out.rename_axis('trade')
-
-# %% ../nbs/04f_trade_audit.ipynb #c121dfae
-_MAX_SCALE = 1.2  # mean ratio of the prices of a list to those of the bars
-
-def _check_covered(fills: pd.DataFrame, clock: _MarketClock):
-    "Raise `BadData` where bars tell nothing of a list, or are those of something else."
-    if (fills.verdict == 'not covered').all():
-        first, last = clock.market.dates[[0, -1]]
-        raise BadData(f'the bars ({first:%Y-%m-%d} to {last:%Y-%m-%d}) cover none of the {len(fills):,} '
-                      f'fills ({fills.reason.mode()[0]}): name bars of the same days')
-    middle = (fills.high + fills.low) / 2
-    scale = (fills.price / middle).median()
-    if 1 / _MAX_SCALE < scale < _MAX_SCALE or not np.isfinite(scale): return
-    raise BadData(f'the fills are at {fills.price[middle.notna()].median():,.2f} (the median), the bars at '
-                  f'{middle.median():,.2f} at these times: name bars of the contract that was traded')
 
 # %% ../nbs/04f_trade_audit.ipynb #daca2373
 _FILL_COLUMNS = ['trade', 'fill', 'ts', 'side', 'contracts', 'price', 'type', 'bar', 'high', 'low', 'verdict',
