@@ -421,7 +421,16 @@ def test_another_zone_is_named(walk, on_walk, tmp_path):
     path = tmp_path/'list.csv'
     path.write_text('\n'.join(ninjatrader(t, 'America/Los_Angeles')))
     audit = audit_trades(read_trades(path)[0].assign(contract=''), walk, n=10, nulls=2)
-    assert 'With all times 3 hours later' in audit.clock and 'tz=' in audit.clock and audit.clock in audit.sentences()
+    assert "tz='America/Los_Angeles' (--tz America/Los_Angeles)" in audit.clock and audit.clock in audit.sentences()
+    moved = read_trades(path)[0].assign(contract='')
+    moved = moved.assign(entry_ts=moved.entry_ts + pd.Timedelta('3.5h'), exit_ts=moved.exit_ts + pd.Timedelta('3.5h'))
+    assert 'With all times 0.5 hours earlier' in audit_trades(moved, walk, n=10, nulls=2).clock
+    for zone in ('Asia/Tokyo', 'Europe/Berlin'):
+        path.write_text('\n'.join(ninjatrader(t, zone)))
+        there = read_trades(path)[0].assign(contract='')
+        try: told = audit_trades(there, walk, n=10, nulls=2).clock
+        except BadData as e: told = str(e)  # all of them at night
+        assert f"tz='{zone}'" in told, told
 
 
 # Faulty lists: a sentence or a table of refused lines, never a traceback, and no line lost
@@ -429,7 +438,7 @@ def test_another_zone_is_named(walk, on_walk, tmp_path):
 PIECES = ['', ',', ';', '"', '-', 'x', '0', '9999999999', 'nan', 'Open', '\x00', 'é', '2013-10-07', '25:61', '1e400', '(', ')', '\t', '99/99/9999 9:00 PM', 'long', '$', '\n']
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.sampled_from(sorted(WRITERS)), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), st.sampled_from(PIECES)), min_size=1, max_size=6))
 def test_a_faulty_list_is_told_in_a_sentence(name, changes):
     text = '\n'.join(WRITERS[name](FEW))

@@ -35,6 +35,7 @@ from vpoc_backtest.trade_fills import (
     _better_clock,
     _check_covered,
     _doubt_profits,
+    _if_better,
     _judged_fills,
     _market_clock,
     _MarketClock,
@@ -581,9 +582,7 @@ def audit_trades(
     clock = _market_clock(prepare_bars(bars, contract))
     fills = _judged_fills(trades, clock, config)
     _check_covered(fills, clock)
-    tick = trades.side * contract.tick_size
-    better = _judged_fills(trades.assign(entry=trades.entry - tick, exit=trades.exit + tick), clock, config)
-    fills = _doubt_profits(fills.assign(if_better=better.verdict), trades, contract)
+    fills = _doubt_profits(fills.assign(if_better=_if_better(fills, clock, config)), trades, contract)
     result, unit = _list_result(trades, fills, clock, config)
     held = _held_trades(result, fills, clock)
     random, part = _random_days(clock, held, unit, n, seed)

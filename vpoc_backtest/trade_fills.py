@@ -14,7 +14,7 @@ import pandas as pd
 
 # %% ../nbs/04f_trade_fills.ipynb #6901f03f
 from .backtest import BacktestConfig, PreparedBars
-from .data import BadData, CompactBars, ContractSpec, add_sessions
+from .data import _ZONE, BadData, CompactBars, ContractSpec, add_sessions
 from .data_quality import _session_hours
 from .fills import _HIGH, _LOW, _OPEN
 from .parsing import _bar_length
@@ -130,11 +130,12 @@ def _is_closed(fill: object, hours: pd.DataFrame) -> bool:
     return all(m >= day.closes or day.pause <= m < day.resume for m in minutes)
 
 # %% ../nbs/04f_trade_fills.ipynb #a0878db6
+_NIGHT = 'the bars hold regular hours only'
+
 def _without_bar(fill: object, hours: pd.DataFrame, clock: _MarketClock) -> tuple[str, str]:
     "Return verdict and reason of a fill at a time at which there is no bar."
     if _is_closed(fill, hours): return 'impossible', 'the market was closed'
-    if fill.segment == 'ETH' and 'ETH' not in clock.bars.segment:
-        return 'not covered', 'the bars hold regular hours only'
+    if fill.segment == 'ETH' and 'ETH' not in clock.bars.segment: return 'not covered', _NIGHT
     if fill.date not in clock.market.dates: return 'not covered', f'the bars lack {fill.date:%Y-%m-%d}'
     return 'doubtful', 'no bar at this time: nothing traded, or the bars lack it'
 
@@ -174,6 +175,17 @@ def _judged_fills(trades: pd.DataFrame, clock: _MarketClock, config: BacktestCon
     better = np.where(fills.side > 0, fills.high - fills.price, fills.price - fills.low) / wide
     return fills.assign(quality=better.clip(0, 1))
 
+# %% ../nbs/04f_trade_fills.ipynb #06d3ad10
+def _if_better(fills: pd.DataFrame, clock: _MarketClock, config: BacktestConfig) -> list[str]:
+    "Return the verdict of each fill, were it a tick better; of a fill that is not possible, its own."
+    tick, opens = clock.bars.spec.tick_size, clock.bars.prices[_OPEN]
+    moved = fills.assign(price=fills.price - tick * fills.side, high=fills.high / tick, low=fills.low / tick)
+    verdicts = fills.verdict.to_list()
+    for i, fill in enumerate(moved.itertuples()):
+        if fill.verdict == 'possible':
+            verdicts[i] = _judge_price(fill, opens[fill.first:fill.last], tick, config)[0]
+    return verdicts
+
 # %% ../nbs/04f_trade_fills.ipynb #a878982d
 _EXACT = .05  # US dollars: rounding of a profit and of five fees
 
@@ -199,24 +211,38 @@ def _doubt_profits(fills: pd.DataFrame, trades: pd.DataFrame, contract: Contract
     return fills.assign(verdict=fills.verdict.mask(odd, 'doubtful'), reason=fills.reason.mask(odd, said))
 
 # %% ../nbs/04f_trade_fills.ipynb #f5f209fb
-def _share_inside(fills: pd.DataFrame, clock: _MarketClock, shift: pd.Timedelta) -> float:
-    "Return the share of fills that lie in their bars, to the tick, if all times are shifted."
-    high, low = _bar_ranges(clock, *_fill_bars(fills.assign(ts=fills.ts + shift), clock))
+def _share_inside(fills: pd.DataFrame, clock: _MarketClock, times: pd.Series) -> float:
+    "Return the share of fills that lie in their bars, to the tick, if they were at other times."
+    high, low = _bar_ranges(clock, *_fill_bars(fills.assign(ts=times), clock))
     price = clock.bars.spec.to_ticks(fills.price)
     return float(((price <= high + 1) & (price >= low - 1)).mean())
 
+# %% ../nbs/04f_trade_fills.ipynb #88d00590
+_ZONES = ('America/Chicago', 'America/Denver', 'America/Los_Angeles', 'UTC', 'Europe/London', 'Europe/Berlin',
+          'Asia/Kolkata', 'Asia/Singapore', 'Asia/Tokyo', 'Australia/Sydney')
+
+def _other_times(ts: pd.Series) -> dict[str, pd.Series]:
+    "Return the times by what else their clock may be: of another zone, or some half hours off."
+    wall = ts.dt.tz_localize(None)
+    others = {}
+    for zone in _ZONES:
+        there = wall.dt.tz_localize(zone, ambiguous='NaT', nonexistent='NaT').dt.tz_convert(_ZONE)
+        others[f'Read with tz={zone!r} (--tz {zone})'] = there.fillna(ts)
+    for hours in (k / 2 for k in range(-26, 27) if k):
+        moved = f'{abs(hours):g} hour{"s" * (abs(hours) != 1)} {"later" if hours > 0 else "earlier"}'
+        others[f'With all times {moved} (another zone: --tz, --data_tz)'] = ts + pd.Timedelta(hours, 'h')
+    return others
+
+# %% ../nbs/04f_trade_fills.ipynb #20e88c1a
 def _better_clock(fills: pd.DataFrame, clock: _MarketClock) -> str:
-    "Say which other half hour would fit the bars; '' where the times are fine, or none does."
-    some = fills[fills.verdict != 'not covered'].iloc[:400]
-    if len(some) < 10 or (some.verdict == 'impossible').mean() < .2: return ''
-    shifts = [pd.Timedelta(30 * k, 'min') for k in range(-26, 27) if k]
-    share = [_share_inside(some, clock, s) for s in shifts]
-    best = int(np.argmax(share))
-    if share[best] < .9: return ''
-    hours = shifts[best] / pd.Timedelta('1h')
-    moved = f'{abs(hours):g} hour{"s" * (abs(hours) != 1)} {"later" if hours > 0 else "earlier"}'
-    return (f'With all times {moved}, {share[best]:.0%} of these fills would lie in their bars: the list is '
-            'of another time zone. Name it with tz= (--tz).')
+    "Say which other clock would fit the bars; '' where the times are fine, or none does."
+    night = fills.reason == _NIGHT
+    some = fills[(fills.verdict != 'not covered') | night].iloc[:400]
+    odd = (some.verdict == 'impossible') | (some.reason == _NIGHT)
+    if len(some) < 10 or odd.mean() < .2: return ''
+    share = {told: _share_inside(some, clock, times) for told, times in _other_times(some.ts).items()}
+    best = max(share, key=share.get)
+    return f'{best}, {share[best]:.0%} of these fills would lie in their bars.' if share[best] >= .9 else ''
 
 # %% ../nbs/04f_trade_fills.ipynb #a269de13
 _MAX_SCALE = 1.2  # mean ratio of the prices of a list to those of the bars
@@ -225,8 +251,9 @@ def _check_covered(fills: pd.DataFrame, clock: _MarketClock):
     "Raise `BadData` where bars tell nothing of a list, or are those of something else."
     if (fills.verdict == 'not covered').all():
         first, last = clock.market.dates[[0, -1]]
+        mend = _better_clock(fills, clock) or 'name bars of the same days'
         raise BadData(f'the bars ({first:%Y-%m-%d} to {last:%Y-%m-%d}) cover none of the {len(fills):,} '
-                      f'fills ({fills.reason.mode()[0]}): name bars of the same days')
+                      f'fills ({fills.reason.mode()[0]}): {mend}')
     middle = (fills.high + fills.low) / 2
     scale = (fills.price / middle).median()
     if 1 / _MAX_SCALE < scale < _MAX_SCALE or not np.isfinite(scale): return
