@@ -189,6 +189,7 @@ def _random_days(clock: _MarketClock, held: _Held, called: str, n: int, seed: in
         total += dollars[drawn]
         units += multiples[drawn]
     table = pd.DataFrame({'total_profit': total, 'expectancy_r': units / max(part.sum(), 1)})
+    if not part.any(): table[:] = np.nan
     return table.rename_axis('portfolio'), part
 
 # %% ../nbs/04f_trade_audit.ipynb #92018b0c
@@ -360,7 +361,9 @@ def _chance_sentence(audit: TradeAudit, kind: str) -> str:
     p = audit.p_values[kind]
     where = {'random': 'random days, at the same times of day',
              'tossed': 'markets of coin tosses with the real drift, at the same times'}[kind]
-    if not took.any(): return f'No trade could be set on {where}.'
+    if not took.any():
+        need = f': it takes {_LEAST_SESSIONS} sessions with the same hours' if kind == 'random' else ''
+        return f'No trade could be set on {where}{need}.'
     good = round(p * (len(table) + 1)) - 1
     low, high = (_dollars(x) for x in table.total_profit.quantile([.05, .95]))
     own = _dollars(audit.result.trades.net[took].sum())
@@ -409,7 +412,7 @@ def _audit_table(audit: TradeAudit) -> pd.DataFrame:
     capital = _dollars(audit.result.config.initial_capital)
     rows = {name.replace('Max drawdown', f'Max drawdown of {capital}'): text for name, text in rows.items()}
     rows['Expectancy, points before costs'] = _minus(f'{points:+.2f}')
-    rows |= {f'p, {name}': f'{p:.3f}' for name, p in
+    rows |= {f'p, {name}': f'{p:.3f}' if np.isfinite(p) else '–' for name, p in
              zip(('random days', 'coin tosses'), audit.p_values.values())}
     return pd.DataFrame({'list': rows})
 
@@ -461,6 +464,7 @@ def _draw_chance(ax: object, audit: TradeAudit):
         edges = np.histogram_bin_edges(values[np.isfinite(values)], 40)
         for kind, colour, label in kinds:
             x = getattr(audit, kind).expectancy_r.dropna()
+            if not len(x): continue
             each = np.full(len(x), 100 / max(len(x), 1))
             ax.hist(x, edges, weights=each, color=COLOURS[colour], alpha=.5, label=label)
     ax.axvline(audit.result.metrics['expectancy_r'], color=COLOURS['vermilion'], lw=1.6, label='the list')
