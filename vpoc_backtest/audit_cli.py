@@ -48,7 +48,7 @@ class _AuditOptions:
     verbose: bool = False  # with seconds since the start, and library warnings
 
 # %% ../nbs/08e_audit_cli.ipynb #bbb142cc
-_AUDIT_FILES = {'fills.csv', 'rejects.csv', 'audit.json', 'audit.html'}
+_AUDIT_FILES = {'fills.csv', 'rejects.csv', 'bar_rejects.csv', 'audit.json', 'audit.html'}
 
 def _audit_place(options: _AuditOptions) -> Path:
     "Return the folder to write; raise `BadData` for one that holds anything but an earlier audit."
@@ -70,7 +70,10 @@ def _audit_figures(audit: object, options: _AuditOptions, source: str) -> dict:
     counts = _verdict_counts(audit)
     chance = {kind: getattr(audit, kind).quantile([.05, .5, .95]).rename(index='{:.0%}'.format).to_dict()
               for kind in ('random', 'tossed')}
-    return {'list': Path(options.trades).name, 'bars': source, 'contract': audit.result.contract.symbol,
+    possible = audit.fills[audit.fills.verdict == 'possible']
+    return {'list': Path(options.trades).name, 'layout': audit.trades.layout.iloc[0], 'bars': source,
+            'found_if_a_tick_better': int((possible.if_better != 'possible').sum()),
+            'contract': audit.result.contract.symbol,
             'recommendation': audit.recommendation, 'unit': audit.unit, 'p': audit.p,
             'p_values': audit.p_values, 'fills': counts.astype(int).to_dict(), 'clock': audit.clock,
             'metrics': audit.result.metrics, 'costs_of_the_list': bool(audit.trades.costs.notna().all()),
@@ -78,13 +81,14 @@ def _audit_figures(audit: object, options: _AuditOptions, source: str) -> dict:
             'settings': asdict(audit.result.config) | {'random': options.random, 'nulls': options.nulls,
                                                        'seed': options.seed}}
 
-def _write_audit(folder: Path, audit: object, rejects: object, figures: dict):
+def _write_audit(folder: Path, audit: object, rejects: object, market: object, figures: dict):
     "Write the files of an audit into a folder."
     import matplotlib.pyplot as plt
 
     from vpoc_backtest.run_config import _json
     audit.fills.round({'quality': 6}).to_csv(folder/'fills.csv', index=False, lineterminator='\n')
     rejects.to_csv(folder/'rejects.csv', index=False, lineterminator='\n')
+    market.rejects.to_csv(folder/'bar_rejects.csv', index=False, lineterminator='\n')
     (folder/'audit.json').write_text(_json(figures), encoding='utf-8')
     audit.report(folder/'audit.html', rejects, f"Trade audit: {figures['list']} on {figures['bars']}")
     plt.close('all')
@@ -108,6 +112,13 @@ def _audit_text(audit: object, page: Path) -> str:
     return '\n'.join([_wrapped(text, width) for text in told] + [str(page)])
 
 # %% ../nbs/08e_audit_cli.ipynb #eec51004
+def _count_list(trades: object, rejects: object) -> str:
+    "Return how many trades a list has, how it was read, and how many of its lines were refused."
+    some = lambda n, word: f'{n:,} {word}{"s" * (n != 1)}'
+    text = f'{some(len(trades), "trade")}, {some(len(rejects), "line")} refused'
+    if len(rejects): text += ' (see rejects.csv)'
+    return f'{text}; read as {trades.layout.iloc[0]}'
+
 def _audit_command(
     **given  # see `_AuditOptions`
 ):
@@ -124,13 +135,13 @@ def _audit_command(
     with show_progress(options.verbose) as say:
         trades, rejects = read_trades(options.trades, layout=options.layout, tz=options.tz,
                                       dates=options.dates, stamp=options.stamp, contract=contract)
-        say(f'reading    {len(trades):,} trades, {len(rejects):,} lines refused')
+        say(f'list       {_count_list(trades, rejects)}')
         market = _bars_of_list(options, contract)
-        say(f'bars       {market.source}: {_count_bars(market)}')
+        say(f'bars       {market.source}: {_count_bars(market, "bar_rejects.csv")}')
         audit = audit_trades(trades, market.bars, contract, settings.backtest, options.random, options.nulls,
                              options.seed)
         with atomic_folder(out) as new:
-            _write_audit(new, audit, rejects, _audit_figures(audit, options, market.source))
+            _write_audit(new, audit, rejects, market, _audit_figures(audit, options, market.source))
         say(f'written    {out}')
         print(_audit_text(audit, out/'audit.html'), flush=True)
 

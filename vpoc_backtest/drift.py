@@ -276,11 +276,11 @@ def _format_contracts(position: float) -> str:
     return _minus(f'{position:,.2f}' if abs(position) >= .1 else f'{position:.2g}')
 
 # %% ../nbs/04b_drift.ipynb #46880323
-def _one_side(name: str, figures: pd.Series) -> str:
+def _one_side(name: str, figures: pd.Series, unit: str = 'R') -> str:
     win_rate, mean = (_format_metric(k, figures[k]) for k in ('win_rate', 'expectancy_r'))
     trades = f"{figures.trades:,.0f} {'trade' if figures.trades == 1 else 'trades'}"
     profit = _dollars(figures.total_profit)
-    return f'{name.capitalize()}: {trades}, {win_rate} winners, {mean} R on average, {profit}.'
+    return f'{name.capitalize()}: {trades}, {win_rate} winners, {mean} {unit} on average, {profit}.'
 
 # %% ../nbs/04b_drift.ipynb #1ea45025
 def _sharpe(

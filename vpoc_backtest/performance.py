@@ -182,12 +182,13 @@ def _trades_needed(
     return max(_MIN_TRADES, int(np.ceil(n * (2 / t)**2)))
 
 def _too_few_trades(
-    metrics: dict  # of a result
+    metrics: dict,  # of a result
+    unit: str = 'R'  # of its expectancy
 ) -> str:  # a sentence; empty where there are 30 trades or more
     "Say that there are too few trades to tell anything, and how many it would take."
     n, needed = metrics['trades'], _trades_needed(metrics)
     if n >= _MIN_TRADES: return ''
-    more = f', and with a mean R like this one about {needed:,} to tell it from zero (t = 2)'
+    more = f', and with a mean {unit} like this one about {needed:,} to tell it from zero (t = 2)'
     end = more if needed > _MIN_TRADES else ''
     return f"{n:,} trade{'s' * (n != 1)}: too few trades to tell. It would take at least {_MIN_TRADES}{end}."
 

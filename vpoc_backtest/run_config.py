@@ -354,14 +354,14 @@ def load_market(
     return MarketData(folder.resolve().name, how, front, len(bars), rejects, closes, contract, vix_from)
 
 # %% ../nbs/07b_run_config.ipynb #f67d6dbb
-def _count_bars(market: MarketData) -> str:
+def _count_bars(market: MarketData, listed: str = 'rejects.csv') -> str:
     "Return how many bars a run has, how many of other contracts it left out, and how many rows were refused."
     others = market.read - len(market.bars)
     refused = len(market.rejects)
     text = f'{len(market.bars):,} bars'
     if others: text += f' of the front month, {others:,} of other contracts left out'
     text += f', {refused:,} row{"" if refused == 1 else "s"} refused'
-    if refused: text += ' (see rejects.csv)'
+    if refused: text += f' (see {listed})'
     return text
 
 # %% ../nbs/07b_run_config.ipynb #da7ac0f2

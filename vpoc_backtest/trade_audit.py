@@ -16,11 +16,10 @@ import pandas as pd
 
 # %% ../nbs/04f_trade_audit.ipynb #9949e9a9
 from .backtest import BacktestConfig, BacktestResult, PreparedBars, prepare_bars
-from .data import _ZONE, ES, BadData, CompactBars, ContractSpec, _bar_moves, add_sessions
+from .data import _ZONE, ES, BadData, CompactBars, ContractSpec, _bar_moves
 from .display import COLOURS, axes
 from .drift import _dollars, _minus, _one_side, _share_as_good, _sides
 from .fills import _CLOSE, _HIGH, _LOW, _OPEN
-from .parsing import _bar_length
 from vpoc_backtest.performance import (
     _LABELS,
     _session_metrics,
@@ -31,134 +30,17 @@ from vpoc_backtest.performance import (
 from .report import _block, _html, _html_figure, _html_page, _html_table
 from .stats import _MIN_TRADES, _drawdowns
 from .storage import atomic_file
+from vpoc_backtest.trade_fills import (
+    _VERDICTS,
+    _better_clock,
+    _check_covered,
+    _doubt_profits,
+    _if_better,
+    _judged_fills,
+    _market_clock,
+    _MarketClock,
+)
 from .verdict import _CONCLUSIONS, _conclude, _trial_sentence
-
-# %% ../nbs/04f_trade_audit.ipynb #f428f196
-_SECOND = 1_000_000  # microseconds
-
-@dataclass(frozen=True, eq=False)
-class _MarketClock:
-    "When each bar of a market begins and ends, and to which session and contract it belongs."
-    market: PreparedBars
-    opens: np.ndarray  # (bars,) microseconds since 1970
-    ends: np.ndarray  # (bars,)
-    date: np.ndarray  # (bars,) datetime64[us]
-    contract: np.ndarray  # (bars,) str
-
-    @property
-    def bars(self) -> CompactBars:
-        "The bars."
-        return self.market.bars
-
-    def between(self, begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        "Return the first bar that lasts beyond `begin`, and one after the last that opens before `end`."
-        first = np.maximum(np.searchsorted(self.opens, begin, side='right') - 1, 0)
-        first += self.ends[first] <= begin
-        last = np.searchsorted(self.opens, end, side='left')
-        return first, np.maximum(last, first)
-
-# %% ../nbs/04f_trade_audit.ipynb #384ebb32
-_LONGEST_BAR = 3600 * _SECOND  # of bars without a fixed length
-
-def _market_clock(market: PreparedBars) -> _MarketClock:
-    "Return when the bars of a market begin and end; bars without a fixed length end where the next begins."
-    opens = market.bars.index.as_unit('us').asi8
-    length = _bar_length(market.bars.index)
-    later = np.append(opens[1:], opens[-1] + 60 * _SECOND)
-    if length is not None: ends = opens + length // pd.Timedelta('1us')
-    else: ends = np.minimum(later, opens + _LONGEST_BAR)
-    count = np.diff(market.bars.start)
-    return _MarketClock(market, opens, ends, np.repeat(market.bars.date, count),
-                  np.repeat(market.bars.contract, count))
-
-# %% ../nbs/04f_trade_audit.ipynb #9b37a23d
-def _list_fills(trades: pd.DataFrame) -> pd.DataFrame:
-    "Return the fills of trades: two rows a trade, `side` +1 for a buy and −1 for a sale."
-    parts = []
-    for way, sign in (('entry', 1), ('exit', -1)):
-        parts.append(pd.DataFrame({
-            'trade': trades.index, 'fill': way, 'ts': trades[f'{way}_ts'], 'side': sign * trades.side,
-            'contracts': trades.contracts, 'price': trades[way], 'type': trades[f'{way}_type'],
-            'contract': trades.contract, 'span': trades.span,
-            'stop': trades.stop if way == 'exit' else np.nan}))
-    table = pd.concat(parts, ignore_index=True)
-    return table.sort_values(['trade', 'fill'], kind='stable').reset_index(drop=True)
-
-def _micro(times: pd.Series) -> np.ndarray: return pd.DatetimeIndex(times).as_unit('us').asi8
-
-def _fill_bars(fills: pd.DataFrame, clock: _MarketClock) -> tuple[np.ndarray, np.ndarray]:
-    "Return the first bar in which each fill may have happened and one after the last; equal: there is none."
-    ts = _micro(fills.ts)
-    span = (fills.span // pd.Timedelta('1us')).to_numpy(np.int64)
-    exact = span == 0
-    return clock.between(ts - exact * _SECOND, ts + np.where(exact, _SECOND + 1, span))
-
-# %% ../nbs/04f_trade_audit.ipynb #7b8a0319
-_VERDICTS = ('possible', 'doubtful', 'impossible', 'not covered')
-
-def _n_ticks(n: float) -> str: return f'{n:g} tick{"s" * (n != 1)}'
-
-def _judge_price(fill: object, prices: tuple, config: BacktestConfig) -> tuple[str, str]:
-    "Return verdict and reason of a fill; `prices`: its price, and opens, high, low of its bars, in ticks."
-    price, opens, high, low = prices
-    buy = fill.side > 0
-    better, worse, room = low - price, price - high, price - low
-    if not buy: better, worse, room = price - high, low - price, high - price
-    better, worse, room = (round(x, 6) for x in (better, worse, room))
-    where = 'bar' if fill.span <= pd.Timedelta('1min') else 'bars'
-    if better > 0: return 'impossible', f'{_n_ticks(better)} better than its {where}'
-    if worse > config.slippage_ticks:
-        return 'impossible', f'{_n_ticks(worse)} worse than its {where}'
-    if abs(price - round(price)) > 1e-5:
-        if fill.contracts > 1: return 'doubtful', 'between two ticks: the mean of several fills?'
-        return 'impossible', 'between two ticks'
-    if fill.type == 'limit' and room < config.limit_through and not (opens == round(price)).any():
-        return 'doubtful', 'a limit touched, not traded through'
-    if fill.type == 'stop' and fill.side * (fill.stop - fill.price) > 1e-9:
-        return 'doubtful', 'better than its stop'
-    return 'possible', f'{_n_ticks(worse)} worse than its {where}, as slippage' if worse > 0 else ''
-
-# %% ../nbs/04f_trade_audit.ipynb #c5aac4a0
-def _uncovered(fill: object, at: int, clock: _MarketClock) -> str:
-    "Return why bars cannot tell anything of a fill; '' if they can."
-    if not clock.opens[0] - _SECOND <= fill.micro < clock.ends[-1] + _SECOND:
-        return 'before the first or after the last bar'
-    own = clock.contract[min(at, len(clock.contract) - 1)]
-    large = own.removeprefix('M'), fill.contract.removeprefix('M')  # the Micro trades at the same prices
-    if fill.contract and ' ' in own and large[0] != large[1]:
-        return f'the bars are of {own} there, the fill is of {fill.contract}'
-    return ''
-
-def _without_bar(fill: object, date: pd.Timestamp, segment: str, clock: _MarketClock) -> tuple[str, str]:
-    "Return verdict and reason of a fill at a time at which there is no bar."
-    if segment == 'ETH' and 'ETH' not in clock.bars.segment:
-        return 'not covered', 'the bars hold regular hours only'
-    if date not in clock.bars.date.astype('M8[us]'):
-        return 'impossible', f'no bar on {date:%Y-%m-%d}: a weekend, a holiday, or a day that the bars lack'
-    return 'impossible', 'no bar at this time: the market was closed, nothing traded, or the bars lack it'
-
-# %% ../nbs/04f_trade_audit.ipynb #b16c8d3f
-def _judged_fills(trades: pd.DataFrame, clock: _MarketClock, config: BacktestConfig) -> pd.DataFrame:
-    "Return the fills of trades, each with its bar, a verdict and a reason."
-    fills, prices = _list_fills(trades), clock.bars.prices
-    first, last = _fill_bars(fills, clock)
-    days = add_sessions(pd.DataFrame(index=pd.DatetimeIndex(fills.ts).as_unit('us')), clock.bars.spec)
-    rows = []
-    told = fills.assign(micro=_micro(fills.ts)).itertuples()
-    for fill, a, b, date, segment in zip(told, first, last, days.date, days.segment):
-        found = {'bar': pd.NaT, 'high': np.nan, 'low': np.nan}
-        if b > a: found = {'bar': clock.bars.index[a], 'high': int(prices[_HIGH, a:b].max()),
-                           'low': int(prices[_LOW, a:b].min())}
-        if reason := _uncovered(fill, a, clock): said = 'not covered', reason
-        elif b == a: said = _without_bar(fill, date, segment, clock)
-        else: said = _judge_price(fill, (fill.price / clock.bars.spec.tick_size, prices[_OPEN, a:b],
-                                         found['high'], found['low']), config)
-        rows.append(found | {'first': a, 'last': b} | dict(zip(('verdict', 'reason'), said)))
-    table = fills.join(pd.DataFrame(rows))
-    table[['high', 'low']] = clock.bars.spec.to_prices(table[['high', 'low']])
-    wide = (table.high - table.low).where(table.high > table.low)
-    better = np.where(table.side > 0, table.high - table.price, table.price - table.low) / wide
-    return table.assign(quality=better.clip(0, 1), date=days.date.to_numpy())
 
 # %% ../nbs/04f_trade_audit.ipynb #b3e7cd5b
 _RANGE_SESSIONS = 14
@@ -307,6 +189,7 @@ def _random_days(clock: _MarketClock, held: _Held, called: str, n: int, seed: in
         total += dollars[drawn]
         units += multiples[drawn]
     table = pd.DataFrame({'total_profit': total, 'expectancy_r': units / max(part.sum(), 1)})
+    if not part.any(): table[:] = np.nan
     return table.rename_axis('portfolio'), part
 
 # %% ../nbs/04f_trade_audit.ipynb #92018b0c
@@ -321,7 +204,7 @@ def _tossed_markets(bars: pd.DataFrame, clock: _MarketClock, held: _Held, n: int
     return table.rename_axis('market')
 
 # %% ../nbs/04f_trade_audit.ipynb #04c89103
-_MAX_IMPOSSIBLE = .02  # share of the fills that bars cover
+_MAX_IMPOSSIBLE = .02  # share of the fills that bars cover; one fill may always be
 _NOT_BELIEVED = 'Believe nothing on this page: some of these fills were not possible on these bars.'
 
 # %% ../nbs/04f_trade_audit.ipynb #80b5577e
@@ -350,7 +233,9 @@ class TradeAudit:
     @property
     def recommendation(self) -> str:
         "What to conclude, in a short sentence."
-        return _NOT_BELIEVED if _not_believed(self) else _CONCLUSIONS[_conclude(self.result.metrics, self.p)]
+        if _not_believed(self): return _NOT_BELIEVED
+        if _compared_count(self) < _MIN_TRADES: return _CONCLUSIONS['too few']
+        return _CONCLUSIONS[_conclude(self.result.metrics, self.p)]
 
     def sentences(self) -> list[str]:
         "Return the findings, a sentence or two each."
@@ -398,22 +283,42 @@ def _verdict_counts(audit: TradeAudit) -> pd.Series:
     "Return how many fills have each verdict."
     return audit.fills.verdict.value_counts().reindex(_VERDICTS, fill_value=0)
 
+def _compared_count(audit: TradeAudit) -> int:
+    "Return how many trades were set among random days and among coin tosses."
+    return int(audit.compared.all(axis=1).sum())
+
 def _not_believed(audit: TradeAudit) -> bool:
     "Return whether too many fills are impossible."
     count = _verdict_counts(audit)
-    return count['impossible'] > _MAX_IMPOSSIBLE * (count.sum() - count['not covered'])
+    return count['impossible'] > max(1, _MAX_IMPOSSIBLE * (count.sum() - count['not covered']))
 
 # %% ../nbs/04f_trade_audit.ipynb #5c492236
+def _rounded_share(share: float) -> str:
+    "Return a share in per cent; what rounds to 0 or to 100 and is not is below 1% or above 99%."
+    if 0 < share < .01: return 'less than 1%'
+    return 'more than 99%' if .99 < share < 1 else f'{share:.0%}'
+
 def _fill_sentence(audit: TradeAudit) -> str:
     "Say how many fills were possible."
     count = _verdict_counts(audit)
     covered = count.sum() - count['not covered']
-    if not covered: return f'The bars cover none of the {count.sum():,} fills: name the bars of these days.'
     told = f'Of {covered:,} fills that the bars cover, {count["possible"]:,} were possible'
     parts = [f'{count[k]:,} {k}' for k in ('doubtful', 'impossible') if count[k]]
     told += f', {" and ".join(parts)}.' if parts else '.'
     if count['not covered']: told += f' {count["not covered"]:,} more are not covered.'
     return told
+
+def _found_sentence(audit: TradeAudit) -> str:
+    "Say how many of the possible fills would not be, were they a tick better; '' where none is possible."
+    fills = audit.fills[audit.fills.verdict == 'possible']
+    if not len(fills): return ''
+    seen = int((fills.if_better != 'possible').sum())
+    told = ('This check sees a price outside its bar, and one that does not suit its kind of order. Were '
+            f'every fill one tick better, it would question {seen or "none"} of these {len(fills):,}: ')
+    rate = _rounded_share(1 - .9**seen)
+    if seen: return f'{told}of lists with a tenth of the fills a tick too good, it finds out {rate}.'
+    more = '' if (fills.type != '').any() else ' A list that names the kind of each order shows more.'
+    return f'{told}an improvement by one tick cannot be found here.{more}'
 
 def _quality_sentence(audit: TradeAudit) -> str:
     "Say where in their bars the fills lie; '' for fewer than thirty."
@@ -421,8 +326,8 @@ def _quality_sentence(audit: TradeAudit) -> str:
     if len(fills) < _MIN_TRADES: return ''
     part = {k: f'{q:.0%}' for k, q in fills.groupby('fill').quality.mean().items()}
     said = ' and '.join(f'{k} fills at {q}' for k, q in part.items())
-    return (f'From the worst price of their bar (0%) to the best (100%), {said} on average. Fills that know '
-            'nothing lie near 50%, limit orders above it, stops below.')
+    return (f'From the worst price of their bar (0%) to the best (100%), {said} on average. A price taken at '
+            'random is at 50%; stops, and fills with slippage, lie lower.')
 
 # %% ../nbs/04f_trade_audit.ipynb #a8e5e77e
 def _list_sentence(audit: TradeAudit) -> str:
@@ -456,7 +361,9 @@ def _chance_sentence(audit: TradeAudit, kind: str) -> str:
     p = audit.p_values[kind]
     where = {'random': 'random days, at the same times of day',
              'tossed': 'markets of coin tosses with the real drift, at the same times'}[kind]
-    if not took.any(): return f'No trade could be set on {where}.'
+    if not took.any():
+        need = f': it takes {_LEAST_SESSIONS} sessions with the same hours' if kind == 'random' else ''
+        return f'No trade could be set on {where}{need}.'
     good = round(p * (len(table) + 1)) - 1
     low, high = (_dollars(x) for x in table.total_profit.quantile([.05, .95]))
     own = _dollars(audit.result.trades.net[took].sum())
@@ -464,6 +371,14 @@ def _chance_sentence(audit: TradeAudit, kind: str) -> str:
     lacking = f' ({left:,} trade{"s" * (left != 1)} could not be compared)' if left else ''
     return (f'The same trades on {where}: {good:,} of {len(table):,} did as well or better by the mean trade '
             f'(p = {p:.3f}). Nine in ten made between {low} and {high}, the list {own}{lacking}.')
+
+def _span_sentence(audit: TradeAudit) -> str:
+    "Say how the list was read, and from when to when it goes, so that a wrong clock is seen."
+    t = audit.trades
+    read = f'Read as {t.layout.iloc[0]}: the' if 'layout' in t else 'The'
+    ends = (t.entry_ts.min(), t.exit_ts.max())
+    first, last = (f'{ts:%Y-%m-%d %H:%M:%S}'.removesuffix(':00') for ts in ends)
+    return f'{read} first entry is at {first}, the last exit at {last}, New York time.'
 
 def _trials_sentence(audit: TradeAudit) -> str:
     "Say what is not known: how much was tried before."
@@ -474,15 +389,17 @@ def _trials_sentence(audit: TradeAudit) -> str:
 def _audit_sentences(audit: TradeAudit) -> list[str]:
     "Return what was found, a sentence or two each."
     m = audit.result.metrics
-    told = [_fill_sentence(audit), audit.clock, _quality_sentence(audit), _list_sentence(audit),
+    told = [_fill_sentence(audit), audit.clock, _found_sentence(audit), _list_sentence(audit),
             _unit_sentence(audit), _cost_sentence(audit)]
-    if m['trades'] < _MIN_TRADES: told.append(_too_few_trades(m).replace('mean R', f'mean {audit.unit}'))
+    if m['trades'] < _MIN_TRADES: told.append(_too_few_trades(m, audit.unit))
+    elif _compared_count(audit) < _MIN_TRADES:
+        told.append(f'Only {_compared_count(audit):,} trades could be compared with chance: too few to tell.')
     elif np.isfinite(m['dsr']): told.append(_trial_sentence(audit.result))
     told += [_chance_sentence(audit, kind) for kind in ('random', 'tossed')]
     sides = _sides(audit.result.trades)
-    told += [_one_side(*row).replace(' R on average', f' {audit.unit} on average')
-             for row in sides[sides.trades > 0].iterrows()]
-    return [sentence for sentence in [*told, _trials_sentence(audit)] if sentence]
+    told += [_one_side(*row, audit.unit) for row in sides[sides.trades > 0].iterrows()]
+    told += [_quality_sentence(audit), _span_sentence(audit), _trials_sentence(audit)]
+    return [sentence for sentence in told if sentence]
 
 def _audit_table(audit: TradeAudit) -> pd.DataFrame:
     "Return the figures of the list as text."
@@ -492,8 +409,10 @@ def _audit_table(audit: TradeAudit) -> pd.DataFrame:
             't_stat', 'sharpe', 'sortino', 'max_drawdown', 'max_drawdown_sessions', 'costs', 'psr')
     units = 'R' if audit.unit == 'R' else f'{audit.unit}s'
     rows = {_LABELS[k][0].replace(', R', f', {units}'): _show_metric(k, m) for k in keys}
+    capital = _dollars(audit.result.config.initial_capital)
+    rows = {name.replace('Max drawdown', f'Max drawdown of {capital}'): text for name, text in rows.items()}
     rows['Expectancy, points before costs'] = _minus(f'{points:+.2f}')
-    rows |= {f'p, {name}': f'{p:.3f}' for name, p in
+    rows |= {f'p, {name}': f'{p:.3f}' if np.isfinite(p) else '–' for name, p in
              zip(('random days', 'coin tosses'), audit.p_values.values())}
     return pd.DataFrame({'list': rows})
 
@@ -545,6 +464,7 @@ def _draw_chance(ax: object, audit: TradeAudit):
         edges = np.histogram_bin_edges(values[np.isfinite(values)], 40)
         for kind, colour, label in kinds:
             x = getattr(audit, kind).expectancy_r.dropna()
+            if not len(x): continue
             each = np.full(len(x), 100 / max(len(x), 1))
             ax.hist(x, edges, weights=each, color=COLOURS[colour], alpha=.5, label=label)
     ax.axvline(audit.result.metrics['expectancy_r'], color=COLOURS['vermilion'], lw=1.6, label='the list')
@@ -571,18 +491,19 @@ def _odd_fills(audit: TradeAudit) -> pd.DataFrame:
     if not len(odd): return pd.DataFrame()
     order = odd.verdict.map({v: i for i, v in enumerate(('impossible', 'doubtful', 'not covered'))})
     odd = odd.assign(order=order).sort_values(['order', 'trade'], kind='stable').head(_MOST_ROWS)
-    price = lambda x: '–' if pd.isna(x) else f'{x:,.2f}'
+    price = lambda x: '' if pd.isna(x) else f'{x:,.2f}'
     table = pd.DataFrame({
         'Time': odd.ts.dt.strftime('%Y-%m-%d %H:%M:%S').str.removesuffix(':00'),
         'Fill': odd.fill + ', ' + odd.side.map({1: 'buy', -1: 'sell'}), 'Price': odd.price.map(price),
-        'Bar': odd.low.map(price) + ' to ' + odd.high.map(price), 'Verdict': odd.verdict, 'Why': odd.reason})
-    return table.set_axis(odd.trade.astype(str).rename('Trade'))
+        'Bar': odd.low.map(price) + '–' + odd.high.map(price), 'Verdict': odd.verdict, 'Why': odd.reason})
+    lines = audit.trades.line[odd.trade].to_numpy() if 'line' in audit.trades else odd.trade.to_numpy()
+    return table.set_axis(pd.Index(lines.astype(str), name='Line' if 'line' in audit.trades else 'Trade'))
 
 def _fill_section(audit: TradeAudit) -> str:
     "Return what is said of the fills, and a table of those that are not simply possible."
     odd = _odd_fills(audit)
     count = int((audit.fills.verdict != 'possible').sum())
-    if not count: return _html('Every fill lies in its bar.')
+    if not count: return _html('Every fill that the bars cover was possible.')
     more = [] if count <= len(odd) else [f'The first {len(odd)} of {count:,} are shown.']
     return _html(*more, _html_table(odd))
 
@@ -591,7 +512,8 @@ def _reject_section(rejects: pd.DataFrame | None) -> str:
     "Return the lines of the file that are no trades."
     if rejects is None or not len(rejects): return ''
     shown = rejects.head(_MOST_ROWS)
-    table = pd.DataFrame({'Reason': shown.reason, 'Line as written': shown.text.str.slice(0, 60)})
+    text = shown.text.where(shown.text.str.len() <= 45, shown.text.str[:44] + '…')
+    table = pd.DataFrame({'Reason': shown.reason, 'Line as written': text})
     table.index = [f'{r.file}, line {r.line}' for r in shown.itertuples()]
     more = [] if len(rejects) <= _MOST_ROWS else [f'The first {_MOST_ROWS} of {len(rejects):,} are shown.']
     return _html(*more, _html_table(table))
@@ -614,28 +536,6 @@ def _audit_page(audit: TradeAudit, rejects: pd.DataFrame | None, title: str) -> 
         'Costs': _html(_html_table(audit.costs())),
         'Long and short': _html(_html_table(sides)),
         'Lines that were refused': _reject_section(rejects)})
-
-# %% ../nbs/04f_trade_audit.ipynb #a64763d3
-def _share_inside(fills: pd.DataFrame, clock: _MarketClock, shift: pd.Timedelta) -> float:
-    "Return the share of fills that lie in their bars, to the tick, if all times are shifted."
-    first, last = _fill_bars(fills.assign(ts=fills.ts + shift), clock)
-    there, price, tick = last > first, clock.bars.spec.to_ticks(fills.price), clock.bars.prices
-    high = np.array([tick[_HIGH, a:b].max() if b > a else -1 for a, b in zip(first, last)])
-    low = np.array([tick[_LOW, a:b].min() if b > a else 0 for a, b in zip(first, last)])
-    return float((there & (price <= high + 1) & (price >= low - 1)).mean())
-
-def _better_clock(fills: pd.DataFrame, clock: _MarketClock) -> str:
-    "Say which other half hour would fit the bars; '' where the times are fine, or none does."
-    some = fills[fills.verdict != 'not covered'].iloc[:400]
-    if len(some) < 10 or (some.verdict == 'impossible').mean() < .2: return ''
-    shifts = [pd.Timedelta(30 * k, 'min') for k in range(-26, 27) if k]
-    share = [_share_inside(some, clock, s) for s in shifts]
-    best = int(np.argmax(share))
-    if share[best] < .9: return ''
-    hours = shifts[best] / pd.Timedelta('1h')
-    return (f'Read {abs(hours):g} hour{"s" * (abs(hours) != 1)} {"later" if hours > 0 else "earlier"}, '
-            f'{share[best]:.0%} of these fills lie in their bars: the times are of another zone, name it '
-            'with tz= (--tz).')
 
 # %% ../nbs/04f_trade_audit.ipynb #3290f995
 _NEEDED = ('side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit')
@@ -660,6 +560,9 @@ def _checked_list(trades: pd.DataFrame) -> pd.DataFrame:
     return out.rename_axis('trade')
 
 # %% ../nbs/04f_trade_audit.ipynb #daca2373
+_FILL_COLUMNS = ['trade', 'fill', 'ts', 'side', 'contracts', 'price', 'type', 'bar', 'high', 'low', 'verdict',
+                 'reason', 'if_better', 'quality', 'date']
+
 def audit_trades(
     trades: pd.DataFrame,  # of `read_trades`, or with side, contracts, entry_ts, entry, exit_ts and exit
     bars: pd.DataFrame,  # of one contract a session, see `front_month`
@@ -674,18 +577,21 @@ def audit_trades(
     It describes trades after the fact and decides none, so it may use the whole span. `fills` of the answer
     has a row a fill: `trade`, `fill` (entry, exit), `ts`, `side` (+1 bought, −1 sold), `contracts`,
     `price`, `type`, `bar` (stamp of the first bar it may belong to), `high`, `low`, `verdict`
-    (possible, doubtful, impossible, not covered), `reason`, `quality` (0 the worst price of its bars, 1 the
-    best), `date`. Raises `BadData` for invalid trades or bars, `ValueError` for n or nulls below 1.
+    (possible, doubtful, impossible, not covered), `reason`, `if_better` (the verdict, were it a tick
+    better), `quality` (0 the worst price of its bars, 1 the best), `date`. Raises `BadData` for invalid
+    trades or bars and for bars of other days or prices, `ValueError` for n or nulls below 1.
     """
     if n < 1 or nulls < 1: raise ValueError(f'n={n} and nulls={nulls} must be at least 1')
     trades = _checked_list(trades)
     clock = _market_clock(prepare_bars(bars, contract))
     fills = _judged_fills(trades, clock, config)
+    _check_covered(fills, clock)
+    fills = _doubt_profits(fills.assign(if_better=_if_better(fills, clock, config)), trades, contract)
     result, unit = _list_result(trades, fills, clock, config)
     held = _held_trades(result, fills, clock)
     random, part = _random_days(clock, held, unit, n, seed)
     tossed = _tossed_markets(bars, clock, held, nulls if len(held) else 0, seed)
     compared = pd.DataFrame({'random': trades.index.isin(held.number[part]),
                              'tossed': trades.index.isin(held.number)}, trades.index)
-    shown = fills.drop(columns=['span', 'stop', 'contract', 'first', 'last'])
-    return TradeAudit(trades, shown, result, unit, random, tossed, compared, _better_clock(fills, clock))
+    other_time = _better_clock(fills, clock)
+    return TradeAudit(trades, fills[_FILL_COLUMNS], result, unit, random, tossed, compared, other_time)

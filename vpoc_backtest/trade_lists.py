@@ -52,7 +52,7 @@ _NT = _ListLayout('ninjatrader', 'trades', {
     ('side', 'contracts', 'entry', 'exit', 'entry_ts', 'exit_ts'), 'end')
 _NT_FILLS = _ListLayout('ninjatrader-executions', 'fills', {
     'contract': 'instrument', 'side': 'action', 'contracts': 'quantity|qty', 'price': 'price', 'ts': 'time',
-    'code': 'ex', 'costs': 'commission', 'order': 'orderid'},
+    'code': 'ex', 'costs': 'commission', 'number': 'id', 'type': 'name'},
     ('contract', 'side', 'contracts', 'price', 'ts', 'code'), 'end')
 _TV = _ListLayout('tradingview', 'halves', {
     'number': 'trade(number)?|交易', 'type': 'type|類型', 'signal': 'signal|訊號',
@@ -69,7 +69,8 @@ _IB = _ListLayout('interactive-brokers', 'fills', {
 _FLEX = _ListLayout('interactive-brokers-flex', 'fills', {
     'row': 'levelofdetail', 'contract': 'symbol', 'ts': 'datetime|tradedate|tradetime',
     'contracts': 'quantity', 'price': 'tradeprice', 'costs': 'ibcommission',
-    'code': 'openclose(?:indicator)?', 'side': 'buysell'},
+    'code': 'openclose(?:indicator)?', 'side': 'buysell', 'type': 'ordertype',
+    'number': 'tradeid|transactionid|ibexecid'},
     ('contract', 'ts', 'contracts', 'price'))
 _SIDE = 'side|direction|position|longshort|buysell|marketpos(?:ition)?|action'
 _SIZE = 'contracts|quantity|qty|size|volume|lots|filledqty'
@@ -85,9 +86,14 @@ _GENERIC = _ListLayout('generic', 'trades', {
     'r_multiple': 'r(?:multiple)?'}, ('side', 'entry', 'exit', 'entry_ts', 'exit_ts'))
 _FILLS = _ListLayout('fills', 'fills', {
     'contract': _NAMED, 'side': _SIDE, 'contracts': _SIZE, 'price': '(?:avg|fill|execution|avgfill)?price',
-    'ts': 'ts|(?:fill|execution|filled|trade)?time|datetime|dateandtime|date', 'costs': _COSTS},
+    'ts': 'ts|(?:fill|execution|filled|trade)?time|datetime|dateandtime|date', 'costs': _COSTS,
+    'type': '(?:order)?type', 'number': '(?:fill|exec(?:ution)?|trade)?id'},
     ('contracts', 'price', 'ts'))
-_LIST_LAYOUTS = {layout.name: layout for layout in (_NT, _NT_FILLS, _TV, _IB, _FLEX, _GENERIC, _FILLS)}
+_OWN = _ListLayout('vpoc_backtest', 'trades', _GENERIC.columns | {
+    'strategy': 'strategy', 'exit_type': 'exitreason', 'ambiguous': 'ambiguous'},
+    (*_GENERIC.needs, 'exit_type', 'r_multiple', 'ambiguous'))
+_KNOWN_LAYOUTS = (_NT, _NT_FILLS, _TV, _IB, _FLEX, _OWN, _GENERIC, _FILLS)
+_LIST_LAYOUTS = {layout.name: layout for layout in _KNOWN_LAYOUTS}
 
 # %% ../nbs/04f_trade_lists.ipynb #21537aee
 _TIMES = ('ts', 'entry_ts', 'exit_ts')
@@ -229,7 +235,7 @@ def _number(text: str, point: str) -> float:
 _CLOCK = (r'(?:[,;T\s]+(?P<h>\d{1,2}):(?P<m>\d\d)(?::(?P<s>\d\d)(?:[.,](?P<f>\d{1,9}))?)?'
           r'(?:\s*(?P<half>[ap])\.?\s?m\.?)?)')
 _OFFSETS = {'Z': 0, 'UTC': 0, 'GMT': 0, 'EST': -300, 'EDT': -240, 'CST': -360, 'CDT': -300}  # minutes
-_MOMENT = re.compile(r'(?P<a>\d{1,4})[-/.](?P<b>\d{1,2})[-/.](?P<c>\d{1,4})' + _CLOCK
+_MOMENT = re.compile(r'(?P<a>\d{1,4})(?:(?P<dot>\.)|[-/])(?P<b>\d{1,2})[-/.](?P<c>\d{1,4})' + _CLOCK
                      + r'?\s*(?P<zone>[a-z]{1,3}|[-+]\d\d:?\d\d)?', re.I)
 _PACKED = re.compile(r'(\d{4})(\d\d)(\d\d)[;,\sT]+(\d\d):?(\d\d):?(\d\d)(.*)')
 
@@ -255,6 +261,7 @@ def _date_order(found: list, dates: str | None, file: str) -> str:
     order = _order_of_dates(np.array(sorted(parts)))
     if order: return order
     if any(m and m['half'] for m in found): return 'mdy'
+    if all(m['dot'] for m in found if m): return 'dmy'
     a, b, _ = sorted(parts)[0]
     raise BadData(f"{file}: is {next(m for m in found if m)[0]!r} in the month {a} or {b}? Both can be: "
                   "say it with dates='mdy' or dates='dmy' (--dates)")
@@ -315,9 +322,9 @@ def _side_of(text: str) -> int:
 def _type_of(text: str) -> str:
     "Return 'limit', 'stop' or 'market' for the name of an order or an exit, '' where it does not tell."
     word = _squeezed(text)
-    if re.fullmatch('limit|target|profittarget|takeprofit|tp', word): return 'limit'
-    if re.fullmatch('stop|stoploss|stopmarket|trailstop|sl', word): return 'stop'
-    known = 'market|close|exitonsessionclose|exitonclose|roll|end|closeposition'
+    if re.fullmatch('limit|lmt|target|profittarget|takeprofit|tp', word): return 'limit'
+    if re.fullmatch('stop|stp|stoploss|stopmarket|trail|trailstop|sl', word): return 'stop'
+    known = 'market|mkt|close|exitonsessionclose|exitonclose|roll|end|closeposition'
     return 'market' if re.fullmatch(known, word) else ''
 
 # %% ../nbs/04f_trade_lists.ipynb #f8285f44
@@ -390,7 +397,7 @@ def _no_time(text: str, tz: str) -> str:
     "Return why a text is no time."
     found = _time_parts(text)
     if found and found['h'] is None: return f'{text!r} has no time of day: export the list with times'
-    return f'the time {text!r} cannot be read, or does not exist in {tz}'
+    return f'the time {text!r} cannot be read, or the clocks of {tz} skip or repeat it'
 
 def _check_stamps(rows: _ListRows, options: _ListOptions, fields: tuple) -> tuple[_ListRows, dict, bool]:
     "Refuse rows whose times cannot be read; return the rows, their times by field, whether seconds are told."
@@ -401,6 +408,15 @@ def _check_stamps(rows: _ListRows, options: _ListOptions, fields: tuple) -> tupl
         read = {k: (m[fine], s) for k, (m, s) in read.items()}
     return rows, {f: micro for f, (micro, _) in read.items()}, any(s for _, s in read.values())
 
+# %% ../nbs/04f_trade_lists.ipynb #b2442d85
+def _check_one_strategy(rows: _ListRows):
+    "Raise `BadData` for a run's trades.csv with both strategies: it has the trades that both made twice."
+    if rows.layout is not _OWN or 'strategy' not in rows.texts: return
+    names = rows.texts.strategy.unique()
+    if len(names) > 1:
+        raise BadData(f'{rows.file}: holds the trades of {" and of ".join(names)}, many of them twice: '
+                      'keep the rows of one strategy')
+
 # %% ../nbs/04f_trade_lists.ipynb #e529de5d
 def _row_sides(rows: _ListRows, point: str) -> np.ndarray:
     "Return the side of each row: what its word says, else the sign of its quantity."
@@ -409,6 +425,7 @@ def _row_sides(rows: _ListRows, point: str) -> np.ndarray:
 
 def _read_whole_trades(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, _ListRows]:
     "Return trades from a list with a row a trade."
+    _check_one_strategy(rows)
     point = _point_of(rows)
     rows = _checked_contracts(rows, options.contract)
     is_open = np.array([not (e + x).strip() for e, x in zip(rows.texts.exit_ts, rows.texts.exit)], bool)
@@ -425,6 +442,7 @@ def _read_whole_trades(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataF
     table['contracts'] = table.contracts.abs() if 'contracts' in table else 1.
     for name in ('entry_type', 'exit_type'):
         if name in rows.texts: table[name] = [_type_of(t) for t in rows.texts[name]]
+    if rows.layout is _OWN and 'entry_type' not in table: table['entry_type'] = 'limit'
     return table.assign(seconds=seconds), rows
 
 # %% ../nbs/04f_trade_lists.ipynb #bb45236a
@@ -471,6 +489,7 @@ def _read_halves(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, 
         'side': [_half_of(t.type[i])[1] for i in a], 'contracts': np.abs(n['contracts'][a]),
         'contract': '', 'line': t.line.to_numpy(int)[a], 'exit_line': t.line.to_numpy(int)[b]})
     if 'profit' in n: table['profit'] = n['profit'][b]
+    if 'signal' in t: table['exit_type'] = [_type_of(t.signal[i]) for i in b]
     size = np.abs(n['contracts'])
     differ = (size[a] != size[b]) | (table.exit_ts < table.entry_ts).to_numpy(bool)
     for row in table[differ].itertuples():
@@ -490,7 +509,7 @@ def _trade_of(entry: pd.Series, exit: pd.Series, size: float) -> dict:
     costs = sum(f.costs * size / f.contracts for f in (entry, exit))
     return {'entry_ts': entry.ts, 'exit_ts': exit.ts, 'entry': entry.price, 'exit': exit.price,
             'side': entry.side, 'contracts': size, 'contract': entry.contract, 'costs': costs,
-            'line': entry.line}
+            'entry_type': entry.type, 'exit_type': exit.type, 'line': entry.line}
 
 def _fifo_trades(fills: pd.DataFrame) -> tuple[list, list, list]:
     "Return trades, pieces left open, and lines of fills that close what was never opened; of one contract."
@@ -509,6 +528,14 @@ def _fifo_trades(fills: pd.DataFrame) -> tuple[list, list, list]:
             if not piece.left: queue.popleft()
         if left > 0: queue.append(_Piece(fill, left))
     return trades, list(queue), early
+
+# %% ../nbs/04f_trade_lists.ipynb #95b72998
+def _without_repeats(rows: _ListRows) -> _ListRows:
+    "Refuse lines that are in a list twice, where each has a number of its own."
+    if 'number' not in rows.texts: return rows
+    whole = pd.Series([rows.lines[n - 1].strip() for n in rows.texts.line])
+    numbered = rows.texts.number.str.strip() != ''
+    return rows.keep(~(whole.duplicated() & numbered).to_numpy(bool), 'this line is in the list twice')
 
 # %% ../nbs/04f_trade_lists.ipynb #ea2df3d9
 _SUMMARIES = {'closedlot', 'closed_lot', 'symbol_summary', 'asset_summary', 'subtotal', 'total'}
@@ -541,9 +568,10 @@ def _fill_table(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, _
         'ts': ts, 'price': n['price'], 'contracts': np.abs(n['contracts']), 'side': _row_sides(rows, point),
         'contract': _named_contracts(rows, ts), 'costs': n.get('costs', np.full(len(ts), np.nan)),
         'line': rows.texts.line.to_numpy(int),
+        'type': [_type_of(c) for c in rows.texts.get('type', [''] * len(ts))],
         'closing': [_is_closing(c) for c in rows.texts.get('code', [''] * len(ts))]})
     if len(ts) > 1 and (np.diff(ts) < 0).sum() > (np.diff(ts) > 0).sum(): table = table[::-1]
-    keys = ['ts', 'price', 'side', 'contract', 'closing']
+    keys = ['ts', 'price', 'side', 'contract', 'type', 'closing']
     whole = table.groupby(keys, sort=False).agg({'contracts': 'sum', 'costs': lambda c: c.sum(min_count=1),
                                                  'line': 'first'}).reset_index()
     return whole.sort_values('ts', kind='stable').assign(seconds=seconds), rows
@@ -559,7 +587,8 @@ def _read_fills(rows: _ListRows, options: _ListOptions) -> tuple[pd.DataFrame, _
         for piece in left:
             rows.refuse([piece.fill.line], f'the position is still open: {piece.left:g} of its '
                                            f'{piece.fill.contracts:g} contracts have no exit')
-    columns = ['entry_ts', 'exit_ts', 'entry', 'exit', 'side', 'contracts', 'contract', 'costs', 'line']
+    columns = ['entry_ts', 'exit_ts', 'entry', 'exit', 'side', 'contracts', 'contract', 'costs',
+               'entry_type', 'exit_type', 'line']
     return pd.DataFrame(trades, columns=columns).assign(seconds=bool(fills.seconds.any())), rows
 
 # %% ../nbs/04f_trade_lists.ipynb #3b232b98
@@ -605,11 +634,11 @@ def _as_trades(table: pd.DataFrame, layout: _ListLayout, options: _ListOptions, 
     for name in ('entry_type', 'exit_type'):
         if name not in table: table[name] = ''
     if not (table.costs > 0).any(): table['costs'] = np.nan
-    table = table.assign(contracts=table.contracts.astype(int), span=span, file=file)
+    table = table.assign(contracts=table.contracts.astype(int), span=span, layout=layout.name, file=file)
     return table.rename_axis('trade')[_TRADE_COLUMNS]
 
 _TRADE_COLUMNS = ['contract', 'side', 'contracts', 'entry_ts', 'entry', 'exit_ts', 'exit', 'entry_type',
-                  'exit_type', 'stop', 'r_multiple', 'costs', 'profit', 'span', 'file', 'line']
+                  'exit_type', 'stop', 'r_multiple', 'costs', 'profit', 'span', 'layout', 'file', 'line']
 
 # %% ../nbs/04f_trade_lists.ipynb #571b9fc2
 def _reject_table(rows: _ListRows) -> pd.DataFrame:
@@ -647,7 +676,7 @@ def read_trades(
     `trades` (index `trade`) has `contract` ('' where the list names none), `side` (+1, −1), `contracts`,
     `entry_ts`, `exit_ts` (New York), `entry`, `exit` (points), `entry_type`, `exit_type` ('limit', 'stop',
     'market', '' where it does not tell), `stop` (points), `r_multiple`, `costs`, `profit` (US dollars; NaN
-    where there are none), `span` (how long after its stamp a fill may have been), `file`, `line`.
+    where there are none), `span` (how long after its stamp a fill may have been), `layout`, `file`, `line`.
     Raises `BadData` for a file that is no such list, with file, line and the mend.
     """
     _check_choices(layout, dates, stamp)
@@ -659,7 +688,8 @@ def read_trades(
         raise BadData(f'{path}: is not one text file: export the list of trades as CSV')
     known = list(_LIST_LAYOUTS.values()) if layout == 'auto' else [_LIST_LAYOUTS[layout]]
     rows = _list_rows(sources[0], known)
-    table, rows = _READERS[rows.layout.kind](rows, options) if len(rows.texts) else (rows.texts, rows)
+    if len(rows.texts): table, rows = _READERS[rows.layout.kind](_without_repeats(rows), options)
+    else: table = rows.texts
     if not len(table): raise BadData(_nothing_read(rows))
     _check_point_value(table, contract, rows.file)
     return _as_trades(table, rows.layout, options, rows.file), _reject_table(rows)
