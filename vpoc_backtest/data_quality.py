@@ -55,7 +55,7 @@ def _regular_minutes(dates: pd.DatetimeIndex, contract: ContractSpec) -> list[np
 # %% ../nbs/00b_data_quality.ipynb #1276e1b7
 @lru_cache(maxsize=None)  # the calendar takes some 20 ms a year, and an evening asks it several times
 def _closes_of_year(year: int) -> pd.Series:
-    "Return the minute after midnight at which each session of a year closes; 1020 or more for the usual close."
+    "Return the minute after midnight at which each session of a year closes, as `_closing_minutes` does."
     from pandas_market_calendars import get_calendar
     start, end = f'{year}-01-01', f'{year}-12-31'
     close = get_calendar('CME Globex Equity').schedule(start, end).market_close.dt.tz_convert(_ZONE)

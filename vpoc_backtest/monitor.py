@@ -116,8 +116,8 @@ def _with_minus(text: str) -> str:
     return re.sub(r'(?<![\d\w])-(?=\d)', '−', text)
 
 # %% ../nbs/08g_monitor.ipynb #4131a335
-_TOO_SHORT = ('The backtest is too short to promise an edge: a strategy that makes nothing would not be stopped, '
-              'only one that loses.')
+_TOO_SHORT = ('The backtest is too short to promise an edge: a strategy that makes nothing would not be '
+              'stopped, only one that loses.')
 
 @dataclass(frozen=True, repr=False)
 class Monitor:
@@ -139,7 +139,7 @@ class Monitor:
 
     @property
     def verdict(self) -> str:
-        "Stop: worse than promised. Keep: there has been an edge, none that is worse shown. Or: cannot tell yet."
+        "Stop: worse than promised. Keep: there has been an edge. Else: cannot tell yet."
         if self._first(self.e_promised) is not None: return 'stop'
         return 'cannot tell yet' if self._first(self.e_none) is None else 'keep'
 
@@ -147,13 +147,15 @@ class Monitor:
         "Return the verdict and what it rests on, a sentence each."
         if not len(self.r): return ['Cannot tell yet: no trade since the registration.']
         low, high = self.interval[:, -1]
-        told = [f'{self.verdict.capitalize()}: {len(self.r):,} trades, mean {self.r.mean():+.2f} R.',
-                f'The backtest promised {self.promised:+.2f} R, itself an estimate: what is tested is that mean '
-                f'less {_DOUBT} standard errors, {self.promised_low:+.2f} R.',
-                f'The trades so far could be expected to make between {low:+.2f} and {high:+.2f} R on average '
-                f'({1 - self.alpha:.0%} confidence, however often one looks).']
+        trades = f'{len(self.r):,} trade{"s" * (len(self.r) > 1)}'
+        tested = f'{self.promised_low:+.2f} R'
+        told = [f'{self.verdict.capitalize()}: {trades}, mean {self.r.mean():+.2f} R.',
+                f'The backtest promised {self.promised:+.2f} R, itself an estimate: what is tested is that '
+                f'mean less {_DOUBT} standard errors, {tested}.',
+                f'The trades so far could be expected to make between {low:+.2f} and {high:+.2f} R on '
+                f'average ({1 - self.alpha:.0%} confidence, however often one looks).']
         if self.promised_low <= 0: told.append(_TOO_SHORT)
-        for name, evidence in (('no edge', self.e_none), (f'{self.promised_low:+.2f} R or more', self.e_promised)):
+        for name, evidence in (('no edge', self.e_none), (f'{tested} or more', self.e_promised)):
             at = self._first(evidence)
             when = '' if at is None else f'; reached with trade {at + 1:,}, {self.dates[at]:%Y-%m-%d}'
             told.append(f'Evidence against {name}: {evidence[-1]:,.2f} of {1 / self.alpha:g} needed{when}.')
@@ -177,8 +179,9 @@ def monitor_trades(
 
     Evidence is the capital of a gambler against a hypothesis (Waudby-Smith and Ramdas 2023): against no edge,
     every mean at most 0, and against an edge as promised, every mean at least that of the backtest less 1.28
-    standard errors. Where the hypothesis is true it ever reaches 1/α with a probability of at most α. Raises `BadData` for an outcome that is no number, `ValueError` for a
-    promise that is not positive within the limits."""
+    standard errors. Where the hypothesis is true it ever reaches 1/α with a probability of at most α. Raises
+    `BadData` for an outcome that is no number, `ValueError` for a promise that is not positive within the
+    limits."""
     promised = _bounded(promised, limits)
     mean = float(promised.mean()) if len(promised) else 0.
     if not mean > 0:
@@ -396,6 +399,12 @@ def _read_registration(path: Path) -> dict:
     if _seal_of(path) is None: raise BadData(f'registration {path.name} was changed after it was sealed')
     return tomllib.loads(path.read_text(encoding='utf-8'))
 
+def _session_dates(trades: pd.DataFrame) -> pd.DatetimeIndex:
+    "Return the dates of trades; raise `BadData` for one that is missing or has a time zone."
+    dates = pd.DatetimeIndex(trades.date)
+    if dates.tz is None and not dates.hasnans: return dates.normalize()
+    raise BadData('date: give the date of the session of every trade, without a time zone')
+
 def record_trades(
     registration: str | Path,  # of `register`
     trades: pd.DataFrame  # date and r_multiple, as in a `BacktestResult` or of own fills
@@ -408,7 +417,7 @@ def record_trades(
     with _hold_lock(registration.parent):
         entries, seal = _read_ledger(registration)
         newest = max([first, *(pd.Timestamp(e['date']) for e in entries)])
-        later = trades[pd.DatetimeIndex(trades.date) > newest].sort_values('date', kind='stable')
+        later = trades[_session_dates(trades) > newest].sort_values('date', kind='stable')
         _bounded(later.r_multiple)
         lines = _ledger_path(registration).read_text(encoding='utf-8') if entries else ''
         for date, r in zip(pd.DatetimeIndex(later.date), later.r_multiple.astype(float)):

@@ -115,11 +115,11 @@ def _session_ahead(bars: pd.DataFrame, config: RunConfig, contract: ContractSpec
 
 def _open_bar_note(bars: pd.DataFrame, over: pd.DataFrame, newest: pd.Timestamp) -> str:
     "Warn of a bar without a fixed length that opened before the last close and may still be unfinished."
-    if not len(over) or newest >= over.ends.iloc[-1] or _bar_length(bars.index.unique()) is not None: return ''
-    if bars.date.iloc[-1] != over.index[-1]: return ''
+    if not len(over) or bars.date.iloc[-1] != over.index[-1] or newest >= over.ends.iloc[-1]: return ''
+    if _bar_length(bars.index.unique()) is not None: return ''
     at, close = f'{_format_date(newest)}, {newest:%H:%M}', over.ends.iloc[-1]
     return (f'the newest bar on file is of {at}, before the close at {close:%H:%M}: bars of equal volume or '
-            'dollars may end hours later, and one that has not ended yet is missing: ask again before the open')
+            'dollars may end hours later, and one that has not ended yet is missing: ask again at the open')
 
 # %% ../nbs/08b_next_session.ipynb #68d1fa4e
 def _reach(bars: pd.DataFrame, calendar: pd.DataFrame, contract: ContractSpec, config: RunConfig
