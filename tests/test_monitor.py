@@ -106,7 +106,7 @@ def test_kills_while_appending_lose_nothing(tmp_path):
                         record_trades(path, trades_until(n))
                         if n % 5 == 0: register(RunConfig(), BARS, [1.], folder=folder)
             finally: os._exit(1)
-        time.sleep(rng.uniform(0, .04))
+        time.sleep(rng.uniform(0, .025))
         until = time.monotonic() + .2
         while kill % 3 == 0 and unfinished() <= halves and time.monotonic() < until: time.sleep(.0002)
         os.kill(child, signal.SIGKILL)

@@ -80,7 +80,7 @@ def test_bars_of_the_sample_market_that_end_the_evening_before(sample):
     levels, signals = backtest(bars, RunConfig())
     early_closes = levels.index[levels.n_bars < 390]
     after = levels.index[np.minimum(levels.index.get_indexer(early_closes) + 1, len(levels) - 1)]
-    days = sorted({*levels.index[1::200], *signals.date[::45], *early_closes[1:3], *after[:3]})
+    days = sorted({*levels.index[1::400], *signals.date[::70], *early_closes[1:3], *after[:3]})
     if EVERY: days = levels.index[1::2]
     for day in days: assert is_same(next_orders(bars[bars.date < day]), signals, day), day
 
@@ -103,12 +103,12 @@ def test_every_session_of_the_real_dollar_bars():
     levels, signals = backtest(bars, RunConfig())
     short = set(levels.index[levels.n_bars < 14])  # holidays and half days
     after = {levels.index[levels.index.get_loc(day) + 1] for day in short}
-    days = asked(levels, signals, 9).union(pd.DatetimeIndex([*short, *after]))
+    days = asked(levels, signals, 25).union(pd.DatetimeIndex([*short, *after]))
     differ, warned = evenings(bars, RunConfig(), days)
     assert differ == {'2016-11-25', '2016-11-28'} and differ <= warned and len(warned) == 11
     differ, warned = evenings(bars, MIGRATION, levels.index[1:] if EVERY else map(pd.Timestamp, warned))
     assert len(differ) == 9 and differ <= warned  # it has an order nearly every day, and so more to differ in
-    for day in [*levels.index[1::90], pd.Timestamp('2015-01-19'), *map(pd.Timestamp, warned)]:  # the first a holiday
+    for day in [*levels.index[1::170], pd.Timestamp('2015-01-19'), *map(pd.Timestamp, warned)]:  # the first a holiday
         assert is_same(next_orders(bars[bars.date < day], asof=day), signals, day)
         assert is_same(next_orders(bars, asof=day + pd.Timedelta('9.5h')), signals, day)
 
