@@ -6,6 +6,7 @@
 __all__ = ['data_quality', 'plot_completeness', 'mark_complete']
 
 # %% ../nbs/00b_data_quality.ipynb #c25238fa
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -52,18 +53,24 @@ def _regular_minutes(dates: pd.DatetimeIndex, contract: ContractSpec) -> list[np
     return [minutes(clock) for clock in (contract.rth_open, contract.rth_close)]
 
 # %% ../nbs/00b_data_quality.ipynb #1276e1b7
-def _closing_minutes(start: pd.Timestamp, end: pd.Timestamp) -> pd.Series:
-    "Return the minute after midnight at which each session closes; 1020 or more for the usual close."
+@lru_cache(maxsize=None)  # the calendar takes some 20 ms a year, and an evening asks it several times
+def _closes_of_year(year: int) -> pd.Series:
+    "Return the minute after midnight at which each session of a year closes, as `_closing_minutes` does."
     from pandas_market_calendars import get_calendar
+    start, end = f'{year}-01-01', f'{year}-12-31'
     close = get_calendar('CME Globex Equity').schedule(start, end).market_close.dt.tz_convert(_ZONE)
     dates = pd.DatetimeIndex(close.index, name='date').as_unit('us')
     minutes = pd.Series(close.dt.hour.to_numpy() * 60 + close.dt.minute.to_numpy(), dates)
     for date, (clock, _) in _CLOSES.items():
-        date = pd.Timestamp(date)
         if not start <= date <= end: continue
-        if clock: minutes[date] = _minutes(clock)
-        else: minutes = minutes.drop(date, errors='ignore')
+        if clock: minutes[pd.Timestamp(date)] = _minutes(clock)
+        else: minutes = minutes.drop(pd.Timestamp(date), errors='ignore')
     return minutes.sort_index()
+
+def _closing_minutes(start: pd.Timestamp, end: pd.Timestamp) -> pd.Series:
+    "Return the minute after midnight at which each session closes; 1020 or more for the usual close."
+    years = [_closes_of_year(year) for year in range(start.year, end.year + 1)]
+    return pd.concat(years).loc[start:end]
 
 # %% ../nbs/00b_data_quality.ipynb #7bfe63d0
 _SESSION_KINDS = ('full', 'half day', 'holiday', 'night only')

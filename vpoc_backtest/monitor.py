@@ -84,36 +84,31 @@ def _log_capital_since(x: np.ndarray, null: float, side: int, guess: float, spre
     return np.logaddexp(total, np.log(max(unused, 1e-300)))
 
 # %% ../nbs/08g_monitor.ipynb #1c20a0ca
-def _plug_in_bets(x: np.ndarray, alpha: float) -> np.ndarray:
-    "Return the predictable plug-in bets of Waudby-Smith and Ramdas 2023, equation 26, for x within 0 to 1."
-    t = np.arange(1, len(x) + 1)
-    mean = (.5 + np.cumsum(x)) / (t + 1)
-    spread = (.25 + np.cumsum((x - mean)**2)) / (t + 1)
-    before = np.concatenate([[.25], spread[:-1]])
-    return np.sqrt(2 * np.log(2 / alpha) / (before * t * np.log(1 + t)))
+_AIMS = np.array([30, 300])  # trades after which the two stakes of the interval are best
 
 def _confidence_sequence(
     r: np.ndarray,  # outcomes within the limits
-    alpha: float = .05,  # chance that it ever misses the mean
-    limits: tuple[float, float] = _RANGE,
-    points: int = 1200  # means that are tried
+    guess: float,  # their mean, as it is promised
+    spread: float,  # their standard deviation, as it is promised
+    alpha: float = .05,  # chance that it ever misses
+    limits: tuple[float, float] = _RANGE
 ) -> np.ndarray:  # (2, trades): lower and upper end after each, R
-    """Return the hedged-capital confidence sequence of the mean (Waudby-Smith and Ramdas 2023, theorem 3).
+    """Return an interval for the mean of the outcomes so far, each as it was expected; means may change.
 
-    At all times together it holds the mean with a probability of at least 1 − α."""
-    width = limits[1] - limits[0]
-    x = (r - limits[0]) / width
-    tried = np.linspace(0, 1, points)[:, None]
-    bet = _plug_in_bets(x, alpha)
-    with np.errstate(divide='ignore'): up, down = (np.minimum(bet, .5 / m) for m in (tried, 1 - tried))
-    gain = np.cumsum(np.log1p(up * (x - tried)), axis=1)
-    loss = np.cumsum(np.log1p(-down * (x - tried)), axis=1)
-    alive = np.logical_and.accumulate(np.maximum(gain, loss) < np.log(2 / alpha), axis=1)
-    first = alive.argmax(axis=0)
-    last = points - 1 - alive[::-1].argmax(axis=0)
-    step = 1 / (points - 1)
-    ends = np.array([np.maximum(first - 1, 0), np.minimum(last + 1, points - 1)]) * step
-    return limits[0] + width * ends
+    At all times together it holds that mean with a probability of at least 1 − α (Howard, Ramdas, McAuliffe
+    and Sekhon 2021, Annals of Statistics 49, theorem 4). A wrong guess makes it wider, not wrong."""
+    n = np.arange(1, len(r) + 1)
+    squares = np.cumsum((r - guess)**2)
+    margins = []
+    for room in (guess - limits[0], limits[1] - guess):
+        room = max(room, .1)
+        stakes = np.sqrt(2 * np.log(2 / alpha) / _AIMS) / max(spread, .01)
+        stakes = np.minimum(stakes, _BOLD / room)[:, None]
+        price = (-np.log1p(-room * stakes) - room * stakes) / room**2
+        margin = (np.log(2 * len(_AIMS) / alpha) + price * squares) / stakes
+        margins.append(margin.min(axis=0) / n)
+    mean = np.cumsum(r) / n
+    return np.clip([mean - margins[0], mean + margins[1]], *limits)
 
 # %% ../nbs/08g_monitor.ipynb #8093339d
 def _with_minus(text: str) -> str:
@@ -121,6 +116,9 @@ def _with_minus(text: str) -> str:
     return re.sub(r'(?<![\d\w])-(?=\d)', '−', text)
 
 # %% ../nbs/08g_monitor.ipynb #4131a335
+_TOO_SHORT = ('The backtest is too short to promise an edge: a strategy that makes nothing would not be '
+              'stopped, only one that loses.')
+
 @dataclass(frozen=True, repr=False)
 class Monitor:
     "What the trades since a registration say of its promise."
@@ -130,7 +128,7 @@ class Monitor:
     promised_low: float  # lower end of what it promised, for the error of its own mean, R
     spread: float  # standard deviation of its outcomes, R
     alpha: float  # chance of a false stop, and of a false keep
-    interval: np.ndarray  # (2, trades): confidence sequence of the mean, R
+    interval: np.ndarray  # (2, trades): confidence sequence of the mean expected of the trades so far, R
     e_none: np.ndarray  # (trades,): evidence against no edge
     e_promised: np.ndarray  # (trades,): evidence against a mean of `promised_low` or more
 
@@ -141,7 +139,7 @@ class Monitor:
 
     @property
     def verdict(self) -> str:
-        "Stop: worse than promised. Keep: there is an edge, none that is worse shown. Else: cannot tell yet."
+        "Stop: worse than promised. Keep: there has been an edge. Else: cannot tell yet."
         if self._first(self.e_promised) is not None: return 'stop'
         return 'cannot tell yet' if self._first(self.e_none) is None else 'keep'
 
@@ -149,12 +147,15 @@ class Monitor:
         "Return the verdict and what it rests on, a sentence each."
         if not len(self.r): return ['Cannot tell yet: no trade since the registration.']
         low, high = self.interval[:, -1]
-        told = [f'{self.verdict.capitalize()}: {len(self.r):,} trades, mean {self.r.mean():+.2f} R.',
-                f'Promised: {self.promised:+.2f} R, and at least {self.promised_low:+.2f} R if the error of '
-                'the backtest is allowed for.',
-                f'The true mean lies between {low:+.2f} and {high:+.2f} R ({1 - self.alpha:.0%} confidence, '
-                'however often one looks).']
-        for name, evidence in (('no edge', self.e_none), ('an edge as promised', self.e_promised)):
+        trades = f'{len(self.r):,} trade{"s" * (len(self.r) > 1)}'
+        tested = f'{self.promised_low:+.2f} R'
+        told = [f'{self.verdict.capitalize()}: {trades}, mean {self.r.mean():+.2f} R.',
+                f'The backtest promised {self.promised:+.2f} R, itself an estimate: what is tested is that '
+                f'mean less {_DOUBT} standard errors, {tested}.',
+                f'The trades so far could be expected to make between {low:+.2f} and {high:+.2f} R on '
+                f'average ({1 - self.alpha:.0%} confidence, however often one looks).']
+        if self.promised_low <= 0: told.append(_TOO_SHORT)
+        for name, evidence in (('no edge', self.e_none), (f'{tested} or more', self.e_promised)):
             at = self._first(evidence)
             when = '' if at is None else f'; reached with trade {at + 1:,}, {self.dates[at]:%Y-%m-%d}'
             told.append(f'Evidence against {name}: {evidence[-1]:,.2f} of {1 / self.alpha:g} needed{when}.')
@@ -177,10 +178,10 @@ def monitor_trades(
     """Say whether trades keep the promise of a backtest; it may be asked after every trade.
 
     Evidence is the capital of a gambler against a hypothesis (Waudby-Smith and Ramdas 2023): against no edge,
-    a mean of at most 0, and against an edge as promised, a mean of at least that of the backtest less 1.28
-    standard errors. Where the hypothesis is true it ever reaches 1/α
-    with a probability of at most α. Raises `BadData` for an outcome that is no number, `ValueError` for a
-    promise that is not positive within the limits."""
+    every mean at most 0, and against an edge as promised, every mean at least that of the backtest less 1.28
+    standard errors. Where the hypothesis is true it ever reaches 1/α with a probability of at most α. Raises
+    `BadData` for an outcome that is no number, `ValueError` for a promise that is not positive within the
+    limits."""
     promised = _bounded(promised, limits)
     mean = float(promised.mean()) if len(promised) else 0.
     if not mean > 0:
@@ -191,7 +192,7 @@ def monitor_trades(
     x = _bounded(r, limits)
     e_none = np.exp(np.minimum(_log_capital(x, 0., 1, mean, spread, limits), 700))
     e_promised = np.exp(np.minimum(_log_capital_since(x, low, -1, 0., spread, limits), 700))
-    interval = _confidence_sequence(x, alpha, limits) if len(x) else np.empty((2, 0))
+    interval = _confidence_sequence(x, mean, spread, alpha, limits) if len(x) else np.empty((2, 0))
     return Monitor(x, dates, mean, low, spread, alpha, interval, e_none, e_promised)
 
 # %% ../nbs/08g_monitor.ipynb #56c3f657
@@ -199,23 +200,23 @@ def _plot_monitor(found: Monitor, ax: object = None) -> object:
     "Draw the sum of R since the registration, with its confidence sequence and what the backtest promised."
     ax = axes(ax)
     n = np.arange(1, len(found.r) + 1)
-    around = 1.96 * found.spread * np.sqrt(n)
-    due = found.promised * n
-    ax.fill_between(n, due - around, due + around, color=COLOURS['green'], alpha=.15, lw=0,
-                    label='promised: 95% of such sums')
-    ax.plot(n, due, color=COLOURS['green'], lw=1, ls='--')
+    total = np.cumsum(found.r)
     low, high = found.interval * n
-    ax.fill_between(n, low, high, color=COLOURS['sky'], alpha=.3, lw=0,
-                    label='confidence sequence of the mean')
-    ax.plot(n, np.cumsum(found.r), color=COLOURS['blue'], label='sum of R')
+    ax.fill_between(n, low, high, color=COLOURS['sky'], alpha=.25, lw=0, label='confidence sequence')
+    error = (found.promised - found.promised_low) / _DOUBT  # of the backtest's mean
+    around = 1.96 * np.sqrt(found.spread**2 * n + (error * n)**2)
+    due = found.promised * n
+    ax.fill_between(n, due - around, due + around, facecolor='none', edgecolor=COLOURS['green'], alpha=.4,
+                    lw=.6, hatch='///', label='promised, 95% band')
+    ax.plot(n, due, color=COLOURS['green'], lw=1, ls='--')
+    ax.plot(n, total, color=COLOURS['blue'], lw=1.8, label='sum of R')
     for evidence, word, colour in ((found.e_none, 'keep', 'green'), (found.e_promised, 'stop', 'vermilion')):
         at = found._first(evidence)
         if at is None: continue
         ax.axvline(at + 1, ymax=.65, color=COLOURS[colour], lw=1, label=f'{word} after {at + 1:,} trades')
-    total = np.cumsum(found.r)
-    top, bottom = max(total.max(), (due + around).max()), min(total.min(), (due - around).min())
+    top, bottom = max(total.max(), (due + around).max()), min(total.min(), (due - around).min(), low[-1])
     ax.set(xlabel='trades since the registration', ylabel='R', xlim=(1, max(len(n), 2)),
-           ylim=(bottom - .3 * (top - bottom), top + .4 * (top - bottom)))
+           ylim=(bottom - .1 * (top - bottom), top + .4 * (top - bottom)))
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(loc='upper left', frameon=False, fontsize=8, labelspacing=.2).set_in_layout(False)
     return ax
@@ -224,6 +225,7 @@ def _plot_monitor(found: Monitor, ax: object = None) -> object:
 def _sha256(data: bytes) -> str: return hashlib.sha256(data).hexdigest()
 
 _NO_SEAL = '0' * 64  # before the first registration
+_PARTS = {'number', 'previous', 'settings', 'created', 'data', 'code', 'trades', 'model'}  # of each
 
 def _sealed(body: str) -> str: return f'{body}seal = "{_sha256(body.encode())}"\n'
 
@@ -232,7 +234,9 @@ def _seal_of(path: Path) -> str | None:
     data = path.read_bytes()
     body, mark, _ = data.rpartition(b'seal = "')
     if not mark or _sealed(body.decode(errors='replace')).encode() != data: return None
-    return _sha256(body)
+    try: said = tomllib.loads(body.decode())
+    except ValueError: return None
+    return _sha256(body) if _PARTS <= set(said) else None
 
 # %% ../nbs/08g_monitor.ipynb #e82fed92
 _NAME = '[0-9][0-9][0-9][0-9]-*.toml'
@@ -395,6 +399,12 @@ def _read_registration(path: Path) -> dict:
     if _seal_of(path) is None: raise BadData(f'registration {path.name} was changed after it was sealed')
     return tomllib.loads(path.read_text(encoding='utf-8'))
 
+def _session_dates(trades: pd.DataFrame) -> pd.DatetimeIndex:
+    "Return the dates of trades; raise `BadData` for one that is missing or has a time zone."
+    dates = pd.DatetimeIndex(trades.date)
+    if dates.tz is None and not dates.hasnans: return dates.normalize()
+    raise BadData('date: give the date of the session of every trade, without a time zone')
+
 def record_trades(
     registration: str | Path,  # of `register`
     trades: pd.DataFrame  # date and r_multiple, as in a `BacktestResult` or of own fills
@@ -407,7 +417,7 @@ def record_trades(
     with _hold_lock(registration.parent):
         entries, seal = _read_ledger(registration)
         newest = max([first, *(pd.Timestamp(e['date']) for e in entries)])
-        later = trades[pd.DatetimeIndex(trades.date) > newest].sort_values('date', kind='stable')
+        later = trades[_session_dates(trades) > newest].sort_values('date', kind='stable')
         _bounded(later.r_multiple)
         lines = _ledger_path(registration).read_text(encoding='utf-8') if entries else ''
         for date, r in zip(pd.DatetimeIndex(later.date), later.r_multiple.astype(float)):

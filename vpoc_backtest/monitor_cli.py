@@ -66,11 +66,16 @@ def _market_of_options(options: object, contract: object, say: object) -> object
     return market
 
 def _strategy_trades(market: object, settings: object, model: Path | None, say: object) -> object:
-    "Return the orders of a rule, and its trades: those that the filter accepts, where there is one."
+    """Return the orders of a rule, and its trades: those that the filter accepts, where there is one.
+
+    Trades of a session that still runs are left out: their outcome is not known."""
     from vpoc_backtest.ml_backtest import _prepare_rule, _trade
+    from vpoc_backtest.next_session import _session_ahead
     rule = _prepare_rule(market, settings, 0, say)
     results, filtered, _ = _trade(rule, 'none' if model is None else str(model), 'cpu', say)
-    return rule, results['ml' if filtered else 'original'].trades
+    trades = results['ml' if filtered else 'original'].trades
+    ahead = _session_ahead(market.bars, settings, market.contract, None)
+    return rule, trades[trades.date < ahead.date]
 
 # %% ../nbs/08h_monitor_cli.ipynb #2c85f5d5
 def _register_command(
@@ -79,8 +84,10 @@ def _register_command(
     "Register a strategy and print where, what it promises, and its seal."
     from vpoc_backtest.data import BadData
     from vpoc_backtest.monitor import _bounded, _seal_of, register
+    from vpoc_backtest.run_config import _check_writable
     options = _RegisterOptions(**given)
     _check_reading(options)
+    _check_writable(Path(options.folder).absolute(), options.folder, '--folder')
     model = _kept_model(options.model)
     settings = _settings(options.config, None)
     contract = _traded(options.symbol, settings.contract)
@@ -131,52 +138,79 @@ def _chosen_registration(options: _MonitorOptions) -> Path:
 
 def _own_fills(file: str) -> object:
     "Return the trades of a CSV with date and r_multiple; raise `BadData` for one that cannot be read."
+    import numpy as np
     import pandas as pd
 
     from vpoc_backtest.data import BadData
-    try:
-        table = pd.read_csv(file)
-        table = table.assign(date=pd.to_datetime(table['date']))
-        return table.astype({'r_multiple': float})[['date', 'r_multiple']]
-    except (KeyError, ValueError) as e:
-        raise BadData(f'{file}: {e}: it needs the columns date, as 2020-01-06, and r_multiple, '
-                      'numbers') from None
+    columns = 'it needs the columns date, as 2020-01-06, and r_multiple, numbers'
+    try: table = pd.read_csv(file)[['date', 'r_multiple']]
+    except (KeyError, ValueError): raise BadData(f'{file}: {columns}') from None
+    dates = pd.to_datetime(table.date.astype(str), format='%Y-%m-%d', errors='coerce')
+    r = pd.to_numeric(table.r_multiple, errors='coerce')
+    wrong = np.flatnonzero(dates.isna() | ~np.isfinite(r))
+    if len(wrong): raise BadData(f'{file}, row {wrong[0] + 1} below the header: {columns}')
+    late = dates[dates > pd.Timestamp.now() + pd.Timedelta('1D')]
+    if len(late): raise BadData(f'{file}: {late.iloc[0].date()} is to come')
+    return table.assign(date=dates, r_multiple=r)
 
-def _trades_since(said: dict, path: Path, options: _MonitorOptions, say: object) -> object:
-    "Return the trades of a registered strategy on the bars, with its settings and its filter."
+def _trades_since(said: dict, path: Path, options: _MonitorOptions, say: object) -> tuple[object, list[str]]:
+    "Return the trades of a registered strategy on the bars, and what is not as it was registered."
     from vpoc_backtest.run_config import read_config
     settings = read_config(path.with_suffix('.config.toml'))
     contract = _traded(said['trades']['symbol'], settings.contract)
     market = _market_of_options(options, contract, say)
-    return _strategy_trades(market, settings, _kept_model(said['model']['folder']), say)[1]
+    trades = _strategy_trades(market, settings, _kept_model(said['model']['folder']), say)[1]
+    return trades, _change_notes(said, market.bars)
+
+def _change_notes(said: dict, bars: object) -> list[str]:
+    "Say whether the code, or the bars up to the registration, are others than those that were registered."
+    from vpoc_backtest.data import _fingerprint
+    from vpoc_backtest.run_config import _versions
+    data, version, now = said['data'], said['code']['version'], _versions()['vpoc_backtest']
+    notes = []
+    if version != now: notes.append(f'Registered with version {version}; this is version {now}.')
+    if _fingerprint(bars.iloc[:data['bars']]) != data['fingerprint']:
+        notes.append(f'The bars up to {data["last"]} are not those that were registered: other files, '
+                     'another way of reading them, or corrected prices.')
+    return notes
 
 # %% ../nbs/08h_monitor_cli.ipynb #1bc83b92
 def _monitor_command(
     **given  # see `_MonitorOptions`
 ):
     "Append the trades since the last look to the ledger, and print what all of them say."
-    from vpoc_backtest.monitor import _read_registration, monitor_trades, record_trades
+    from vpoc_backtest.monitor import _read_ledger, _read_registration, monitor_trades, record_trades
+    from vpoc_backtest.run_config import _check_writable
     options = _MonitorOptions(**given)
     _check_reading(options)
     _check_file('fills', options.fills)
+    if options.out is not None: _check_writable(Path(options.out).absolute(), options.out, '--out')
     path = _chosen_registration(options)
     said = _read_registration(path)
     with show_progress(options.verbose) as say:
-        if options.fills is not None: trades = _own_fills(options.fills)
-        else: trades = _trades_since(said, path, options, say)
+        if options.fills is not None: trades, notes = _own_fills(options.fills), []
+        else: trades, notes = _trades_since(said, path, options, say)
         r = record_trades(path, trades)
         found = monitor_trades(r, said['trades']['promised'])
         if options.out is not None: _write_monitor(found, Path(options.out))
-    told = [*found.sentences(), *_age_note(r, said), str(path)]
+    told = [*found.sentences(), *notes, *_ledger_notes(r, trades, said), str(path)]
+    if len(r): told.append(f'Seal of its ledger: {_read_ledger(path)[1]}')
     print('\n'.join(_wrapped(text, _width()) for text in told), flush=True)
 
-def _age_note(r: object, said: dict) -> list[str]:
-    "Say how many trades are of sessions that existed on the day of the registration."
+def _ledger_notes(r: object, trades: object, said: dict) -> list[str]:
+    "Say which trades differ from the ledger, and how many existed on the day of the registration."
+    from collections import Counter
+    later = trades[trades.date > said['data']['last']]
+    given = Counter(zip(later.date, later.r_multiple.astype(float).round(6)))
+    other = sum((given - Counter(zip(r.index, r))).values())
     day = said['created'][:10]
-    before = int((r.index.strftime('%Y-%m-%d') <= day).sum()) if len(r) else 0
-    if not before: return []
-    return [f'{before:,} of these trades are of sessions up to {day}, the day of the registration: '
-            'they existed when it was decided.']
+    before = int((r.index <= day).sum())
+    notes = []
+    if other: notes.append(f'Trades that the ledger does not hold as they are now: {other:,}. It keeps what '
+                           'was recorded first, and takes only later sessions.')
+    if before: notes.append(f'Trades of sessions up to {day}, the day of the registration: {before:,}. They '
+                            'existed when it was decided.')
+    return notes
 
 def _write_monitor(found: object, folder: Path):
     "Write the picture and the table of a monitor."
@@ -184,9 +218,7 @@ def _write_monitor(found: object, folder: Path):
     import pandas as pd
 
     from vpoc_backtest.monitor import _plot_monitor
-    from vpoc_backtest.run_config import _check_writable
     from vpoc_backtest.storage import atomic_update
-    _check_writable(folder.absolute(), folder, '--out')
     low, high = found.interval
     table = pd.DataFrame({'date': found.dates, 'r': found.r, 'mean_low': low, 'mean_high': high,
                           'e_none': found.e_none, 'e_promised': found.e_promised})

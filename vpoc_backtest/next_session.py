@@ -51,7 +51,7 @@ def _calendar(
 def _trades_holidays(bars: pd.DataFrame, calendar: pd.DataFrame) -> bool:
     "Return whether data hold the short sessions of bank holidays; the cash market has none."
     traded = pd.DatetimeIndex(bars.date[(bars.segment == 'RTH').to_numpy()].unique())
-    past = calendar.index[(calendar.kind == 'holiday') & (calendar.index <= bars.date.iloc[-1])]
+    past = calendar.index[(calendar.kind == 'holiday') & (calendar.index < bars.date.iloc[-1])]
     if not len(past): return bool((bars.segment == 'ETH').any())
     return past.isin(traded).mean() >= .5
 
@@ -80,6 +80,7 @@ class _Ahead(NamedTuple):
     hours: pd.Series  # of `_calendar`
     bars: pd.DataFrame  # of all contracts, up to the last session that has ended
     asof: pd.Timestamp  # the moment at which it is asked
+    note: str = ''  # what may be missing from the bars
 
 def _bar_ends(index: pd.DatetimeIndex) -> pd.DatetimeIndex:
     "Return when bars end: after their length or, where they have none, when the next one opens."
@@ -96,17 +97,29 @@ def _moment(asof: str | pd.Timestamp) -> pd.Timestamp:
 def _session_ahead(bars: pd.DataFrame, config: RunConfig, contract: ContractSpec,
                    asof: str | pd.Timestamp | None) -> _Ahead:
     "Return the first session that has not ended; raise `BadData` where none has."
+    newest = bars.index[-1] if len(bars) else None  # when the last bar has ended at the earliest
     if asof is not None:
-        asof = _moment(asof)
-        bars = bars[_bar_ends(bars.index) <= asof]
+        asof, ends = _moment(asof), _bar_ends(bars.index)
+        bars, newest = bars[ends <= asof], ends[ends <= asof].max()
     if not len(bars): raise BadData(f'no bar ends before {asof}: give a later moment, or longer data')
     last = bars.date.iloc[-1]
     until = max(last, last if asof is None else asof.tz_localize(None).normalize())
     calendar = _calendar(bars.date.iloc[0], until + pd.Timedelta('14D'), contract, config.levels.segment)
     if not _trades_holidays(bars, calendar): calendar = calendar[calendar.kind != 'holiday']
     if asof is None: asof = _reach(bars, calendar, contract, config)
-    date, hours = next((d, row) for d, row in calendar.iterrows() if row.ends > asof)
-    return _Ahead(date, hours, _usable_bars(bars, date, hours, asof), asof)
+    over = (calendar.ends <= asof).to_numpy()
+    date = calendar.index[~over][0]
+    hours = calendar.loc[date]
+    note = _open_bar_note(bars, calendar[over], newest)
+    return _Ahead(date, hours, _usable_bars(bars, date, hours, asof), asof, note)
+
+def _open_bar_note(bars: pd.DataFrame, over: pd.DataFrame, newest: pd.Timestamp) -> str:
+    "Warn of a bar without a fixed length that opened before the last close and may still be unfinished."
+    if not len(over) or bars.date.iloc[-1] != over.index[-1] or newest >= over.ends.iloc[-1]: return ''
+    if _bar_length(bars.index.unique()) is not None: return ''
+    at, close = f'{_format_date(newest)}, {newest:%H:%M}', over.ends.iloc[-1]
+    return (f'the newest bar on file is of {at}, before the close at {close:%H:%M}: bars of equal volume or '
+            'dollars may end hours later, and one that has not ended yet is missing: ask again at the open')
 
 # %% ../nbs/08b_next_session.ipynb #68d1fa4e
 def _reach(bars: pd.DataFrame, calendar: pd.DataFrame, contract: ContractSpec, config: RunConfig
@@ -364,7 +377,7 @@ def next_orders(
     orders, failed, figures = _rule_ahead(levels, config.rules, make)
     fault, note = _roll_fault(levels, ahead, bars.contract.nunique() if 'contract' in bars else 1)
     if fault: orders, failed = orders[:0], '; '.join(filter(None, [failed, fault]))
-    notes = [note] if note else []
+    notes = [text for text in (ahead.note, note) if text]
     if len(orders): orders = _with_risk(check_signals(orders, contract), config.backtest, contract)
     if model is not None and len(orders):
         saved = _filter_of(model, config, contract)
