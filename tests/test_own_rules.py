@@ -149,3 +149,35 @@ def test_a_rule_that_cannot_be_used_is_one_line(bars, tmp_path, rule, said):
     done = command('--data', 'bars.parquet', '--rule', rule, '--out', 'run', cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr
     assert not (tmp_path/'run').exists()
+
+
+def test_tomorrow_is_as_the_backtest_has_it(file, bars):
+    from vpoc_backtest.next_session import next_orders
+    rule = OwnRule(f'{file}:edges')
+    signals = make_signals(session_levels(bars), rule)
+    days = pd.DatetimeIndex(bars.date.unique())
+    columns = ['date', 'side', 'entry', 'stop', 'target']
+    asked = 0
+    for day, after in zip(days[60::9], days[61::9]):
+        found = next_orders(bars[bars.date <= day], RunConfig(rules=rule))
+        if found.date != after: continue  # the made market trades on holidays
+        expected = signals[signals.date == after][columns].reset_index(drop=True)
+        pd.testing.assert_frame_equal(found.orders[columns].reset_index(drop=True), expected, check_dtype=False)
+        asked += 1
+    assert asked >= 5
+    with pytest.raises(BadData, match='use the future'): next_orders(bars, RunConfig(rules=OwnRule(f'{file}:leaky')))
+
+
+def test_a_registration_keeps_the_rule(file, bars, tmp_path):
+    from vpoc_backtest.monitor import register, verify_registrations
+    from vpoc_backtest.run_config import read_config
+    config = RunConfig(rules=OwnRule(f'{file}:edges', share=.4))
+    path = register(config, bars, [1., -1., .5], folder=tmp_path/'chain')
+    assert verify_registrations(tmp_path/'chain') == []
+    kept = read_config(path.with_suffix('.config.toml')).rules
+    assert kept.share == .4 and kept.orders(session_levels(bars)).equals(config.rules.orders(session_levels(bars)))
+    rule = path.with_suffix('.rule.py')
+    rule.write_text(TEXT.replace('0.25', '0.5'))
+    assert verify_registrations(tmp_path/'chain') == [f'rule {rule.name} was changed after it was registered']
+    rule.unlink()
+    assert verify_registrations(tmp_path/'chain') == [f'rule {rule.name} is missing']

@@ -20,7 +20,7 @@ import pandas as pd
 
 from .backtest import BacktestResult, run_backtest
 from .causality import CausalityCheck, check_orders
-from .data import _CONTRACTS, BadData, _fingerprint
+from .data import _CONTRACTS, BadData, ContractSpec, _fingerprint
 from .data_report import _levels_section, _profile_section, _quality_section, _setups_section
 from .display import _format_date
 from .evidence import _JUDGED, Evidence, after_trials, examine
@@ -159,14 +159,14 @@ def _no_orders(why: pd.DataFrame) -> str:
 
 _RECOMPUTED = 20  # sessions whose orders are made again before anything is traded by a rule of one's own
 
-def _check_own_rule(rule: _RuleOrders):
+def _check_own_rule(own: OwnRule, levels: pd.DataFrame, contract: ContractSpec, seed: int = 0):
     "Raise `BadData` for a rule of one's own whose orders cannot be meant, or use the future."
-    own = rule.config.rules
-    days = pd.DatetimeIndex(rule.signals.date.unique())
+    signals = own.orders(levels)
+    days = pd.DatetimeIndex(signals.date.unique())
     drawn = days[np.unique(np.linspace(0, len(days) - 1, _RECOMPUTED).astype(int))] if len(days) else days
-    try: check_signals(rule.signals, rule.market.contract)
+    try: check_signals(signals, contract)
     except BadData as e: raise BadData(f'{own.rule}: {e}') from None
-    try: found = check_orders(own.orders, rule.levels, dates=drawn, seed=rule.seed)
+    try: found = check_orders(own.orders, levels, dates=drawn, seed=seed)
     except BadData: raise
     except ValueError:
         raise BadData(f'{own.rule}: gives two answers to the same levels: fix its seed') from None
@@ -185,9 +185,8 @@ def _prepare_rule(market: MarketData, config: RunConfig, seed: int, say: Callabl
     signals = make_signals(levels, config.rules)
     say(f'signals    {len(signals):,} orders by the {config.rules.rule} rule')
     if not len(signals): say(f'           {_no_orders(why)}')
-    rule = _RuleOrders(market, config, quality, levels, why, signals, seed)
-    if isinstance(config.rules, OwnRule): _check_own_rule(rule)
-    return rule
+    if isinstance(config.rules, OwnRule): _check_own_rule(config.rules, levels, market.contract, seed)
+    return _RuleOrders(market, config, quality, levels, why, signals, seed)
 
 # %% ../nbs/08_ml_backtest.ipynb #0773ed33
 @dataclass(frozen=True, eq=False)

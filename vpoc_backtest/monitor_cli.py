@@ -35,6 +35,9 @@ class _RegisterOptions:
     # or edge=0.2
     sample: str = None
     config: str = None  # TOML file of settings, see vpoc_backtest
+    # the rule: trend, migration, or your own as FILE.py:FUNCTION, a function (levels) → orders
+    # (default: that of the settings, else trend)
+    rule: str = None
     symbol: str = None  # ES, MES, NQ or MNQ; any other by a table [contract] in --config (default: ES)
     model: str = None  # a kept filter: latest, or the folder of a training (default: none)
     folder: str = 'registrations'  # the chain; one folder for all that you register
@@ -89,7 +92,7 @@ def _register_command(
     _check_reading(options)
     _check_writable(Path(options.folder).absolute(), options.folder, '--folder')
     model = _kept_model(options.model)
-    settings = _settings(options.config, None)
+    settings = _settings(options.config, rule=options.rule)
     contract = _traded(options.symbol, settings.contract)
     with show_progress(options.verbose) as say:
         market = _market_of_options(options, contract, say)

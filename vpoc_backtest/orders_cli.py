@@ -37,6 +37,9 @@ class _OrdersOptions:
     # or edge=0.2
     sample: str = None
     config: str = None  # TOML file of settings, see vpoc_backtest
+    # the rule: trend, migration, or your own as FILE.py:FUNCTION, a function (levels) → orders
+    # (default: that of the settings, else trend)
+    rule: str = None
     # ES, MES, NQ or MNQ; any other by a table [contract] in --config
     # (default: that of the table, else ES)
     symbol: str = None
@@ -152,7 +155,7 @@ def _checked(options: _OrdersOptions):
 def _find_orders(options: _OrdersOptions, say: object) -> tuple[object, object]:
     "Return the orders of the session to come, and the market they come from."
     from vpoc_backtest.next_session import next_orders
-    settings = _settings(options.config, None)
+    settings = _settings(options.config, rule=options.rule)
     contract = _traded(options.symbol, settings.contract)
     if options.capital is not None:
         settings = replace(settings, backtest=replace(settings.backtest, initial_capital=options.capital))

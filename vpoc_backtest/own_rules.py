@@ -183,7 +183,7 @@ def _called(own: OwnRule, levels: pd.DataFrame) -> pd.DataFrame:
 def _explained(own: OwnRule, levels: pd.DataFrame) -> pd.DataFrame:
     "Return for every session but the first whether there was an order, and its prices."
     orders = own.orders(levels).drop_duplicates('date').set_index('date')
-    columns = [c for c in ('side', 'entry', 'stop', 'target', 'known_at') if c in orders]
+    columns = ['side', 'entry', 'stop', 'target']
     table = orders[columns].reindex(levels.index[1:]).rename_axis('date')
     there = table.index.isin(orders.index)
     failed = np.where(there, '', f'{own.rule.rpartition(":")[2]} gives no order')

@@ -20,7 +20,13 @@ import pandas as pd
 import tomlkit
 from markupsafe import Markup
 
-from .backtest import BacktestResult, _plot_drawdown, _plot_trades, plot_equity, _plot_r_multiples
+from vpoc_backtest.backtest import (
+    BacktestResult,
+    _plot_drawdown,
+    _plot_r_multiples,
+    _plot_trades,
+    plot_equity,
+)
 from .data import add_sessions
 from .display import _STYLE, COLOURS, _format_date, axes
 from .drift import DriftPanel

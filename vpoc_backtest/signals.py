@@ -14,7 +14,13 @@ import numpy as np
 import pandas as pd
 
 from .data import BadData
-from .stats import _log_returns, _rolling_direction, rolling_runs, rolling_streaks, _rolling_trend
+from vpoc_backtest.stats import (
+    _log_returns,
+    _rolling_direction,
+    _rolling_trend,
+    rolling_runs,
+    rolling_streaks,
+)
 
 # %% ../nbs/03_signals.ipynb #58536749
 @dataclass(frozen=True)

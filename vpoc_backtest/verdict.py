@@ -33,8 +33,8 @@ from vpoc_backtest.sweeps import (
     SweepContext,
     _combinations,
     _library,
-    _replace_fields,
     _neighbouring_settings,
+    _replace_fields,
 )
 
 # %% ../nbs/04b_verdict.ipynb #8bf4a49f
