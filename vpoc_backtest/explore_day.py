@@ -147,30 +147,48 @@ def _shift(levels: pd.DataFrame) -> pd.DataFrame:
     return levels.assign(**{name: levels[name] + gap for name in ('vpoc', 'val', 'vah')})
 
 # %% ../nbs/04e_explore_day.ipynb #901ebac0
-def _naked(levels: pd.DataFrame, covered: pd.Series, last: pd.Timestamp) -> pd.DataFrame:
-    """Return VPOCs from before yesterday that were not traded since, when the last of these sessions opened.
+class _History(NamedTuple):
+    "The VPOCs of some sessions as arrays, and when each was traded again."
+    dates: pd.DatetimeIndex
+    vpoc: np.ndarray  # points
+    offset: np.ndarray | float  # of each session's contract to the joined prices, points
+    first: np.ndarray  # time of each session's first bar
+    covered: np.ndarray  # NaT: not traded again
 
-    `covered` is when each was traded again; what came after `last`, the newest bar shown, is not known.
+def _history(levels: pd.DataFrame, bars: pd.DataFrame) -> _History:
+    "Find out when each VPOC was traded again, in one pass over the bars."
+    offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
+    utc = lambda times: pd.DatetimeIndex(times).tz_convert('UTC').tz_localize(None).to_numpy()
+    covered = naked_vpocs(levels, bars).covered_at
+    return _History(levels.index, levels.vpoc.to_numpy(), offset, utc(levels.first_ts), utc(covered))
+
+def _naked(past: _History, i: int, memory: int, last: pd.Timestamp) -> pd.DataFrame:
+    """Return VPOCs from before yesterday that were not traded since, when session number `i` opened.
+
+    What came after `last`, the newest bar shown, is not known.
     """
-    covered = covered[levels.index]
-    covered = covered.where(covered <= last).array
-    left = np.flatnonzero(covered.isna() | (covered >= levels.first_ts.iloc[-1]))
-    left = left[left < len(levels) - 2]
-    price = _shift(levels).vpoc.to_numpy()[left]
-    return pd.DataFrame({'date': levels.index[left], 'price': price, 'covered_at': covered[left]})
+    own = slice(max(0, i - memory), max(0, i - 1))
+    covered = past.covered[own].copy()
+    covered[covered > last.tz_convert('UTC').to_datetime64().astype(covered.dtype)] = 'NaT'
+    left = np.isnat(covered) | (covered >= past.first[i])
+    price = (past.vpoc[own] + (past.offset[i] - past.offset[own]))[left]
+    when = pd.DatetimeIndex(covered[left]).tz_localize('UTC').tz_convert(_ZONE)
+    return pd.DataFrame({'date': past.dates[own][left], 'price': price, 'covered_at': when})
 
 # %% ../nbs/04e_explore_day.ipynb #898ad9b1
 def _of_day(table: pd.DataFrame | None, date: pd.Timestamp) -> pd.DataFrame:
     "Return the rows of one date; no rows where there is no table."
-    return pd.DataFrame() if table is None else table[(pd.DatetimeIndex(table.date) == date)]
+    if table is None: return pd.DataFrame()
+    own = pd.DatetimeIndex(table.date) == date
+    return table[own] if own.any() else table[:0]
 
 # %% ../nbs/04e_explore_day.ipynb #93010923
 def _orders_of_day(sessions: Sessions, date: pd.Timestamp, why: pd.Series | None) -> pd.DataFrame:
     "Return the orders that work in a session: those given, else that of the rule."
     if why is None: return _of_day(sessions.signals, date)
-    return why.to_frame().T[[bool(why.order)]].rename_axis('date').reset_index()
+    return why.to_frame().T.rename_axis('date').reset_index() if why.order else pd.DataFrame()
 
-# %% ../nbs/04e_explore_day.ipynb #28b0c6e6
+# %% ../nbs/04e_explore_day.ipynb #563ab5f8
 def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
     "Return the trades entered up to the newest known bar; nothing is known of how an open one ends."
     if not len(trades): return trades
@@ -180,20 +198,29 @@ def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
     later = trades.columns.difference(['date', 'contract', 'side', 'contracts', 'entry_ts', 'entry', 'confidence'])
     return trades.assign(**{name: trades[name].mask(is_open) for name in later})
 
-# %% ../nbs/04e_explore_day.ipynb #865578ed
-class _Span(NamedTuple):
+# %% ../nbs/04e_explore_day.ipynb #06920614
+class _Loaded(NamedTuple):
     "The tables of some sessions in a row, from which a `Day` takes its part."
     first: int  # number of the first session shown
     bars: pd.DataFrame  # from it on, nights included
     levels: pd.DataFrame  # of these sessions, and of those that their orders use
-    covered: pd.Series  # when each VPOC was traded again
+    past: _History  # of the same sessions
     profiles: VolumeProfiles
     developing: pd.DataFrame
     structure: pd.DataFrame
     why: pd.DataFrame | None
     tpos: TPOProfiles
+    trades: pd.DataFrame | None  # of the result, in these sessions
+    skipped: pd.DataFrame | None
 
-def _load_span(sessions: Sessions, view: View) -> _Span:
+def _result_of(sessions: Sessions, first: int, last: int) -> tuple:
+    "Return the trades and the skipped orders from one session to another; None where there is no result."
+    if sessions.result is None: return None, None
+    tables, dates = (sessions.result.trades, sessions.result.skipped), sessions.dates[[first, last]]
+    return tuple(table[(pd.DatetimeIndex(table.date) >= dates[0]) & (pd.DatetimeIndex(table.date) <= dates[1])]
+                 for table in tables)
+
+def _load_tables(sessions: Sessions, view: View) -> _Loaded:
     "Count the levels of all sessions that a view shows, from the bars that it knows."
     last = sessions.dates.get_loc(view.date)
     first = max(last - view.count + 1, 0)
@@ -202,32 +229,30 @@ def _load_span(sessions: Sessions, view: View) -> _Span:
     recent = sessions.bars.iloc[begin:min(end, sessions.end[last])]
     bars, contract = recent.iloc[sessions.start[first] - begin:], sessions.contract
     levels = session_levels(recent, **view.counting, contract=contract)
-    return _Span(first, bars, levels, naked_vpocs(levels, recent).covered_at,
+    return _Loaded(first, bars, levels, _history(levels, recent),
                  volume_profiles(bars, spread=view.spread, contract=contract),
                  developing_levels(bars, **view.counting, contract=contract),
                  session_structure(recent, levels, contract=contract),
                  explain_signals(levels, sessions.rules) if sessions.signals is None else None,
-                 tpo_profiles(bars, contract=contract))
+                 tpo_profiles(bars, contract=contract), *_result_of(sessions, first, last))
 
-# %% ../nbs/04e_explore_day.ipynb #f3e87e37
-def _day_of(sessions: Sessions, view: View, span: _Span, i: int) -> Day:
+# %% ../nbs/04e_explore_day.ipynb #5a8c9527
+def _day_of(sessions: Sessions, view: View, span: _Loaded, i: int) -> Day:
     "Return session number `i` of a span."
     date, start = sessions.dates[i], sessions.start[i] - sessions.start[span.first]
-    own = slice(start, min(start + sessions.end[i] - sessions.start[i], len(span.bars)))
-    bars, at = span.bars.iloc[own], span.levels.index.get_loc(date)
-    levels = span.levels.iloc[max(0, at - sessions.memory):at + 1]
+    size, at = sessions.end[i] - sessions.start[i], span.levels.index.get_loc(date)
+    own = slice(start, min(start + size, len(span.bars)))
+    bars = span.bars.iloc[own]
+    whole, last = bool(len(bars) == size), bars.index[-1]
+    known = _shift(span.levels.iloc[at - 1:at + 1]).iloc[0] if i else None
     why = span.why.loc[date] if i and span.why is not None else None
-    trades = skipped = pd.DataFrame()
-    if sessions.result:
-        trades = _trades_known(_of_day(sessions.result.trades, date), bars.index[-1])
-        skipped = _of_day(sessions.result.skipped, date)
-    whole = bool(len(bars) == sessions.end[i] - sessions.start[i])
+    trades, skipped = _trades_known(_of_day(span.trades, date), last), _of_day(span.skipped, date)
     return Day(replace(view, date=date), sessions, bars, span.profiles[date], span.developing.iloc[own],
-               levels.iloc[-1], span.structure.loc[date], _shift(levels).iloc[-2] if i else None,
-               _naked(levels, span.covered, bars.index[-1]), span.tpos, why, _orders_of_day(sessions, date, why),
-               trades, skipped if whole else skipped[:0], whole)
+               span.levels.iloc[at], span.structure.loc[date], known,
+               _naked(span.past, at, sessions.memory, last), span.tpos, why,
+               _orders_of_day(sessions, date, why), trades, skipped if whole else skipped[:0], whole)
 
-# %% ../nbs/04e_explore_day.ipynb #7be34f1f
+# %% ../nbs/04e_explore_day.ipynb #bbe90530
 def load_days(
     sessions: Sessions,  # of `split_sessions`
     view: View  # the session, how many before it, and the settings
@@ -235,7 +260,7 @@ def load_days(
     "Return the sessions that a view shows; raise `BadData` where there is no session on its date."
     if view.date not in sessions.dates:
         raise BadData(f'there is no session on {view.date:%Y-%m-%d}: choose one of sessions.dates')
-    span = _load_span(sessions, view)
+    span = _load_tables(sessions, view)
     return [_day_of(sessions, view, span, i) for i in range(span.first, sessions.dates.get_loc(view.date) + 1)]
 
 def load_day(

@@ -92,6 +92,19 @@ const VpocChart = (() => {
     return {candles, at};
   }
 
+  // Heights at least `gap` apart, as near as can be to those wanted (rising): neighbours too close share the middle.
+  function apart(wanted, gap) {
+    const groups = [];
+    wanted.forEach((y, k) => {
+      groups.push([y - k * gap, 1]);
+      while (groups.length > 1 && groups[groups.length - 2][0] > groups[groups.length - 1][0]) {
+        const [[a, m], [b, n]] = groups.splice(-2);
+        groups.push([(a * m + b * n) / (m + n), m + n]);
+      }
+    });
+    return groups.flatMap(([mean, size]) => Array(size).fill(mean)).map((y, k) => y + k * gap);
+  }
+
   // ---- what Lightweight Charts calls a primitive: something drawn on its canvas, under or over the candles ----
 
   class Layer {
@@ -121,13 +134,17 @@ const VpocChart = (() => {
       this.legend = node('div', {class: 'vc-legend'});
       this.words = node('div', {class: 'vc-words'});
       this.note = node('div', {class: 'vc-note', role: 'status'});
-      this.box.append(this.legend);
-      root.append(this.bar, this.box, this.note, this.words);
+      root.append(this.bar, this.legend, this.box, this.note, this.words);
       this.makeChart();
       root.addEventListener('keydown', event => this.key(event));
       this.box.addEventListener('pointerdown', () => root.focus({preventScroll: true}));
       for (const type of ['mousedown', 'pointerdown']) this.box.addEventListener(type, event => this.select(event), true);
-      this.sized = new ResizeObserver(() => this.waiting && this.box.clientWidth && this.answer(this.waiting));
+      this.sized = new ResizeObserver(() => {
+        if (this.waiting && this.box.clientWidth) this.answer(this.waiting);
+        else if (this.fitted && this.box.clientWidth) requestAnimationFrame(() => this.fit());  // after the library's own
+      });
+      this.box.addEventListener('wheel', () => { this.fitted = false; }, {passive: true, capture: true});
+      this.box.addEventListener('pointermove', event => { if (event.buttons) this.fitted = false; }, true);
       this.sized.observe(this.box);
       this.watch = new MutationObserver(() => this.theme());
       this.watch.observe(document.body, {attributes: true, attributeFilter: ['data-jp-theme-light', 'data-jp-theme-name', 'class', 'data-vscode-theme-kind']});
@@ -148,9 +165,9 @@ const VpocChart = (() => {
         autoSize: true,
         layout: {fontSize: 11, attributionLogo: true, background: {color: 'transparent'}},
         rightPriceScale: {borderVisible: false, scaleMargins: {top: .08, bottom: .16}},
-        timeScale: {borderVisible: false, timeVisible: true, secondsVisible: false, minBarSpacing: .02, rightOffset: 0,
+        timeScale: {borderVisible: false, timeVisible: true, secondsVisible: false, minBarSpacing: .02, rightOffset: 0, enableConflation: true,
           tickMarkFormatter: (t, type) => type < 3 ? dayOf(t) : clock(t)},
-        localization: {timeFormatter: t => `${fullDay(t)} ${clock(t)} ET`},
+        localization: {timeFormatter: t => `${fullDay(t)} ${clock(t)} ET`, priceFormatter: p => this.price(p)},
         crosshair: {mode: LW.CrosshairMode.Normal},
       });
       this.series = this.chart.addSeries(LW.CandlestickSeries, {priceLineVisible: false, lastValueVisible: false, borderVisible: false});
@@ -182,6 +199,11 @@ const VpocChart = (() => {
     }
 
     // ---- data in ----
+
+    price(points) {
+      const digits = this.state?.meta.digits ?? 2;
+      return Number.isNaN(points) ? '–' : points.toLocaleString('en-US', {minimumFractionDigits: digits, maximumFractionDigits: digits});
+    }
 
     get shownKind() {
       if (this.kind) return this.kind;
@@ -221,8 +243,11 @@ const VpocChart = (() => {
         day.width = day.candles.length;
       }
       this.usual = Math.max(...this.days.map(day => day.width), this.replaying ? 390 / minutes : 1);
+      for (const day of this.days) day.room = day.width;  // in candles; a replay leaves room for what comes
+      if (this.replaying) this.days[this.days.length - 1].room = Math.max(this.usual, this.days[this.days.length - 1].width);
       this.series.applyOptions({priceFormat: {type: 'price', precision: this.state.meta.digits, minMove: tick}});
       this.theme();
+      this.chart.clearCrosshairPosition();  // the two series are in step again only after both lines
       this.series.setData(prices);
       this.volume.setData(volumes);
       if (fit) this.fit();
@@ -232,7 +257,9 @@ const VpocChart = (() => {
     }
 
     fit() {
-      const last = this.days[this.days.length - 1], end = last.start + Math.max(last.width, this.replaying ? this.usual : 0);
+      if (!this.days.length) return;
+      this.fitted = true;
+      const last = this.days[this.days.length - 1], end = last.start + last.room;
       const labels = 150 / Math.max(this.box.clientWidth - 70, 300);  // room for what is written on the right
       this.series.priceScale().setAutoScale(true);
       this.chart.timeScale().setVisibleLogicalRange({from: -1, to: end / (1 - labels)});
@@ -246,7 +273,8 @@ const VpocChart = (() => {
         const top = Math.max(...day.candles.map(c => c.high)), bottom = Math.min(...day.candles.map(c => c.low));
         for (const [kind, , tick] of day.lines) {
           const near = tick <= top + (top - bottom) / 2 && tick >= bottom - (top - bottom) / 2;
-          if (!this.on[kind] || !(kind === 'order' || near && kind !== 'naked')) continue;
+          const traded = kind === 'order' && (day.trades.length || this.days.length === 1);
+          if (!this.on[kind] || kind === 'naked' || !(near || traded)) continue;
           low = Math.min(low, tick);
           high = Math.max(high, tick);
         }
@@ -264,8 +292,9 @@ const VpocChart = (() => {
       const up = (this.series.priceToCoordinate((base + 400) * tick) - y0) / 400;
       if (x0 === null || y0 === null) return null;
       const x = k => x0 + k * step, y = t => y0 + (t - base) * up;
-      const shown = this.days.filter(day => x(day.start + Math.max(day.width, this.replaying ? this.usual : 0)) > 0 && x(day.start) < size.width);
-      return {x, y, step, row: Math.abs(up), shown, left: day => x(day.start - .5), right: day => x(day.start + day.width - .5)};
+      const shown = this.days.filter(day => x(day.start + day.room) > 0 && x(day.start) < size.width);
+      const narrow = this.usual * step < 70;  // many sessions: only what can be told apart
+      return {x, y, step, row: Math.abs(up), shown, narrow, left: day => x(day.start - .5), right: day => x(day.start + day.room - .5)};
     }
 
     drawUnder(c, size) {
@@ -275,7 +304,7 @@ const VpocChart = (() => {
         if (this.on.known) this.drawArea(c, at, day);
         if (day !== this.days[0]) this.drawEdge(c, at, day, size);
         if (this.on.order) this.drawTradeBoxes(c, at, day);
-        if (this.on.profile && this.shownKind !== 'tpo') this.drawProfile(c, at, day.profile, [day.own.val, day.own.vah], at.left(day), .34 * Math.max(day.width, this.replaying ? this.usual : 0) * at.step);
+        if (this.on.profile) this.drawOwnProfile(c, at, day);
       }
       const span = this.state.span;
       if (span) this.drawSpan(c, at, span, size);
@@ -293,6 +322,15 @@ const VpocChart = (() => {
       c.globalAlpha = .6;
       c.fillRect(Math.round(at.left(day)), 0, 1, size.height);
       c.globalAlpha = 1;
+    }
+
+    // The profile of a session: from its left edge, or right of its letters.
+    drawOwnProfile(c, at, day) {
+      const wide = day.room * at.step, tpo = this.shownKind === 'tpo';
+      const letters = this.split ? wide : Math.min(wide, 10 * day.room) + 6;
+      if (tpo && wide - letters < 40) return;
+      const [left, width] = tpo ? [letters, .8 * (wide - letters)] : [0, .34 * wide];
+      this.drawProfile(c, at, day.profile, [day.own.val, day.own.vah], at.left(day) + left, width);
     }
 
     drawProfile(c, at, [low, volumes], [val, vah], left, width) {
@@ -374,9 +412,14 @@ const VpocChart = (() => {
       return [this.colour[kind], {known: label.endsWith('VPOC') ? 'solid' : 'dash', naked: 'dot', ib: 'dash', overnight: 'dot'}[kind], 1];
     }
 
+    drawn(at, day, [kind, label, , begin]) {
+      if (!this.on[kind] || begin >= day.at.length) return false;
+      return !at.narrow || kind === 'naked' || kind === 'order' && day.trades.length > 0 || label.endsWith('VPOC');
+    }
+
     drawLevel(c, at, day, line) {
-      const [kind, , tick, begin, end] = line;
-      if (!this.on[kind] || begin >= day.at.length) return;
+      const [, , tick, begin, end] = line;
+      if (!this.drawn(at, day, line)) return;
       const left = begin ? at.x(day.start + day.at[begin] - .5) : at.left(day);
       const right = end >= day.at.length ? at.right(day) : at.x(day.start + day.at[end] + .5);
       this.drawLine(c, left, right, at.y(tick), ...this.lineStyle(line));
@@ -404,6 +447,7 @@ const VpocChart = (() => {
       c.strokeStyle = this.colour.vwap;
       c.lineWidth = 1.6;
       this.path(c, at, day, i => day.vwap[i]);
+      if (at.narrow) return;
       c.lineWidth = 1;
       c.globalAlpha = .55;
       for (const k of [-2, -1, 1, 2]) {
@@ -416,7 +460,7 @@ const VpocChart = (() => {
 
     drawDeveloping(c, at, day) {
       c.strokeStyle = this.colour.dev;
-      for (const name of ['vpoc', 'val', 'vah']) {
+      for (const name of at.narrow ? ['vpoc'] : ['vpoc', 'val', 'vah']) {
         c.lineWidth = name === 'vpoc' ? 2 : 1;
         c.setLineDash(name === 'vpoc' ? [] : DASH.dash);
         this.path(c, at, day, i => day.dev[name][i], true);
@@ -427,7 +471,7 @@ const VpocChart = (() => {
     // Letters from the left (collapsed) or each below its own half hour (split); blocks where letters would be too small.
     drawLetters(c, at, day) {
       const [low, masks, levels] = day.tpo, rows = Math.max(1, Math.ceil(9 / at.row)), thick = rows * at.row;
-      const letters = at.step >= 6;
+      const letters = at.step >= 6, wide = this.split ? at.step : Math.min(at.step, 10), left = at.left(day);
       c.textAlign = 'center';
       if (letters) c.font = `${Math.min(12, Math.max(8, Math.min(thick, at.step * 1.3)))}px ui-monospace, monospace`;
       for (let k = 0; k < masks.length; k += rows) {
@@ -437,9 +481,9 @@ const VpocChart = (() => {
         let column = 0;
         for (let p = 0; p < 52; p++) {
           if (!masks.slice(k, k + rows).some(mask => Math.floor(mask / 2 ** p) % 2)) continue;
-          const x = at.x(day.start + (this.split ? p : column));
+          const x = left + wide * ((this.split ? p : column) + .5);
           if (letters) c.fillText(LETTERS[p], x, y);
-          else c.fillRect(x - at.step / 2, y - thick / 2, Math.max(at.step - .5, .5), Math.max(thick - 1, 1));
+          else c.fillRect(x - wide / 2, y - thick / 2, Math.max(wide - .5, .5), Math.max(thick - 1, 1));
           column += 1;
         }
       }
@@ -490,26 +534,31 @@ const VpocChart = (() => {
 
     // Names of the lines of the last session in sight, at the right edge, apart from one another.
     drawLabels(c, at, size) {
-      const day = at.shown[at.shown.length - 1];
+      const day = at.shown.filter(d => at.left(d) < .85 * size.width).pop();
       if (!day) return;
-      const rows = day.lines.filter(([kind, , , begin, end]) => this.on[kind] && begin < day.at.length && (kind !== 'naked' || end >= day.at.length))
+      const rows = day.lines.filter(line => this.drawn(at, day, line) && (line[0] !== 'naked' || line[4] >= day.at.length))
         .map(line => ({text: line[1], y: at.y(line[2]), colour: this.lineStyle(line)[0]}));
       const own = (values, suffix, colour) => ['vah', 'vpoc', 'val'].forEach(name => rows.push({text: name.toUpperCase() + suffix, y: at.y(values[name]), colour}));
       if (this.shownKind === 'tpo') ['TPO POC', 'TPO VAL', 'TPO VAH'].forEach((text, k) => rows.push({text, y: at.y(day.tpo[2][k]), colour: this.colour.row}));
       else if (this.on.profile || this.on.developing) own(day.own, this.replaying ? ' so far' : '', this.colour.dev);
       if (this.state.span) own(this.state.span, ' of the span', this.colour.span);
       const seen = rows.filter(row => row.y > 4 && row.y < size.height - 4).sort((a, b) => a.y - b.y);
-      seen.forEach((row, k) => { if (k) row.at = Math.max(row.y, seen[k - 1].at + 14); else row.at = row.y; });
-      for (let k = seen.length - 1, floor = size.height - 8; k >= 0; k--) { seen[k].at = Math.min(seen[k].at, floor); floor = seen[k].at - 14; }
-      c.textAlign = 'right';
-      for (const {text, colour, at: y} of seen) {
-        const width = c.measureText(text).width;
+      const places = apart(seen.map(row => row.y), 14);
+      const sink = Math.max(0, (places[places.length - 1] ?? 0) - size.height + 8);
+      const left = size.width - Math.max(0, ...seen.map(row => c.measureText(row.text).width)) - 6;
+      c.lineWidth = 1;
+      seen.forEach(({text, colour, y}, k) => {
+        const own = places[k] - sink;
         c.fillStyle = this.paper;
-        c.fillRect(size.width - width - 10, y - 7, width + 8, 14);
-        c.fillStyle = colour;
-        c.fillText(text, size.width - 6, y);
-      }
-      c.textAlign = 'left';
+        c.fillRect(left - 3, own - 7, size.width - left, 14);
+        c.strokeStyle = c.fillStyle = colour;
+        c.beginPath();
+        c.moveTo(left - 24, y);
+        c.lineTo(left - 18, y);
+        c.lineTo(left - 4, own);
+        c.stroke();
+        c.fillText(text, left, own);
+      });
     }
 
     drawDrag(c, size) {
@@ -524,8 +573,7 @@ const VpocChart = (() => {
     tell(logical) {
       const here = this.all?.[logical] ?? this.all?.[this.all.length - 1];
       if (!here) return;
-      const {day, candle} = here, {tick, digits} = this.state.meta;
-      const price = t => Number.isNaN(t) ? '–' : (t * tick).toLocaleString('en-US', {minimumFractionDigits: digits, maximumFractionDigits: digits});
+      const {day, candle} = here, price = t => this.price(t * this.state.meta.tick);
       const i = candle.last, colour = candle.close >= candle.open ? 'vc-up' : 'vc-down';
       const part = (name, value, kind = '') => node('span', {class: kind}, node('i', {}, name), value);
       const parts = [node('b', {}, `${fullDay(candle.time)} ${clock(candle.time)} ET`)];
