@@ -202,6 +202,9 @@ def test_explorer_answers_clicks(browser, chart, tmp_path):
     # a span, by dragging with Shift held
     chart.pick('sessions', 3)
     chart.keep('explorer', tmp_path)
+    chart.press(' TPO')
+    chart.keep('explorer_tpo', tmp_path)
+    chart.press(' 5 min')
     drag = ActionChains(browser.driver).key_down(Keys.SHIFT).move_to_element_with_offset(box, -300, 0).click_and_hold().move_by_offset(200, 0)
     chart.after('drag a span', lambda: drag.release().key_up(Keys.SHIFT).perform())
     assert 'Composite of' in chart.words() and chart.pressed('composite')
@@ -216,10 +219,9 @@ def test_explorer_answers_clicks(browser, chart, tmp_path):
     browser.wait(lambda: browser.all('.vpoc-chart[data-theme="dark"]'), 'a dark chart')
     chart.pick('sessions', 20)
     chart.keep('explorer_dark', tmp_path)
-    before = chart.legend()
-    wheel = ActionChains(browser.driver).scroll_from_origin(ScrollOrigin.from_element(box), 0, -240)
-    for _ in range(3): wheel.perform()
-    assert chart.legend() != '' and before
+    shown = box.screenshot_as_png
+    ActionChains(browser.driver).scroll_from_origin(ScrollOrigin.from_element(box), 0, -240).perform()
+    browser.wait(lambda: box.screenshot_as_png != shown, 'a picture zoomed by the wheel', 5)
     assert browser.console() == [] and browser.hosts() <= {'127.0.0.1'}
 
 
@@ -276,7 +278,7 @@ def test_page_opens_without_a_network(browser, tmp_path):
     assert browser.driver.execute_script('return told') == dates[3]
     for act in (lambda: chart.key('n', 'n'), lambda: chart.press(' TPO'), lambda: chart.press('previous trade')): act()
     assert browser.driver.execute_script('return told') == dates[3]
-    chart.keep('page', tmp_path)
+    assert len(chart.root.screenshot_as_png) > 30_000
     browser.driver.set_window_size(420, 900)
     browser.wait(lambda: browser.driver.execute_script('return document.documentElement.scrollWidth <= innerWidth'), 'a page as narrow as a telephone', 5)
     assert max(map(max, chart.took.values())) < 500 and browser.console() == [] and browser.hosts() == set()

@@ -76,6 +76,15 @@ def test_what_is_kept_is_what_would_be_computed(panel, count):
     agree(panel)
 
 
+def test_forgets_when_it_has_kept_too_much(panel, monkeypatch):
+    monkeypatch.setattr(room, '_KEPT', 7)
+    ask(panel, what='set', date=f'{panel.sessions.dates[150]:%Y-%m-%d}')
+    ask(panel, what='set', count=5)
+    for _ in range(9): ask(panel, what='go', to='next session')
+    agree(panel)
+    assert len(panel._kept) < 20
+
+
 def test_date_chooses_a_session(panel):
     ask(panel, what='set', date='2015-10-03')  # a Saturday
     assert panel.view.date == pd.Timestamp(2015, 10, 5)

@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/04e_chart.ipynb #41da61ed
+# %% ../nbs/04e_chart.ipynb #ef10a298
 import json
 from base64 import b64encode
 from dataclasses import replace
 from functools import cache
 from gzip import compress
-from html import escape
 from importlib import resources
+from importlib.util import find_spec
 
-# %% ../nbs/04e_chart.ipynb #15649149
+# %% ../nbs/04e_chart.ipynb #8b560f27
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/04e_chart.ipynb #3c89205c
+# %% ../nbs/04e_chart.ipynb #21987810
 from .data import _PRICES, BadData, ContractSpec
 from vpoc_backtest.explore_day import (
     Day,
@@ -32,13 +32,12 @@ from vpoc_backtest.explore_day import (
     _order_lines,
     _overnight_lines,
     describe_day,
-    load_day,
     load_days,
 )
 from .profiles import composite_profile, volume_profiles
 from .vpoc import profile_levels
 
-# %% ../nbs/04e_chart.ipynb #a6a14afc
+# %% ../nbs/04e_chart.ipynb #67192755
 def _pack_bars(day: Day) -> dict:
     "Return the bars: first price, four steps a bar (ticks), volumes, seconds on the clock of New York."
     contract, bars = day.sessions.contract, day.bars
@@ -48,21 +47,23 @@ def _pack_bars(day: Day) -> dict:
     clock = bars.index.tz_localize(None).as_unit('s').asi8
     passed = np.diff(clock)
     step = int(passed[0]) if len(passed) and (passed == passed[0]).all() else passed.tolist()
-    return {'base': int(open[0]), 'ohlc': np.stack([gap, above, below, close - open], 1).ravel().tolist(),
-            'v': np.rint(bars.volume.to_numpy(float)).astype(np.int64).tolist(), 'clock': [int(clock[0]), step]}
+    moves = np.stack([gap, above, below, close - open], 1).ravel()
+    volume = np.rint(bars.volume.to_numpy(float)).astype(np.int64)
+    return {'base': int(open[0]), 'ohlc': moves.tolist(), 'v': volume.tolist(),
+            'clock': [int(clock[0]), step]}
 
-# %% ../nbs/04e_chart.ipynb #1285807c
+# %% ../nbs/04e_chart.ipynb #a9f08af3
 def _level_steps(ticks: np.ndarray) -> list[int]:
     "Return where a level changes and to what: bar, tick, bar, tick, …; nothing before the first tick."
     known = np.flatnonzero(np.isfinite(ticks))
     moved = known[np.append(True, np.diff(ticks[known]) != 0)[:len(known)]]
     return np.stack([moved, np.rint(ticks[moved])], 1).astype(int).ravel().tolist()
 
-# %% ../nbs/04e_chart.ipynb #72182a0f
+# %% ../nbs/04e_chart.ipynb #4125f506
 def _developing_vwap(
     bars: pd.DataFrame,  # of one session
     contract: ContractSpec  # whose ticks they are on
-) -> tuple[np.ndarray, np.ndarray]:  # (bars,) mean and standard deviation so far, in ticks; NaN before any volume
+) -> tuple[np.ndarray, np.ndarray]:  # (bars,) mean and standard deviation so far, ticks; NaN: no volume yet
     "Return the volume-weighted average price up to each bar, and the deviation its bands are made of."
     high, low = (contract.to_ticks(bars[name]).astype(float) for name in ('high', 'low'))
     bottom = low[0]  # small numbers lose nothing when squared
@@ -73,14 +74,14 @@ def _developing_vwap(
     square = (volume * (middle ** 2 + (ticks ** 2 - 1) / 12)).cumsum() / total
     return bottom + mean, np.sqrt(np.maximum(square - mean ** 2, 0))
 
-# %% ../nbs/04e_chart.ipynb #43d4bcf1
+# %% ../nbs/04e_chart.ipynb #98cda83a
 def _steps(values: np.ndarray, scale: int = 10) -> list[int | None]:
     "Return values as whole steps of a tenth; None where there is no value yet."
     known = np.flatnonzero(np.isfinite(values))
     whole = np.rint(scale * values[known]).astype(np.int64)
     return [None] * (len(values) - len(known)) + np.diff(whole, prepend=0).tolist()
 
-# %% ../nbs/04e_chart.ipynb #6d2c4abb
+# %% ../nbs/04e_chart.ipynb #1f5d8010
 _LINES = {'known': _known_lines, 'overnight': _overnight_lines, 'naked': _naked_lines, 'ib': _ib_lines,
           'order': _order_lines}
 
@@ -90,7 +91,7 @@ def _pack_lines(day: Day) -> list[list]:
     return [[kind, line.label, round(float(line.price) / tick, 4), int(line.begin), int(line.end)]
             for kind, lines in _LINES.items() for line in lines(day)]
 
-# %% ../nbs/04e_chart.ipynb #f3ffc1ee
+# %% ../nbs/04e_chart.ipynb #7d6d6ea1
 def _pack_trades(day: Day) -> list[dict]:
     "Return fills by number of the bar and price in ticks; `out` is None while a trade is open."
     if not len(day.trades): return []
@@ -99,15 +100,17 @@ def _pack_trades(day: Day) -> list[dict]:
     places = iter(zip(fills.x.tolist(), fills.price.tolist()))
     for trade in day.trades.itertuples():
         begin, entry = next(places)
-        one = {'side': int(trade.side), 'in': begin, 'entry': entry / tick, 'out': None, 'told': [next(texts)]}
+        one = {'side': int(trade.side), 'in': begin, 'entry': entry / tick, 'out': None,
+               'told': [next(texts)]}
         if pd.notna(trade.exit_ts):
             end, price = next(places)
-            one |= {'out': end, 'exit': price / tick, 'won': bool(trade.net > 0), 'told': [*one['told'], next(texts)],
+            one |= {'out': end, 'exit': price / tick, 'won': bool(trade.net > 0),
+                    'told': [*one['told'], next(texts)],
                     'r': f'{trade.r_multiple:+.2f} R'.replace('-', '−')}
         packed.append(one)
     return packed
 
-# %% ../nbs/04e_chart.ipynb #2c3e8fad
+# %% ../nbs/04e_chart.ipynb #a23fe89e
 def _pack_tpo(day: Day, levels: np.ndarray) -> list:
     "Return the lowest tick, the half hours of each tick as bits, and POC, VAL, VAH by TPOs (ticks)."
     tpos, at = day.tpos, day.tpos.dates.get_loc(day.view.date)
@@ -141,7 +144,7 @@ def _pack_days(
             'tpo': _pack_tpo(day, letters), 'lines': _pack_lines(day), 'trades': _pack_trades(day)})
     return packed
 
-# %% ../nbs/04e_chart.ipynb #4c4779a0
+# %% ../nbs/04e_chart.ipynb #7b1e955b
 def _bar_number(sessions: Sessions, place: list) -> int:
     "Return the number of a bar among all, from a date and its number in that session."
     date, i = pd.Timestamp(place[0]), int(place[1])
@@ -165,12 +168,13 @@ def _pack_span(
     prices = ', '.join(f'{name.upper()} {levels[name]:,.2f}' for name in ('vpoc', 'val', 'vah'))
     text = f'Composite of {bars.index[0]:%d %b %H:%M} to {bars.index[-1]:%d %b %H:%M} ET: {prices}, ' \
            f'{profile.sum():,.0f} contracts.'
-    if 'contract' in bars and bars.contract.nunique() > 1: text += ' It mixes two contracts: there is a roll in it.'
+    if 'contract' in bars and bars.contract.nunique() > 1:
+        text += ' It mixes two contracts: there is a roll in it.'
     volumes = np.rint(profile.to_numpy()).astype(np.int64).tolist()
     return {'from': begin, 'to': end, 'profile': [int(contract.to_ticks(profile.index[0])), volumes],
             **ticks, 'text': text}
 
-# %% ../nbs/04e_chart.ipynb #bc1a8cfd
+# %% ../nbs/04e_chart.ipynb #d2be12a0
 def _template(name: str) -> str:
     "Return a file of the folder `templates`."
     return (resources.files('vpoc_backtest')/'templates'/name).read_text(encoding='utf-8')
@@ -178,16 +182,16 @@ def _template(name: str) -> str:
 @cache
 def _chart_script() -> str:
     "Return Lightweight Charts and the drawing code; raise `ImportError` without the extra `interactive`."
-    try: from litecharts import getLwcScript
-    except ImportError:
+    if not find_spec('litecharts'):
         raise ImportError('the chart needs the package litecharts: '
-                          'pip install -c constraints.txt -e ".[interactive]"') from None
+                          'pip install -c constraints.txt -e ".[interactive]"')
+    from litecharts import getLwcScript
     library = getLwcScript().removeprefix('<script>').removesuffix('</script>')
     return f"{library}\n{_template('sessions.js')}"
 
-# %% ../nbs/04e_chart.ipynb #a507a3bd
+# %% ../nbs/04e_chart.ipynb #1c78158c
 def _chart_meta(sessions: Sessions) -> dict:
-    "Return what the script must know of the market: tick, digits of a price, symbol, whether there are trades."
+    "Return what the script must know of the market: tick, digits of a price, symbol, any trades."
     tick = sessions.contract.tick_size
     digits = max(len(f'{tick:.9f}'.rstrip('0').split('.')[1]), 2)
     trades = sessions.result is not None and len(sessions.result.trades) > 0
@@ -199,7 +203,7 @@ def _day_texts(day: Day) -> dict:
     rows = [['', *table.columns[1:]], *table.to_numpy().tolist()] if day.whole else []
     return {'words': describe_day(day), 'table': rows}
 
-# %% ../nbs/04e_chart.ipynb #20776e2d
+# %% ../nbs/04e_chart.ipynb #ca332db3
 def _page_days(
     sessions: Sessions,  # of `split_sessions`
     dates: pd.DatetimeIndex,  # sessions wanted
@@ -217,16 +221,20 @@ def _page_days(
         days += [loaded[i - group[0]] for i in group]
     return days
 
-# %% ../nbs/04e_chart.ipynb #f267437c
+# %% ../nbs/04e_chart.ipynb #4948859d
 def _chart_page(
     sessions: Sessions,  # of `split_sessions`, with the result whose trades are shown
     dates: pd.DatetimeIndex | None = None,  # sessions in the page; None: those with a trade
     view: View | None = None,  # how levels are counted; None: as in `session_levels`
     most: int = 500  # sessions at most, the newest; a year of trades is 1 MB
 ) -> str:  # HTML: style, chart, data, script
-    "Return the chart as part of a page that needs no network; raise `ImportError` without the extra."
+    """Return the chart as part of a page that needs no network.
+
+    Raises `BadData` where there is no session to show, `ImportError` without the extra.
+    """
     if dates is None: dates = np.unique(sessions.result.trades.date)
     dates = pd.DatetimeIndex(dates)[-most:]
+    if not len(dates): raise BadData('there is no session to show: the result has no trade, or no date was given')
     days, packed = _page_days(sessions, dates, view or View(sessions.dates[-1])), []
     for day in days:
         text = json.dumps(_pack_days([day])[0] | _day_texts(day), separators=(',', ':'))

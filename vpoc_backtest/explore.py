@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['explore']
 
-# %% ../nbs/04e_explore.ipynb #cfd742b4
+# %% ../nbs/04e_explore.ipynb #198a83e4
 import json
 from dataclasses import replace
 from functools import cache
@@ -16,7 +16,7 @@ from traceback import format_exc
 # %% ../nbs/04e_explore.ipynb #1549e1d2
 import pandas as pd
 
-# %% ../nbs/04e_explore.ipynb #7e7deb9a
+# %% ../nbs/04e_explore.ipynb #a88e41ab
 from .backtest import BacktestResult
 from .chart import _chart_meta, _chart_script, _day_texts, _pack_days, _pack_span, _template
 from .data import ES, MES, MNQ, NQ, ContractSpec
@@ -75,7 +75,7 @@ def navigate(
     there = dates[dates < view.date][-1:] if way == 'previous' else dates[dates > view.date][:1]
     return replace(view, date=there[0]) if len(there) else view
 
-# %% ../nbs/04e_explore.ipynb #9ed40c1d
+# %% ../nbs/04e_explore.ipynb #475d02d3
 def update_view(
     sessions: Sessions,  # of `split_sessions`
     view: View,  # where one is
@@ -88,7 +88,7 @@ def update_view(
     number = sessions.dates.searchsorted(pd.Timestamp(value))
     return replace(view, date=sessions.dates[min(number, len(sessions) - 1)])
 
-# %% ../nbs/04e_explore.ipynb #b6de8c65
+# %% ../nbs/04e_explore.ipynb #ff6b6ec3
 _RENDER = """
 export default {
   render({model, el}) {
@@ -117,7 +117,7 @@ def _widget_class() -> type:
         state = Dict().tag(sync=True)
     return SessionsWidget
 
-# %% ../nbs/04e_explore.ipynb #6d1cc6e2
+# %% ../nbs/04e_explore.ipynb #4545c9c3
 def _same_market(contract: ContractSpec) -> dict[str, ContractSpec]:
     "Return the contracts that have the same prices, this one among them, by symbol."
     pairs = ((ES, MES), (NQ, MNQ))
@@ -131,13 +131,11 @@ def _choices(sessions: Sessions, view: View) -> dict:
         'spreads': list(_SPREADS), 'pocs': list(_POCS), 'areas': list(_AREAS),
         'shares': sorted({.6, .7, .8, .9, view.pct}), 'symbols': list(_same_market(sessions.contract))}
 
-# %% ../nbs/04e_explore.ipynb #38f6dd65
+# %% ../nbs/04e_explore.ipynb #669dd98a
 _KEPT = 400  # packed sessions that are kept, about 10 kB each
 
 def _load_kept(explorer: 'Explorer', view: View) -> list[Day]:
     "Load the sessions of a view, pack those that are over, and return the days that were loaded."
-    for kept in (explorer._kept, explorer._fixed):
-        if len(kept) > _KEPT: kept.clear()
     days = load_days(explorer.sessions, view)
     for day, packed in zip(days, _pack_days(days, explorer._fixed)):
         if day.whole: explorer._kept[explorer._key(view, day.view.date)] = _packed_text(packed)
@@ -147,18 +145,21 @@ def _packed_text(packed: dict) -> str: return json.dumps(packed, separators=(','
 
 def _load_view(explorer: 'Explorer', view: View) -> tuple[Day, list[str]]:
     "Return the last session of a view, and all of them as JSON."
-    at, known = explorer.sessions.dates.get_loc(view.date), lambda date: explorer._key(view, date) in explorer._kept
+    for kept in (explorer._kept, explorer._fixed):
+        if len(kept) > _KEPT: kept.clear()
+    at = explorer.sessions.dates.get_loc(view.date)
     shown = explorer.sessions.dates[max(0, at - view.count + 1):at + 1]
-    places = [i for i, date in enumerate(shown[:-1]) if not known(date)]
+    places = [i for i, date in enumerate(shown[:-1]) if explorer._key(view, date) not in explorer._kept]
     together = len(places) > 0 and places[-1] == len(shown) - 2 and view.until is None
     if together: day = _load_kept(explorer, replace(view, count=len(shown) - places[0]))[-1]
     elif places:
-        _load_kept(explorer, replace(view, date=shown[places[-1]], count=places[-1] - places[0] + 1, until=None))
+        span = replace(view, date=shown[places[-1]], count=places[-1] - places[0] + 1, until=None)
+        _load_kept(explorer, span)
     if not together: day = load_day(explorer.sessions, view)
     texts = [explorer._kept[explorer._key(view, date)] for date in shown[:-1]]
     return day, [*texts, _packed_text(_pack_days([day], explorer._fixed)[0])]
 
-# %% ../nbs/04e_explore.ipynb #cd02f9fa
+# %% ../nbs/04e_explore.ipynb #97dd134c
 class Explorer:
     """The chart in JupyterLab.
 
@@ -204,7 +205,7 @@ class Explorer:
         bundle = bundle[0] if isinstance(bundle, tuple) else bundle
         return {kind: data for kind, data in bundle.items() if kind != 'text/plain'}
 
-# %% ../nbs/04e_explore.ipynb #86d95528
+# %% ../nbs/04e_explore.ipynb #4301f7a9
 def _act(explorer: Explorer, asked: dict) -> tuple[View, str]:
     "Return the view that a click asks for, and a sentence where there is something to say."
     sessions, view, what = explorer.sessions, explorer.view, asked['what']
@@ -227,7 +228,7 @@ def _act(explorer: Explorer, asked: dict) -> tuple[View, str]:
     day = _format_date(pd.Timestamp(asked[name]), '%A %d %B %Y')
     return there, f'{day} has no session: this is the next one.'
 
-# %% ../nbs/04e_explore.ipynb #e61e4de4
+# %% ../nbs/04e_explore.ipynb #19f949a4
 def _texts(explorer: Explorer) -> dict:
     "Return what is written under the picture."
     day, view = explorer.day, explorer.view

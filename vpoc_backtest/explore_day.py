@@ -188,17 +188,18 @@ def _orders_of_day(sessions: Sessions, date: pd.Timestamp, why: pd.Series | None
     if why is None: return _of_day(sessions.signals, date)
     return why.to_frame().T.rename_axis('date').reset_index() if why.order else pd.DataFrame()
 
-# %% ../nbs/04e_explore_day.ipynb #563ab5f8
+# %% ../nbs/04e_explore_day.ipynb #8a7d7b16
 def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
     "Return the trades entered up to the newest known bar; nothing is known of how an open one ends."
     if not len(trades): return trades
     trades = trades[trades.entry_ts <= last]
     is_open = trades.exit_ts > last
     if not is_open.any(): return trades
-    later = trades.columns.difference(['date', 'contract', 'side', 'contracts', 'entry_ts', 'entry', 'confidence'])
+    known = ['date', 'contract', 'side', 'contracts', 'entry_ts', 'entry', 'confidence']
+    later = trades.columns.difference(known)
     return trades.assign(**{name: trades[name].mask(is_open) for name in later})
 
-# %% ../nbs/04e_explore_day.ipynb #06920614
+# %% ../nbs/04e_explore_day.ipynb #e06764c0
 class _Loaded(NamedTuple):
     "The tables of some sessions in a row, from which a `Day` takes its part."
     first: int  # number of the first session shown
@@ -216,9 +217,9 @@ class _Loaded(NamedTuple):
 def _result_of(sessions: Sessions, first: int, last: int) -> tuple:
     "Return the trades and the skipped orders from one session to another; None where there is no result."
     if sessions.result is None: return None, None
-    tables, dates = (sessions.result.trades, sessions.result.skipped), sessions.dates[[first, last]]
-    return tuple(table[(pd.DatetimeIndex(table.date) >= dates[0]) & (pd.DatetimeIndex(table.date) <= dates[1])]
-                 for table in tables)
+    begin, end = sessions.dates[first], sessions.dates[last]
+    of_span = lambda table: table[pd.Series(pd.DatetimeIndex(table.date)).between(begin, end).to_numpy()]
+    return of_span(sessions.result.trades), of_span(sessions.result.skipped)
 
 def _load_tables(sessions: Sessions, view: View) -> _Loaded:
     "Count the levels of all sessions that a view shows, from the bars that it knows."
@@ -236,7 +237,7 @@ def _load_tables(sessions: Sessions, view: View) -> _Loaded:
                  explain_signals(levels, sessions.rules) if sessions.signals is None else None,
                  tpo_profiles(bars, contract=contract), *_result_of(sessions, first, last))
 
-# %% ../nbs/04e_explore_day.ipynb #5a8c9527
+# %% ../nbs/04e_explore_day.ipynb #63021243
 def _day_of(sessions: Sessions, view: View, span: _Loaded, i: int) -> Day:
     "Return session number `i` of a span."
     date, start = sessions.dates[i], sessions.start[i] - sessions.start[span.first]
@@ -252,7 +253,7 @@ def _day_of(sessions: Sessions, view: View, span: _Loaded, i: int) -> Day:
                _naked(span.past, at, sessions.memory, last), span.tpos, why,
                _orders_of_day(sessions, date, why), trades, skipped if whole else skipped[:0], whole)
 
-# %% ../nbs/04e_explore_day.ipynb #bbe90530
+# %% ../nbs/04e_explore_day.ipynb #d7b118e7
 def load_days(
     sessions: Sessions,  # of `split_sessions`
     view: View  # the session, how many before it, and the settings
@@ -261,7 +262,8 @@ def load_days(
     if view.date not in sessions.dates:
         raise BadData(f'there is no session on {view.date:%Y-%m-%d}: choose one of sessions.dates')
     span = _load_tables(sessions, view)
-    return [_day_of(sessions, view, span, i) for i in range(span.first, sessions.dates.get_loc(view.date) + 1)]
+    last = sessions.dates.get_loc(view.date)
+    return [_day_of(sessions, view, span, i) for i in range(span.first, last + 1)]
 
 def load_day(
     sessions: Sessions,  # of `split_sessions`
@@ -352,7 +354,8 @@ def _outcome(day: Day) -> list[str]:
     ordered = len(day.orders) > 0
     if day.sessions.result is None:
         return ['No result was given, so what became of it is not shown.'] if ordered else []
-    done = [_trade_sentence(t) for _, t in day.trades.dropna(subset='exit_ts').iterrows()] if len(day.trades) else []
+    over = day.trades.dropna(subset='exit_ts') if len(day.trades) else day.trades
+    done = [_trade_sentence(t) for _, t in over.iterrows()]
     done += [f'The run made no trade of its order: {s.reason}.' for _, s in day.skipped.iterrows()]
     if ordered and not done:
         return ['The run had no order here: its levels or its orders were chosen in another way.']
@@ -434,7 +437,8 @@ def _known_lines(day: Day) -> list[Line]:
 
 def _naked_lines(day: Day) -> list[Line]:
     if not len(day.naked): return []
-    end = np.where(day.naked.covered_at.isna(), len(day.bars), day.bars.index.searchsorted(day.naked.covered_at))
+    covered = day.naked.covered_at
+    end = np.where(covered.isna(), len(day.bars), day.bars.index.searchsorted(covered))
     return [Line(f'naked, {_format_date(date, "%d %b")}', price, until, 'purple', 'dot', False)
             for date, price, until in zip(day.naked.date, day.naked.price, end.tolist())]
 

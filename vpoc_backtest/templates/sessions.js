@@ -330,19 +330,19 @@ const VpocChart = (() => {
       const letters = this.split ? wide : Math.min(wide, 10 * day.room) + 6;
       if (tpo && wide - letters < 40) return;
       const [left, width] = tpo ? [letters, .8 * (wide - letters)] : [0, .34 * wide];
-      this.drawProfile(c, at, day.profile, [day.own.val, day.own.vah], at.left(day) + left, width);
+      this.drawProfile(c, at, day.profile, day.own, at.left(day) + left, width);
     }
 
-    drawProfile(c, at, [low, volumes], [val, vah], left, width) {
+    drawProfile(c, at, [low, volumes], {vpoc, val, vah}, left, width) {
       const rows = Math.max(1, Math.ceil(2 / at.row)), thick = Math.max(1, rows * at.row - (at.row > 3 ? 1 : 0));
       const sums = [];
       for (let k = 0; k < volumes.length; k += rows) sums.push(volumes.slice(k, k + rows).reduce((a, b) => a + b, 0));
       const most = Math.max(...sums);
       sums.forEach((sum, k) => {
         const tick = low + k * rows, middle = tick + (rows - 1) / 2;
-        const inside = tick + rows - 1 >= val && tick <= vah;
-        c.fillStyle = sum === most ? this.colour.row : inside ? this.colour.inside : this.colour.outside;
-        c.globalAlpha = sum === most ? .75 : 1;
+        const inside = tick + rows - 1 >= val && tick <= vah, peak = vpoc >= tick && vpoc < tick + rows;
+        c.fillStyle = peak ? this.colour.row : inside ? this.colour.inside : this.colour.outside;
+        c.globalAlpha = peak ? .75 : 1;
         c.fillRect(left, at.y(middle) - thick / 2, width * sum / most, thick);
       });
       c.globalAlpha = 1;
@@ -374,7 +374,7 @@ const VpocChart = (() => {
       c.globalAlpha = .08;
       c.fillRect(left, 0, right - left, size.height);
       c.globalAlpha = 1;
-      this.drawProfile(c, at, span.profile, [span.val, span.vah], left, .3 * (right - left));
+      this.drawProfile(c, at, span.profile, span, left, .3 * (right - left));
       for (const name of ['vah', 'vpoc', 'val']) this.drawLine(c, left, right, at.y(span[name]), this.colour.span, name === 'vpoc' ? 'solid' : 'dash', 1.6);
     }
 
