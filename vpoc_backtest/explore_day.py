@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/04e_explore_day.ipynb #5aad53dd
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 # %% ../nbs/04e_explore_day.ipynb #bbabf6f0
@@ -20,9 +20,10 @@ from .display import COLOURS, _figures_html, _format_date, axes
 from .market_profile import StructureRules, describe_session, session_structure
 from .orders import check_signals
 from .performance import _format_metric
-from .profiles import volume_profiles
+from .profiles import VolumeProfiles, volume_profiles
 from .signals import SignalRules, explain_signals
-from .vpoc import developing_levels, naked_vpocs, nodes, session_levels
+from .tpo import TPOProfiles, tpo_profiles
+from .vpoc import developing_levels, naked_vpocs, session_levels
 
 # %% ../nbs/04e_explore_day.ipynb #93035433
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class View:
     poc: str = 'peak'  # 'peak' or 'cluster'
     area: str = 'single'  # 'single' or 'pairs'
     pct: float = 0.70  # share of the volume in the value area
+    count: int = 1  # sessions shown, the last of them on `date`
+    until: int | None = None  # bars of that last session that are known; None: all
 
     @property
     def counting(self) -> dict:
@@ -113,11 +116,12 @@ class Day:
     structure: pd.Series  # its row of `session_structure`; when each is known: `STRUCTURE`
     known: pd.Series | None  # levels of the session before, in prices of this contract; None: there is none
     naked: pd.DataFrame  # older VPOCs not traded since, at its open: date, price, covered_at
-    nodes: pd.DataFrame  # of its profile: price, volume, kind
+    tpos: TPOProfiles  # letters of the sessions shown, this one among them
     why: pd.Series | None  # its row of `explain_signals`; None: there is none
     orders: pd.DataFrame  # that work in it: side, entry, stop, target
     trades: pd.DataFrame  # of the result
     skipped: pd.DataFrame  # orders of the result that made no trade, with the reason
+    whole: bool  # are all its bars known? False in a replay
 
     @property
     def number(self) -> int:
@@ -143,48 +147,130 @@ def _shift(levels: pd.DataFrame) -> pd.DataFrame:
     return levels.assign(**{name: levels[name] + gap for name in ('vpoc', 'val', 'vah')})
 
 # %% ../nbs/04e_explore_day.ipynb #901ebac0
-def _naked(levels: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
-    "Return VPOCs from before yesterday that were not traded since, when the last of these sessions opened."
-    left = naked_vpocs(levels, bars).assign(price=_shift(levels).vpoc)[:-2]
-    left = left[left.covered_at.isna() | (left.covered_at >= levels.first_ts.iloc[-1])]
-    return left.reset_index()[['date', 'price', 'covered_at']]
+class _History(NamedTuple):
+    "The VPOCs of some sessions as arrays, and when each was traded again."
+    dates: pd.DatetimeIndex
+    vpoc: np.ndarray  # points
+    offset: np.ndarray | float  # of each session's contract to the joined prices, points
+    first: np.ndarray  # time of each session's first bar
+    covered: np.ndarray  # NaT: not traded again
+
+def _history(levels: pd.DataFrame, bars: pd.DataFrame) -> _History:
+    "Find out when each VPOC was traded again, in one pass over the bars."
+    offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
+    utc = lambda times: pd.DatetimeIndex(times).tz_convert('UTC').tz_localize(None).to_numpy()
+    covered = naked_vpocs(levels, bars).covered_at
+    return _History(levels.index, levels.vpoc.to_numpy(), offset, utc(levels.first_ts), utc(covered))
+
+def _naked(past: _History, i: int, memory: int, last: pd.Timestamp) -> pd.DataFrame:
+    """Return VPOCs from before yesterday that were not traded since, when session number `i` opened.
+
+    What came after `last`, the newest bar shown, is not known.
+    """
+    own = slice(max(0, i - memory), max(0, i - 1))
+    covered = past.covered[own].copy()
+    covered[covered > last.tz_convert('UTC').to_datetime64().astype(covered.dtype)] = 'NaT'
+    left = np.isnat(covered) | (covered >= past.first[i])
+    price = (past.vpoc[own] + (past.offset[i] - past.offset[own]))[left]
+    when = pd.DatetimeIndex(covered[left]).tz_localize('UTC').tz_convert(_ZONE)
+    return pd.DataFrame({'date': past.dates[own][left], 'price': price, 'covered_at': when})
 
 # %% ../nbs/04e_explore_day.ipynb #898ad9b1
 def _of_day(table: pd.DataFrame | None, date: pd.Timestamp) -> pd.DataFrame:
     "Return the rows of one date; no rows where there is no table."
-    return pd.DataFrame() if table is None else table[(pd.DatetimeIndex(table.date) == date)]
+    if table is None: return pd.DataFrame()
+    own = pd.DatetimeIndex(table.date) == date
+    return table[own] if own.any() else table[:0]
 
 # %% ../nbs/04e_explore_day.ipynb #93010923
 def _orders_of_day(sessions: Sessions, date: pd.Timestamp, why: pd.Series | None) -> pd.DataFrame:
     "Return the orders that work in a session: those given, else that of the rule."
     if why is None: return _of_day(sessions.signals, date)
-    return why.to_frame().T[[bool(why.order)]].rename_axis('date').reset_index()
+    return why.to_frame().T.rename_axis('date').reset_index() if why.order else pd.DataFrame()
 
-# %% ../nbs/04e_explore_day.ipynb #85df7fab
+# %% ../nbs/04e_explore_day.ipynb #8a7d7b16
+def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
+    "Return the trades entered up to the newest known bar; nothing is known of how an open one ends."
+    if not len(trades): return trades
+    trades = trades[trades.entry_ts <= last]
+    is_open = trades.exit_ts > last
+    if not is_open.any(): return trades
+    known = ['date', 'contract', 'side', 'contracts', 'entry_ts', 'entry', 'confidence']
+    later = trades.columns.difference(known)
+    return trades.assign(**{name: trades[name].mask(is_open) for name in later})
+
+# %% ../nbs/04e_explore_day.ipynb #e06764c0
+class _Loaded(NamedTuple):
+    "The tables of some sessions in a row, from which a `Day` takes its part."
+    first: int  # number of the first session shown
+    bars: pd.DataFrame  # from it on, nights included
+    levels: pd.DataFrame  # of these sessions, and of those that their orders use
+    past: _History  # of the same sessions
+    profiles: VolumeProfiles
+    developing: pd.DataFrame
+    structure: pd.DataFrame
+    why: pd.DataFrame | None
+    tpos: TPOProfiles
+    trades: pd.DataFrame | None  # of the result, in these sessions
+    skipped: pd.DataFrame | None
+
+def _result_of(sessions: Sessions, first: int, last: int) -> tuple:
+    "Return the trades and the skipped orders from one session to another; None where there is no result."
+    if sessions.result is None: return None, None
+    begin, end = sessions.dates[first], sessions.dates[last]
+    of_span = lambda table: table[pd.Series(pd.DatetimeIndex(table.date)).between(begin, end).to_numpy()]
+    return of_span(sessions.result.trades), of_span(sessions.result.skipped)
+
+def _load_tables(sessions: Sessions, view: View) -> _Loaded:
+    "Count the levels of all sessions that a view shows, from the bars that it knows."
+    last = sessions.dates.get_loc(view.date)
+    first = max(last - view.count + 1, 0)
+    begin = sessions.start[first - sessions.memory] if first > sessions.memory else 0  # with the first night
+    end = sessions.end[last] if view.until is None else sessions.start[last] + max(view.until, 1)
+    recent = sessions.bars.iloc[begin:min(end, sessions.end[last])]
+    bars, contract = recent.iloc[sessions.start[first] - begin:], sessions.contract
+    levels = session_levels(recent, **view.counting, contract=contract)
+    return _Loaded(first, bars, levels, _history(levels, recent),
+                 volume_profiles(bars, spread=view.spread, contract=contract),
+                 developing_levels(bars, **view.counting, contract=contract),
+                 session_structure(recent, levels, contract=contract),
+                 explain_signals(levels, sessions.rules) if sessions.signals is None else None,
+                 tpo_profiles(bars, contract=contract), *_result_of(sessions, first, last))
+
+# %% ../nbs/04e_explore_day.ipynb #63021243
+def _day_of(sessions: Sessions, view: View, span: _Loaded, i: int) -> Day:
+    "Return session number `i` of a span."
+    date, start = sessions.dates[i], sessions.start[i] - sessions.start[span.first]
+    size, at = sessions.end[i] - sessions.start[i], span.levels.index.get_loc(date)
+    own = slice(start, min(start + size, len(span.bars)))
+    bars = span.bars.iloc[own]
+    whole, last = bool(len(bars) == size), bars.index[-1]
+    known = _shift(span.levels.iloc[at - 1:at + 1]).iloc[0] if i else None
+    why = span.why.loc[date] if i and span.why is not None else None
+    trades, skipped = _trades_known(_of_day(span.trades, date), last), _of_day(span.skipped, date)
+    return Day(replace(view, date=date), sessions, bars, span.profiles[date], span.developing.iloc[own],
+               span.levels.iloc[at], span.structure.loc[date], known,
+               _naked(span.past, at, sessions.memory, last), span.tpos, why,
+               _orders_of_day(sessions, date, why), trades, skipped if whole else skipped[:0], whole)
+
+# %% ../nbs/04e_explore_day.ipynb #d7b118e7
+def load_days(
+    sessions: Sessions,  # of `split_sessions`
+    view: View  # the session, how many before it, and the settings
+) -> list[Day]:  # their tables, in order
+    "Return the sessions that a view shows; raise `BadData` where there is no session on its date."
+    if view.date not in sessions.dates:
+        raise BadData(f'there is no session on {view.date:%Y-%m-%d}: choose one of sessions.dates')
+    span = _load_tables(sessions, view)
+    last = sessions.dates.get_loc(view.date)
+    return [_day_of(sessions, view, span, i) for i in range(span.first, last + 1)]
+
 def load_day(
     sessions: Sessions,  # of `split_sessions`
     view: View  # the session and the settings
 ) -> Day:  # its tables
-    "Return what one view shows; raise `BadData` where there is no such session."
-    if view.date not in sessions.dates:
-        raise BadData(f'there is no session on {view.date:%Y-%m-%d}: choose one of sessions.dates')
-    i, contract = sessions.dates.get_loc(view.date), sessions.contract
-    bars = sessions.bars.iloc[sessions.start[i]:sessions.end[i]]
-    begin = sessions.start[i - sessions.memory] if i > sessions.memory else 0  # with the first night
-    recent = sessions.bars.iloc[begin:sessions.end[i]]
-    levels = session_levels(recent, **view.counting, contract=contract)
-    profile = volume_profiles(bars, spread=view.spread, contract=contract)[view.date]
-    developing = developing_levels(bars, **view.counting, contract=contract)
-    structure = session_structure(recent, levels, contract=contract).loc[view.date]
-    known = _shift(levels).iloc[-2] if i else None
-    why = explain_signals(levels, sessions.rules).loc[view.date] if i and sessions.signals is None else None
-    orders = _orders_of_day(sessions, view.date, why)
-    trades = skipped = pd.DataFrame()
-    if sessions.result:
-        trades = _of_day(sessions.result.trades, view.date)
-        skipped = _of_day(sessions.result.skipped, view.date)
-    return Day(view, sessions, bars, profile, developing, levels.iloc[-1], structure, known,
-               _naked(levels, recent), nodes(profile), why, orders, trades, skipped)
+    "Return the one session on the date of a view; raise `BadData` where there is none."
+    return load_days(sessions, replace(view, count=1))[0]
 
 # %% ../nbs/04e_explore_day.ipynb #e51f7558
 _EXITS = {'stop': 'at the stop', 'target': 'at the target', 'close': 'at the close of the session',
@@ -268,7 +354,8 @@ def _outcome(day: Day) -> list[str]:
     ordered = len(day.orders) > 0
     if day.sessions.result is None:
         return ['No result was given, so what became of it is not shown.'] if ordered else []
-    done = [_trade_sentence(t) for _, t in day.trades.iterrows()]
+    over = day.trades.dropna(subset='exit_ts') if len(day.trades) else day.trades
+    done = [_trade_sentence(t) for _, t in over.iterrows()]
     done += [f'The run made no trade of its order: {s.reason}.' for _, s in day.skipped.iterrows()]
     if ordered and not done:
         return ['The run had no order here: its levels or its orders were chosen in another way.']
@@ -291,6 +378,7 @@ def describe_day(
     day: Day  # of `load_day`
 ) -> list[str]:  # sentences
     "Say what was ordered in a session, what became of it or why there was nothing, and how it traded."
+    if not day.whole: return [s for s in _order_sentences(day) if not s.startswith('The run')]
     return _order_sentences(day) + _structure_sentences(day.structure)
 
 # %% ../nbs/04e_explore_day.ipynb #ca6917cd
@@ -348,10 +436,11 @@ def _known_lines(day: Day) -> list[Line]:
             for name in ('vah', 'vpoc', 'val')]
 
 def _naked_lines(day: Day) -> list[Line]:
-    near = day.naked[day.naked.price.between(day.levels.low, day.levels.high)]
-    end = day.bars.index.searchsorted(near.covered_at.fillna(day.bars.index[-1]))
+    if not len(day.naked): return []
+    covered = day.naked.covered_at
+    end = np.where(covered.isna(), len(day.bars), day.bars.index.searchsorted(covered))
     return [Line(f'naked, {_format_date(date, "%d %b")}', price, until, 'purple', 'dot', False)
-            for date, price, until in zip(near.date, near.price, end)]
+            for date, price, until in zip(day.naked.date, day.naked.price, end.tolist())]
 
 def _order_lines(day: Day) -> list[Line]:
     colours = {'target': 'green', 'entry': 'grey', 'stop': 'vermilion'}
@@ -401,6 +490,7 @@ def _fill_markers(
     for t in day.trades.itertuples():
         place = np.minimum(day.bars.index.searchsorted([t.entry_ts, t.exit_ts]), len(day.bars) - 1)
         rows.append((place[0], t.entry, t.side, None, f'in {t.entry:,.2f}, {t.entry_ts:%H:%M} ET'))
+        if pd.isna(t.exit_ts): continue
         rows.append((place[1], t.exit, -t.side, t.net > 0, f'out {t.exit:,.2f}, {t.exit_ts:%H:%M} ET'))
     return pd.DataFrame(rows, columns=['x', 'price', 'side', 'won', 'text'])
 
