@@ -30,8 +30,12 @@ from .vpoc import LevelConfig, _candles, _plot_candles
 
 # %% ../nbs/04d_report.ipynb #720892a0
 def _numbers(text: str) -> Markup:
-    "Return a text as HTML in which no line ends between a minus sign and its number."
-    return Markup(re.sub(r'−\$?\d(?:[\d.,]*\d)?%?', r'<span class="n">\g<0></span>', str(escape(text))))
+    "Return a text as HTML in which no line ends between a minus sign and its number; HTML stays what it is."
+    if isinstance(text, Markup): return text
+    negative = r'−\$?\d(?:[\d.,]*\d)?%?(?: R\b)?'
+    return Markup(re.sub(negative, r'<span class="n">\g<0></span>', str(escape(text))))
+
+def _is_loss(text: str) -> bool: return bool(re.fullmatch(r'−\$?[\d.,]*[1-9][\d.,]*%?', text))
 
 @functools.cache
 def _templates() -> jinja2.Environment:
@@ -40,6 +44,7 @@ def _templates() -> jinja2.Environment:
         loader=jinja2.PackageLoader('vpoc_backtest'), undefined=jinja2.StrictUndefined, autoescape=True,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     environment.filters['numbers'] = _numbers
+    environment.tests['loss'] = _is_loss
     environment.policies['json.dumps_kwargs'] = {'separators': (',', ':')}
     return environment
 
@@ -49,10 +54,10 @@ def _block(name: str, **values) -> Markup:
 
 def _paragraph(text: str, kind: str = '') -> Markup: return _block('paragraph', text=text, kind=kind)
 
-# %% ../nbs/04d_report.ipynb #ba5de998
+# %% ../nbs/04d_report.ipynb #738e933e
 _FIGURE_TERMS = {
     'Trades': 'Positions that were opened and closed. Orders that never filled are not among them.',
-    'Expectancy, R': 'Mean result of a trade in R. One R is what the trade risked: entry to stop, and slippage.',
+    'Expectancy, R': 'Mean result of a trade in R. One R is what it risked: entry to stop, and slippage.',
     'R': 'Result of a trade as a multiple of what it risked: −1 R is a full stop, +2 R twice the risk.',
     'Total profit': 'What all trades made together, after commission, fees and slippage.',
     'Max drawdown': 'Deepest fall of the account from its highest value so far, marked at every bar.',
@@ -64,22 +69,22 @@ _FIGURE_TERMS = {
     'Sortino ratio': 'As the Sharpe ratio, but only returns below zero count as risk.',
     'Exposure': 'Share of the regular hours in which a position was open.',
     'Beta to holding one contract': 'Dollars the account moved for each dollar that one contract moved.',
-    'Ambiguous trades': 'Trades that ended in a bar which touched stop and target: which came first is unknown.',
+    'Ambiguous trades': 'Trades that ended in a bar that touched stop and target; the order is unknown.',
     'MAE, points': 'Maximum adverse excursion: how far price went against the trade before it ended.',
     'MFE, points': 'Maximum favourable excursion: how far price went for the trade before it ended.'}
 
-# %% ../nbs/04d_report.ipynb #6931560d
+# %% ../nbs/04d_report.ipynb #f2a6d221
 _TEST_TERMS = {
-    'p against nulls': 'Share of null markets (copies of the data in which nothing can be predicted) on which '
-                       'the rule did as well or better in mean R. Above 0.05, luck is enough to explain it.',
+    'p against nulls': 'Share of null markets (copies of the data in which nothing can be predicted) on '
+                       'which the rule did as well in mean R. Above 0.05, luck explains the result.',
     'p': 'Share of comparisons without an edge that did as well or better. Small values speak against luck.',
-    'Detectable edge': 'The smallest true edge, in R a trade, that this procedure would find in 80% of markets '
-                       'like this one. A smaller edge may be there and not be seen.',
-    'Probabilistic Sharpe ratio': 'Probability that the true Sharpe ratio is above zero, had nothing been chosen.',
+    'Detectable edge': 'The smallest true edge, in R a trade, that this procedure would find in 80% of '
+                       'markets like this one. A smaller one may be there and not be seen.',
+    'Probabilistic Sharpe ratio': 'Probability that the true Sharpe ratio is above zero, after one trial.',
     'Trials': 'Settings that were tried on these data. The best of many looks good by chance.',
     'Trials, as independent ones': 'Trials whose results move together count as fewer.',
-    'Deflated Sharpe ratio': 'Probability that the true Sharpe ratio exceeds the highest one expected from so '
-                             'many worthless trials.',
+    'Deflated Sharpe ratio': 'Probability that the true Sharpe ratio exceeds the highest that so many '
+                             'worthless trials would be expected to reach.',
     'VPOC': 'Volume point of control: the price at which most volume changed hands in a session.',
     'Value area': 'The prices around the VPOC that hold 70% of the volume, from VAL (low) to VAH (high).'}
 
@@ -107,8 +112,9 @@ def _html_table(
     text: bool = False  # cells are words, not figures: left-aligned, and wrapped
 ) -> Markup:
     "Return a table of the page, which scrolls sideways on a narrow screen."
-    rows = [(_term(label), list(map(_cell_text, values))) for label, *values in table.itertuples(name=None)]
-    columns = [(_term(column), len(str(column)) > 14) for column in table]
+    heading = lambda label: (_term(label), len(str(label)) > 14)  # a long one may take two lines, not five
+    rows = [(heading(label), list(map(_cell_text, values))) for label, *values in table.itertuples(name=None)]
+    columns = [heading(column) for column in table]
     return _block('table', columns=columns, rows=rows, index=index, words=text, corner=table.index.name or '')
 
 # %% ../nbs/04d_report.ipynb #a7c408ed
@@ -208,8 +214,8 @@ def _cost_table(results: dict[str, BacktestResult]) -> pd.DataFrame:
 def _null_section(evidence: Evidence) -> Markup:
     "Return the headline null market with its picture, the others as sentences and tables."
     first, *others = evidence.nulls.values()
-    caption = (f'The result (vermilion) among {len(first.placebos):,} randomised copies of the same bars that '
-               "keep the market's drift")
+    caption = (f'The result (vermilion) among {len(first.placebos):,} randomised copies of the same bars '
+               "that keep the market's drift")
     headline = _html(first.summary(), _html_figure(first.plot()[0], caption), first.table())
     return headline + _html(*(block for null in others for block in (null.summary(), null.table())))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save_report']
 
-# %% ../nbs/04d_report_page.ipynb #411bd647
+# %% ../nbs/04d_report_page.ipynb #ae99dde5
 import re
 import sys
 from collections.abc import Iterable
@@ -36,6 +36,7 @@ from vpoc_backtest.report import (
     _html,
     _html_figure,
     _html_table,
+    _is_loss,
     _minus_sign,
     _monte_carlo_section,
     _months_section,
@@ -50,10 +51,10 @@ from vpoc_backtest.report import (
     _when_section,
 )
 from .storage import atomic_file
-from .verdict import VerdictErrorRates, recommendation, verdict
+from .verdict import VerdictErrorRates, _conclusion, recommendation, verdict
 from .vpoc import _candles
 
-# %% ../nbs/04d_report_page.ipynb #bcabc893
+# %% ../nbs/04d_report_page.ipynb #01adc569
 def _first_sentence(text: str) -> tuple[str, str]:
     "Return the first sentence of a text, and the others."
     first, _, rest = re.sub(r'(?<=[.!?]) (?=[A-Z])', '\n', text, count=1).partition('\n')
@@ -66,10 +67,10 @@ def _conclusions(results: dict[str, BacktestResult], evidence: dict[str, object]
         seen = evidence.get(name)
         first, rest = _first_sentence(verdict(r, seen))
         parts.append(_block('conclusion', strategy=name.capitalize(), recommendation=recommendation(r, seen),
-                            first=first, rest=rest))
+                            first=first, rest=rest, kind=_conclusion(r, seen).replace(' ', '-')))
     return _html(*parts)
 
-# %% ../nbs/04d_report_page.ipynb #abfca41b
+# %% ../nbs/04d_report_page.ipynb #2c437690
 def _tile(name: str, label: Markup, value: str, note: str, loss: bool = False) -> dict:
     "Return a tile for the macro `tiles`."
     return {'name': name, 'label': label, 'value': value, 'note': note, 'loss': loss}
@@ -85,10 +86,11 @@ def _result_tiles(result: BacktestResult, holding: pd.Series | None) -> list[dic
              'expectancy_r': 'R a trade, after costs', 'total_profit': held,
              'max_drawdown': f"the longest: {m['max_drawdown_sessions']:,} sessions"}
     labels = {'trades': _term('Trades'), 'expectancy_r': _term('Expectancy, R', 'Expectancy'),
-              'total_profit': _term('Total profit', 'Profit'), 'max_drawdown': _term('Max drawdown', 'Drawdown')}
-    return [_tile(key, labels[key], text, notes[key], text.startswith('−')) for key, text in shown.items()]
+              'total_profit': _term('Total profit', 'Profit'),
+              'max_drawdown': _term('Max drawdown', 'Drawdown')}
+    return [_tile(key, labels[key], text, notes[key], _is_loss(text)) for key, text in shown.items()]
 
-# %% ../nbs/04d_report_page.ipynb #ea3ff7e1
+# %% ../nbs/04d_report_page.ipynb #e0ff1b6f
 def _null_tile(evidence: Evidence | None) -> dict:
     "Return the p of a rule against null markets that keep the drift, as a tile."
     label = _term('p against nulls')
@@ -96,7 +98,8 @@ def _null_tile(evidence: Evidence | None) -> dict:
     if test is None: return _tile('p', label, '–', 'no null market was run')
     n = len(test.placebos)
     if not np.isfinite(test.p): return _tile('p', label, '–', 'no trade to compare')
-    return _tile('p', label, f'{test.p:.3f}', f'{round(test.p * (n + 1)) - 1} of {n} null markets did as well')
+    as_good = round(test.p * (n + 1)) - 1
+    return _tile('p', label, f'{test.p:.3f}', f'{as_good} of {n} null markets did as well')
 
 def _power_tile(rates: VerdictErrorRates | None) -> dict:
     "Return the smallest edge that the data could have shown, as a tile."
@@ -104,11 +107,10 @@ def _power_tile(rates: VerdictErrorRates | None) -> dict:
     name = 'edge_found_in_80%'
     if rates is None: return _tile(name, label, '–', 'not measured: it takes 40 null markets')
     edge = rates.edge_found(.8)
-    if np.isfinite(edge):
-        return _tile(name, label, f'{edge:.2f} R', 'a trade: the smallest that 80% of such markets would show')
+    if np.isfinite(edge): return _tile(name, label, f'{edge:.2f} R', 'a trade, seen in 80% of such markets')
     most = rates.given.edge.max()
     if not np.isfinite(most): return _tile(name, label, 'none', 'the rule makes no trade on such markets')
-    return _tile(name, label, 'none', f'up to {most:.2f} R a trade, 80% of such markets would not show it')
+    return _tile(name, label, 'none', f'up to {most:.2f} R a trade in 80% of such markets')
 
 def _tiles(
     result: BacktestResult,  # that is judged
@@ -198,7 +200,8 @@ def _html_equity(
               _panel(fall, 'low', 'drawdown, %', '{:.3g}%')]
     worth = {c: _format_metric('total_profit', equity[c].iloc[-1]) for c in equity}
     end = ', '.join(_minus_sign(f'{c} {worth[c]} ({fall[c].iloc[-1]:.1f}%)') for c in equity)
-    return _block('chart', names=[(colour, name) for name, colour in _line_colours(equity)], panels=panels, times=_session_ticks(equity.index),
+    names = [(colour, name) for name, colour in _line_colours(equity)]
+    return _block('chart', names=names, panels=panels, times=_session_ticks(equity.index),
                   told=f'{dates[-1]}: {end}', data=data)
 
 # %% ../nbs/04d_report_page.ipynb #ab179938
@@ -210,18 +213,21 @@ def _held_profit(result: BacktestResult, evidence: Evidence | None, bars: pd.Dat
     holding = prepare_bars(bars, result.contract).holding_profit.reindex(result.equity.index)
     return None if holding.isna().any() else holding
 
-# %% ../nbs/04d_report_page.ipynb #737ba2a5
+# %% ../nbs/04d_report_page.ipynb #9f02dc34
 _MOST_CANDLES = 80  # of a drawn session
 _MOST_LEVELS = 120  # rows of a drawn profile
 
-def _in_ticks(prices: object, contract: ContractSpec) -> np.ndarray: return contract.to_ticks(prices).astype(int)
+def _in_ticks(prices: object, contract: ContractSpec) -> np.ndarray:
+    "Return prices as whole ticks."
+    return contract.to_ticks(prices).astype(int)
 
 def _packed_candles(day: pd.DataFrame, contract: ContractSpec) -> list[list[int]]:
     "Return candles as rows of minutes since the last, and ticks: gap, body, wick above, wick below."
     shown = _candles(day, _MOST_CANDLES)
     o, h, low, c = (_in_ticks(shown[name].to_numpy(), contract) for name in ('open', 'high', 'low', 'close'))
     minutes = _minutes(shown.index, shown.index[0])
-    rows = [np.diff(minutes, prepend=0), o - np.r_[0, c[:-1]], c - o, h - np.maximum(o, c), np.minimum(o, c) - low]
+    gap = o - np.r_[0, c[:-1]]
+    rows = [np.diff(minutes, prepend=0), gap, c - o, h - np.maximum(o, c), np.minimum(o, c) - low]
     return np.column_stack(rows).tolist()
 
 def _minutes(times: pd.DatetimeIndex, first: pd.Timestamp) -> np.ndarray:
@@ -230,17 +236,17 @@ def _minutes(times: pd.DatetimeIndex, first: pd.Timestamp) -> np.ndarray:
     return (since / pd.Timedelta('1min')).to_numpy().astype(int)
 
 def _packed_profile(profiles: VolumeProfiles, date: pd.Timestamp) -> list[int]:
-    "Return a profile as its lowest tick, the ticks of a row, and the volume of each row, the largest being 99."
+    "Return a profile as its lowest tick, the ticks of a row, and the volume of each row, 99 at most."
     i = profiles.dates.get_loc(date)
     units = profiles.units[profiles.offsets[i]:profiles.offsets[i + 1]]
     size = -(-len(units) // _MOST_LEVELS)
     rows = np.add.reduceat(units, np.arange(0, len(units), size))
     return [int(profiles.low[i]), size, *np.rint(99 * rows / rows.max()).astype(int).tolist()]
 
-# %% ../nbs/04d_report_page.ipynb #be052afb
+# %% ../nbs/04d_report_page.ipynb #f58d56f6
 def _levels_before(levels: pd.DataFrame, date: pd.Timestamp, contract: ContractSpec
                    ) -> tuple[pd.Timestamp, list[int], int] | None:
-    "Return the session whose levels were known, its VAL, VPOC and VAH in ticks of this contract, and the gap."
+    "Return the session whose levels were known, VAL, VPOC and VAH in ticks of this contract, and the gap."
     whole = levels.complete.to_numpy(bool) if 'complete' in levels else levels.vpoc.notna().to_numpy()
     known = np.flatnonzero(whole[:levels.index.searchsorted(date)])
     if not len(known): return None
@@ -249,7 +255,7 @@ def _levels_before(levels: pd.DataFrame, date: pd.Timestamp, contract: ContractS
     prices = np.array([row.val, row.vpoc, row.vah]) + gap
     return row.name, _in_ticks(prices, contract).tolist(), int(round(gap / contract.tick_size))
 
-# %% ../nbs/04d_report_page.ipynb #1861b11a
+# %% ../nbs/04d_report_page.ipynb #86f41bed
 def _rows_of(bars: pd.DataFrame, trades: pd.DataFrame) -> pd.DataFrame:
     "Return the bars of a session in regular hours, and those in which one of its trades was open."
     dates = bars.date.to_numpy()
@@ -260,8 +266,9 @@ def _rows_of(bars: pd.DataFrame, trades: pd.DataFrame) -> pd.DataFrame:
     open_then = (some.index >= entered) & (some.index <= left)
     return some[(some.segment == 'RTH') & (some.date == day) | open_then]
 
-def _drawn_session(trades: pd.DataFrame, tables: ReportTables, profiles: VolumeProfiles, contract: ContractSpec
-                   ) -> dict:
+def _drawn_session(
+    trades: pd.DataFrame, tables: ReportTables, profiles: VolumeProfiles, contract: ContractSpec
+) -> dict:
     "Return the session of some trades as it is drawn: candles, its profile, and the session before."
     date = trades.date.iloc[0]
     drawn = {'c': _packed_candles(_rows_of(tables.bars, trades), contract),
@@ -318,16 +325,19 @@ def _drawn_trades(results: dict[str, BacktestResult], tables: ReportTables) -> d
 
 def _orders_of(trades: pd.DataFrame, signals: pd.DataFrame | None) -> pd.DataFrame:
     "Return stop and target by date and side; missing where the orders are not known."
-    table = trades.assign(stop=np.nan, target=np.nan) if signals is None else signals
-    return table.drop_duplicates(['date', 'side']).set_index(['date', 'side'])[['stop', 'target']]
+    keys = pd.MultiIndex.from_frame(trades[['date', 'side']].drop_duplicates())
+    if signals is None: return pd.DataFrame(np.nan, keys, ['stop', 'target'])
+    known = signals.drop_duplicates(['date', 'side']).set_index(['date', 'side'])
+    return known[['stop', 'target']].reindex(keys)
 
-# %% ../nbs/04d_report_page.ipynb #dbdc09d3
+# %% ../nbs/04d_report_page.ipynb #4da430d2
 def _list_section(results: dict[str, BacktestResult], tables: ReportTables) -> Markup:
     "Return every trade of every strategy in lists to sort, with what a click on one of them draws."
     traded = {name: r for name, r in results.items() if len(r.trades)}
     if not traded: return Markup('')
     drawn = _drawn_trades(traded, tables)
-    told = 'A click on a heading sorts.' + (' A click on a trade shows its session.' if drawn['trades'] else '')
+    told = 'A click on a heading sorts.'
+    if drawn['trades']: told += ' A click on a trade shows its session.'
     most = len({date for r in traded.values() for date in r.trades.date})
     if drawn['trades'] and most > len(drawn['days']):
         told += f' The latest {len(drawn["days"]):,} of {most:,} sessions are in the page.'
@@ -338,10 +348,11 @@ def _list_section(results: dict[str, BacktestResult], tables: ReportTables) -> M
         keys = [key if key in drawn['trades'] else '' for key in (f'{i}-{n}' for n in range(len(rows)))]
         cells = [list(map(str, row)) for row in rows.itertuples(index=False, name=None)]
         parts.append(_block('trade_list', columns=list(rows), rows=list(zip(keys, cells))))
-    terms = Markup(', ').join(_term(term) for term in ('R', 'MAE, points', 'MFE, points', 'VPOC', 'Value area'))
-    return _html(*parts, Markup(f'<p class="quiet">Terms: {terms}.</p>'), _block('sessions', data=drawn))
+    words = {'R': 'R', 'MAE, points': 'MAE', 'MFE, points': 'MFE', 'VPOC': 'VPOC', 'Value area': 'value area'}
+    terms = Markup(', ').join(_term(term, text) for term, text in words.items())
+    return _html(*parts, _paragraph(Markup('Terms: ') + terms, 'quiet'), _block('sessions', data=drawn))
 
-# %% ../nbs/04d_report_page.ipynb #c326db96
+# %% ../nbs/04d_report_page.ipynb #5d0abf4f
 _SECTION_GROUPS = {
     'Trades and money': {
         'Every trade': 'a list to sort; a click shows the session with profile and levels',
@@ -377,10 +388,11 @@ _SECTION_GROUPS = {
 def _section(heading: str, body: str) -> dict:
     "Return a section with what the page says of it: its group and what it holds."
     for group, headings in _SECTION_GROUPS.items():
-        if heading in headings: return {'heading': heading, 'holds': headings[heading], 'group': group, 'body': body}
+        if heading in headings:
+            return {'heading': heading, 'holds': headings[heading], 'group': group, 'body': body}
     return {'heading': heading, 'holds': '', 'group': '', 'body': body}
 
-# %% ../nbs/04d_report_page.ipynb #379f4756
+# %% ../nbs/04d_report_page.ipynb #e6bec40b
 def _html_page(
     title: str,  # of the page
     sections: dict[str, str],  # heading → HTML; an empty heading: under the title, above the others
@@ -390,9 +402,9 @@ def _html_page(
     html = {heading: Markup(section) for heading, section in sections.items() if section}
     top = html.pop('', Markup(''))
     used = set(re.findall('popovertarget="(.*?)"', Markup('').join([top, *html.values()])))
-    glossary = [(_entry_id(term), term, meaning) for term, meaning in _GLOSSARY.items() if _entry_id(term) in used]
-    parts = [_section(heading, body) if folded else _section('', body) | {'heading': heading}
-             for heading, body in html.items()]
+    entries = [(_entry_id(term), term, meaning) for term, meaning in _GLOSSARY.items()]
+    glossary = [entry for entry in entries if entry[0] in used]
+    parts = [_section(heading, body) for heading, body in html.items()]
     page = _templates().get_template('report.html.j2')
     return page.render(title=title, top=top, sections=parts, folded=folded, glossary=glossary)
 

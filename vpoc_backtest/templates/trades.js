@@ -1,8 +1,11 @@
 // Sort the lists of trades by a column, and show the session of a trade under its row.
 {
   const data = JSON.parse(document.getElementById('sessions').textContent);
+  const holder = document.createElement('div');
+  holder.innerHTML = '<svg></svg>';
+  const space = holder.firstChild.namespaceURI;
   const tag = (name, given, text) => {
-    const made = document.createElementNS('http://www.w3.org/2000/svg', name);
+    const made = document.createElementNS(space, name);
     for (const [key, value] of Object.entries(given)) made.setAttribute(key, value);
     if (text) made.textContent = text;
     return made;
@@ -28,7 +31,7 @@
   };
 
   const draw = (trade, day, width) => {
-    const height = Math.min(380, Math.max(260, width * .42)), foot = 22, right = 92;
+    const height = Math.min(380, Math.max(260, width * .42)), foot = 22, right = 102;
     const side = Math.min(110, width * .13), x0 = side + 6, x1 = width - side - right - 6;
     const bars = candles(day);
     const [from, to] = [trade.in, trade.out];
@@ -73,8 +76,8 @@
     for (const l of labels) add('text', {x: width - right + 4, y: l.at, class: l.name == 'exit' ? (trade.won ? 'target' : 'stop') : l.name}, `${l.name} ${price(l.p)}`);
     const every = Math.ceil(bars.length * 46 / (x1 - x0));
     bars.forEach((b, i) => { if (i % every == 0) add('text', {x: x(i), y: height - 5, class: 'time'}, clock(b.minute)); });
-    if (day.p) add('text', {x: 0, y: height - 5, class: 'time start'}, 'before');
-    add('text', {x: x1 + 6 + side, y: height - 5, class: 'time end'}, 'this day');
+    if (day.p && side > 90) add('text', {x: 0, y: height - 5, class: 'time start'}, 'session before');
+    if (side > 90) add('text', {x: x1 + 6 + side, y: height - 5, class: 'time end'}, 'this session');
 
     const told = document.createElement('output'), cross = tag('path', {class: 'cross'});
     svg.append(cross);
@@ -88,7 +91,7 @@
       cross.setAttribute('d', `M${x(i)} 0V${height - foot}`);
       say(i);
     });
-    say(bars.findLastIndex(b => b.minute <= from) < 0 ? 0 : bars.findLastIndex(b => b.minute <= from));
+    say(Math.max(0, bars.findLastIndex(b => b.minute <= from)));
     return [told, svg];
   };
 
@@ -98,6 +101,11 @@
     const title = document.createElement('p');
     title.textContent = trade.title;
     slot.replaceChildren(title, ...(day ? draw(trade, day, slot.clientWidth) : ['The bars of this session are not in the page.']));
+  };
+
+  const resize = slot => {
+    slot.style.width = `${slot.closest('.list').clientWidth}px`;
+    fill(slot, slot.closest('tr').previousElementSibling.dataset.trade);
   };
 
   const toggle = row => {
@@ -110,7 +118,8 @@
     row.after(below);
     const slot = document.createElement('div');
     cell.append(slot);
-    fill(slot, row.dataset.trade);
+    resize(slot);
+    below.scrollIntoView({block: 'nearest'});
   };
 
   const value = cell => {
@@ -139,6 +148,6 @@
     });
   }
   addEventListener('resize', () => {
-    for (const slot of document.querySelectorAll('tr.slot div')) fill(slot, slot.closest('tr').previousElementSibling.dataset.trade);
+    for (const slot of document.querySelectorAll('tr.slot div')) resize(slot);
   });
 }
