@@ -5,6 +5,7 @@ The page in a real browser, narrow and wide, light, dark and on paper; the noteb
 import base64
 import io
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pytest
 from vpoc_backtest.data import ES, add_sessions, random_walk
 from vpoc_backtest.features import FilterConfig
 from vpoc_backtest.ml_backtest import EvidenceConfig, run_pipeline, save_run
+from vpoc_backtest.performance import _format_metric
 from vpoc_backtest.run_config import _NO_REJECTS, MarketData, RunConfig
 from vpoc_backtest.signals import SignalRules
 
@@ -42,15 +44,17 @@ def page(browser, folder):
         colours = [{'name': 'prefers-color-scheme', 'value': scheme}]
         cdp('Emulation.setEmulatedMedia', {'media': medium, 'features': colours})
         browser.open((folder/'report.html').as_uri())
+        cdp('Emulation.setDeviceMetricsOverride', screen)
         return browser
     yield opened
     cdp('Emulation.clearDeviceMetricsOverride', {})
     cdp('Emulation.setEmulatedMedia', {'media': '', 'features': []})
 
 
+OPEN = "for (const part of document.querySelectorAll('details')) part.open = true;"
 LAYOUT = """
 const all = selector => [...document.querySelectorAll(selector)];
-const outside = e => !e.closest('div.wide, pre, svg') && e.getBoundingClientRect().right > innerWidth + 1;
+const outside = e => !e.closest('div.wide, pre, svg, .meaning') && e.getBoundingClientRect().right > innerWidth + 1;
 const drawn = i => i.complete && i.naturalWidth && i.getBoundingClientRect().width;
 const long = svg => [...svg.querySelectorAll('path[style]')].filter(p => p.getTotalLength() > 900).length;
 const size = e => parseFloat(getComputedStyle(e).fontSize);
@@ -72,12 +76,12 @@ const contrast = e => {
   const ink = light(e.tagName == 'path' ? style.stroke : style.color);
   return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
 };
-const shown = [...document.querySelectorAll('body, a, td, figcaption, .plot i, .plot path[style]')];
+const shown = [...document.querySelectorAll('body, td, figcaption, .plot i, .plot path[style], .tiles dt, .loss, summary span, td button')];
 return shown.map(contrast).concat([paper]);
 """
 PRINTED = """
 const style = selector => getComputedStyle(document.querySelector(selector));
-return [style('img').filter, style('body').color, style('nav').display];
+return [style('img').filter, style('body').color, style('.all').display];
 """
 
 
@@ -85,11 +89,12 @@ return [style('img').filter, style('body').color, style('nav').display];
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 def test_the_page_is_whole(page, width, scheme):
     browser = page(width, scheme)
+    browser.driver.execute_script(OPEN)
     seen = browser.driver.execute_script(LAYOUT)
     assert seen['inner'] == width
     assert seen['page'] <= width and seen['wide'] == [], 'the page scrolls sideways'
     assert seen['empty'] == 0 and seen['images'] == FIGURES, 'a picture is not drawn'
-    assert seen['lines'] == [2, 2], 'the chart is not drawn'
+    assert seen['lines'] == [3, 3], 'the chart is not drawn: two strategies and one contract held'
     assert seen['text'] >= 11
     *contrasts, paper = browser.driver.execute_script(CONTRAST)
     assert min(contrasts) > 3 and (paper > .9) == (scheme == 'light')
@@ -120,16 +125,184 @@ def test_the_drawing_answers(page, folder):
             return f'{shown} ${worth:,.0f} ({fall:.1f}%)'.replace('-', '−')
         date = f'{row.date:%a} {row.date.day} {row.date:%b %Y}'
         return f'{date}: {one("original", "rule")}, {one("ml", "rule + filter")}'
+
+    def shown():
+        said, = browser.texts('figure.chart output')
+        return said.split(', one contract held')[0]
     chart, = browser.all('figure.chart')
-    assert browser.texts('figure.chart output') == [told(equity.iloc[-1])]
+    assert shown() == told(equity.iloc[-1])
+    held = json.loads((folder/'metrics.json').read_text())['evidence']['holding_profit']
+    assert f'one contract held ${100_000 + held:,.0f} (' in browser.texts('figure.chart output')[0]
     ActionChains(browser.driver).move_to_element(browser.all('.plot.tall')[0]).perform()
-    middle, = browser.texts('figure.chart output')
-    at = [told(row) for _, row in equity.iterrows()].index(middle)
+    at = [told(row) for _, row in equity.iterrows()].index(shown())
     assert abs(at - len(equity) // 2) <= 1
     browser.driver.execute_script('arguments[0].focus()', chart)
     ActionChains(browser.driver).send_keys(Keys.ARROW_LEFT).perform()
-    assert browser.texts('figure.chart output') == [told(equity.iloc[at - 1])]
+    assert shown() == told(equity.iloc[at - 1])
     assert browser.console() == []
+
+
+FIRST_SCREEN = """
+const bottom = e => e.getBoundingClientRect().bottom;
+return ['.verdict', '.tiles', '.plot.tall'].map(s => bottom(document.querySelector(s)) <= innerHeight)
+    .concat([document.querySelectorAll('details[open]').length]);
+"""
+
+
+@pytest.mark.parametrize('width', [420, 1400])
+def test_the_first_screen_answers(page, folder, width):
+    "Verdict, tiles and account need no scrolling, all else is closed, and the tiles are figures of metrics.json."
+    browser = page(width)
+    assert browser.driver.execute_script(FIRST_SCREEN) == [True, True, True, 0]
+    metrics = json.loads((folder/'metrics.json').read_text())
+    own, evidence = metrics['original'], metrics['evidence']
+    figures = {key: _format_metric(key, own[key]) for key in ('trades', 'expectancy_r', 'total_profit', 'max_drawdown')}
+    figures |= {'p': f"{evidence['p']:.3f}", 'edge_found_in_80%': '–'}  # 19 null markets are too few for error rates
+    tiles = browser.driver.execute_script("return [...document.querySelectorAll('.value')].map(e => [e.dataset.figure, e.textContent])")
+    assert dict(tiles) == figures and own['trades'] >= 30
+    notes = ' '.join(browser.texts('.tiles dd:last-child'))
+    assert f"one contract held: {_format_metric('total_profit', evidence['holding_profit'])}" in notes
+    as_good = round(evidence['p'] * (evidence['placebos'] + 1)) - 1
+    assert f"{as_good} of {evidence['placebos']} null markets" in notes
+    said = metrics['verdict']['original']
+    shown = ' '.join(browser.texts('.said:first-of-type p')).split()
+    assert shown == f"Rule: {said['recommendation']} {said['reasons']}".split()
+
+
+def test_it_opens_in_under_a_second(page):
+    browser = page(1400)
+    took = browser.driver.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd")
+    assert 0 < took < 1000
+
+
+def as_listed(trades):
+    "The texts of the list, from trades.csv."
+    def minus(text): return text.replace('-', '−')
+    def row(t):
+        times = [pd.Timestamp(t[k]).tz_convert('America/New_York') if pd.Timestamp(t[k]).tz else pd.Timestamp(t[k]) for k in ('entry_ts', 'exit_ts')]
+        return [t.date[:10], 'buy' if t.side > 0 else 'sell', str(t.contracts), f'{times[0]:%H:%M}', f'{t.entry:,.2f}', f'{times[1]:%H:%M}',
+                f'{t.exit:,.2f}', t.exit_reason, f'{t.mae:,.2f}', f'{t.mfe:,.2f}',
+                minus(f'${t.net:,.0f}').replace('$−', '−$'), minus(f'{t.r_multiple:+.3f}')]
+    return [row(t) for _, t in trades.iterrows()]
+
+
+ROWS = """
+const texts = row => [...row.cells].map(c => c.textContent);
+return [...document.querySelectorAll('table.trades')].map(t => [...t.tBodies[0].rows].map(texts));
+"""
+
+
+def test_the_list_is_trades_csv(page, folder):
+    "Every trade of the file, in its order; a heading sorts, with the mouse and from the keyboard."
+    from selenium.webdriver import Keys
+    browser = page(1400)
+    browser.driver.execute_script(OPEN)
+    trades = pd.read_csv(folder/'trades.csv')
+    own = [as_listed(trades[trades.strategy == name]) for name in ('original', 'ml') if (trades.strategy == name).any()]
+    shown = browser.driver.execute_script(ROWS)
+    assert shown == own
+    heads = browser.all('table.trades')[0].find_elements('css selector', 'thead button')
+    for column, key in ((11, 'r_multiple'), (9, 'mfe'), (0, 'date')):
+        expected = trades[trades.strategy == 'original'].sort_values(key, kind='stable')
+        heads[column].click()
+        rows = browser.driver.execute_script(ROWS)[0]
+        assert [r[column] for r in rows] == [r[column] for r in as_listed(expected)]
+    heads[11].send_keys(Keys.ENTER)
+    heads[11].send_keys(Keys.ENTER)
+    rows = browser.driver.execute_script(ROWS)[0]
+    assert [float(r[11].replace('−', '-')) for r in rows] == sorted((float(f'{r:.3f}') for r in trades.r_multiple[trades.strategy == 'original']), reverse=True)
+    assert browser.driver.execute_script("return document.querySelector('th[aria-sort]').textContent") == 'R'
+    assert browser.console() == []
+
+
+SLOT = """
+const svg = document.querySelector('.slot svg'), box = svg.getBoundingClientRect();
+const inside = t => t.getBoundingClientRect().right <= box.right + 1 && t.getBoundingClientRect().left >= box.left - 1;
+const texts = [...svg.querySelectorAll('text')];
+return {labels: texts.map(t => t.textContent), inside: texts.every(inside), candles: svg.querySelectorAll('rect.rose, rect.fell').length,
+        rows: svg.querySelectorAll('rect.inside, rect.outside').length, told: document.querySelector('.slot output').textContent};
+"""
+
+
+@pytest.mark.parametrize('width, scheme', [(400, 'light'), (1400, 'dark')])
+def test_a_click_shows_the_session(page, folder, width, scheme):
+    "The drawn prices are those of trades.csv, signals.csv and the levels of the session before."
+    from selenium.webdriver import Keys
+    browser = page(width, scheme)
+    browser.driver.execute_script(OPEN)
+    trade = pd.read_csv(folder/'trades.csv').iloc[3]
+    signals = pd.read_csv(folder/'signals.csv')
+    order = signals[(signals.date == trade.date) & (signals.side == trade.side)].iloc[0]
+    levels = pd.read_parquet(folder/'levels.parquet')
+    before = levels[levels.index < trade.date].iloc[-1]
+    button = browser.all('table.trades tbody button')[3]
+    button.send_keys(Keys.ENTER)
+    seen = browser.driver.execute_script(SLOT)
+    prices = {'entry': trade.entry, 'exit': trade.exit, 'stop': order.stop, 'target': order.target,
+              'VAL': before.val, 'VPOC': before.vpoc, 'VAH': before.vah}
+    assert {f'{name} {price:,.2f}' for name, price in prices.items()} <= set(seen['labels']) and seen['inside']
+    assert seen['candles'] > 20 and seen['rows'] > 20
+    assert re.fullmatch(r'\d\d:\d\d ET  O [\d,.]+  H [\d,.]+  L [\d,.]+  C [\d,.]+', seen['told'])
+    assert button.get_attribute('aria-expanded') == 'true'
+    assert browser.driver.execute_script(LAYOUT)['page'] <= width
+    button.click()
+    assert not browser.all('.slot') and browser.console() == []
+
+
+def test_terms_have_meanings(page):
+    "A click, or the Enter key, on a term shows its entry; Escape closes it; both fit a phone."
+    from selenium.webdriver import ActionChains, Keys
+    browser = page(420)
+    terms = browser.all('.tiles button.term')
+    assert [t.text for t in terms] == ['Trades', 'Expectancy', 'Profit', 'Drawdown', 'p against nulls', 'Detectable edge']
+    terms[5].click()
+    entry, = browser.all('.meaning:popover-open')
+    assert 'smallest true edge' in entry.text and entry.rect['x'] >= 0 and entry.rect['x'] + entry.rect['width'] <= 420 and entry.rect['width'] > 250
+    ActionChains(browser.driver).send_keys(Keys.ESCAPE).perform()
+    assert not browser.all('.meaning:popover-open')
+    terms[1].send_keys(Keys.ENTER)
+    assert browser.all('.meaning:popover-open')
+
+
+TORN = """
+const torn = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walk.nextNode()) {
+  const node = walk.currentNode;
+  if (node.parentElement.closest('script, style, pre, .meaning')) continue;
+  for (const found of node.data.matchAll(/[−-](?=[$\\d])[$\\d.,]+/g)) {
+    const before = node.data[found.index - 1] || ' ', range = document.createRange();
+    if (found[0][0] == '-') { if (!/[\\w–-]/.test(before)) torn.push('hyphen: ' + node.data); continue; }
+    range.setStart(node, found.index);
+    range.setEnd(node, found.index + found[0].length);
+    const tops = new Set([...range.getClientRects()].map(r => Math.round(r.top)));
+    if (tops.size > 1) torn.push('torn: ' + node.data);
+  }
+}
+return torn;
+"""
+
+
+@pytest.mark.parametrize('width', [320, 360, 420, 700, 1400])
+def test_minus_signs_stay_with_their_numbers(page, width):
+    browser = page(width)
+    browser.driver.execute_script(OPEN)
+    assert browser.driver.execute_script(TORN) == []
+
+
+def test_losses_are_red(page):
+    "In both schemes, and only losses."
+    script = "return [...document.querySelectorAll('.loss:not(.said)')].map(e => [e.textContent, getComputedStyle(e).color])"
+    for scheme in ('light', 'dark'):
+        seen = page(1400, scheme).driver.execute_script(script)
+        assert len(seen) > 20 and all(text.startswith('−') for text, _ in seen)
+        for _, colour in seen:
+            red, green, blue = map(int, re.findall(r'\d+', colour)[:3])
+            assert red > 190 and red > 1.5 * max(green, blue)
+
+
+def test_the_page_has_no_address(folder):
+    text = (folder/'report.html').read_text()
+    assert not re.search(r'https?:|//\w+\.|<link|<iframe|@import|url\(', text) and len(text.encode()) < 5e6
 
 
 def outputs_of(notebook):
