@@ -9,9 +9,10 @@ import pytest
 root = Path(__file__).parents[1]
 ORDER = ['storage', 'parallel', 'display', 'data', 'layouts', 'parsing', 'readers', 'data_quality', 'rolls', 'profiles', 'vpoc', 'tpo', 'market_profile', 'trades', 'order_flow', 'level_error',
          'stats', 'multiple_testing',
-         'volatility', 'signals', 'orders', 'performance', 'fills', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'lore', 'setups', 'report',
+         'volatility', 'signals', 'orders', 'performance', 'fills', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'lore', 'setups', 'explore_day', 'chart',
+         'report',
          'report_notebook', 'report_page',
-         'explore_day', 'explore', 'trade_lists', 'trade_audit', 'features', 'splits', 'model', 'ensemble_training', 'contenders', 'calibration', 'train', 'meta_labeling', 'filter_evidence', 'run_config', 'data_report', 'filter_report', 'ml_backtest', 'training_runs', 'next_session', 'monitor', 'cli', 'setups_cli', 'audit_cli', 'orders_cli', 'monitor_cli']
+         'explore', 'trade_lists', 'trade_audit', 'features', 'splits', 'model', 'ensemble_training', 'contenders', 'calibration', 'train', 'meta_labeling', 'filter_evidence', 'run_config', 'data_report', 'filter_report', 'ml_backtest', 'training_runs', 'next_session', 'monitor', 'cli', 'setups_cli', 'audit_cli', 'orders_cli', 'monitor_cli']
 ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storage', 'display'], 'layouts': ['data'], 'parsing': ['data', 'layouts'],
          'readers': ['storage', 'data', 'display', 'layouts', 'parsing'],
          'data_quality': ['display', 'data', 'parsing', 'readers'], 'rolls': ['data', 'display'], 'profiles': ['data'],

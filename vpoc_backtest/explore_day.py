@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../nbs/04e_explore_day.ipynb #5aad53dd
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 # %% ../nbs/04e_explore_day.ipynb #bbabf6f0
@@ -20,9 +20,10 @@ from .display import COLOURS, _figures_html, _format_date, axes
 from .market_profile import StructureRules, describe_session, session_structure
 from .orders import check_signals
 from .performance import _format_metric
-from .profiles import volume_profiles
+from .profiles import VolumeProfiles, volume_profiles
 from .signals import SignalRules, explain_signals
-from .vpoc import developing_levels, naked_vpocs, nodes, session_levels
+from .tpo import TPOProfiles, tpo_profiles
+from .vpoc import developing_levels, naked_vpocs, session_levels
 
 # %% ../nbs/04e_explore_day.ipynb #93035433
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class View:
     poc: str = 'peak'  # 'peak' or 'cluster'
     area: str = 'single'  # 'single' or 'pairs'
     pct: float = 0.70  # share of the volume in the value area
+    count: int = 1  # sessions shown, the last of them on `date`
+    until: int | None = None  # bars of that last session that are known; None: all
 
     @property
     def counting(self) -> dict:
@@ -113,11 +116,12 @@ class Day:
     structure: pd.Series  # its row of `session_structure`; when each is known: `STRUCTURE`
     known: pd.Series | None  # levels of the session before, in prices of this contract; None: there is none
     naked: pd.DataFrame  # older VPOCs not traded since, at its open: date, price, covered_at
-    nodes: pd.DataFrame  # of its profile: price, volume, kind
+    tpos: TPOProfiles  # letters of the sessions shown, this one among them
     why: pd.Series | None  # its row of `explain_signals`; None: there is none
     orders: pd.DataFrame  # that work in it: side, entry, stop, target
     trades: pd.DataFrame  # of the result
     skipped: pd.DataFrame  # orders of the result that made no trade, with the reason
+    whole: bool  # are all its bars known? False in a replay
 
     @property
     def number(self) -> int:
@@ -143,11 +147,17 @@ def _shift(levels: pd.DataFrame) -> pd.DataFrame:
     return levels.assign(**{name: levels[name] + gap for name in ('vpoc', 'val', 'vah')})
 
 # %% ../nbs/04e_explore_day.ipynb #901ebac0
-def _naked(levels: pd.DataFrame, bars: pd.DataFrame) -> pd.DataFrame:
-    "Return VPOCs from before yesterday that were not traded since, when the last of these sessions opened."
-    left = naked_vpocs(levels, bars).assign(price=_shift(levels).vpoc)[:-2]
-    left = left[left.covered_at.isna() | (left.covered_at >= levels.first_ts.iloc[-1])]
-    return left.reset_index()[['date', 'price', 'covered_at']]
+def _naked(levels: pd.DataFrame, covered: pd.Series, last: pd.Timestamp) -> pd.DataFrame:
+    """Return VPOCs from before yesterday that were not traded since, when the last of these sessions opened.
+
+    `covered` is when each was traded again; what came after `last`, the newest bar shown, is not known.
+    """
+    covered = covered[levels.index]
+    covered = covered.where(covered <= last).array
+    left = np.flatnonzero(covered.isna() | (covered >= levels.first_ts.iloc[-1]))
+    left = left[left < len(levels) - 2]
+    price = _shift(levels).vpoc.to_numpy()[left]
+    return pd.DataFrame({'date': levels.index[left], 'price': price, 'covered_at': covered[left]})
 
 # %% ../nbs/04e_explore_day.ipynb #898ad9b1
 def _of_day(table: pd.DataFrame | None, date: pd.Timestamp) -> pd.DataFrame:
@@ -160,31 +170,80 @@ def _orders_of_day(sessions: Sessions, date: pd.Timestamp, why: pd.Series | None
     if why is None: return _of_day(sessions.signals, date)
     return why.to_frame().T[[bool(why.order)]].rename_axis('date').reset_index()
 
-# %% ../nbs/04e_explore_day.ipynb #85df7fab
+# %% ../nbs/04e_explore_day.ipynb #28b0c6e6
+def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
+    "Return the trades entered up to the newest known bar; nothing is known of how an open one ends."
+    if not len(trades): return trades
+    trades = trades[trades.entry_ts <= last]
+    is_open = trades.exit_ts > last
+    if not is_open.any(): return trades
+    later = trades.columns.difference(['date', 'contract', 'side', 'contracts', 'entry_ts', 'entry', 'confidence'])
+    return trades.assign(**{name: trades[name].mask(is_open) for name in later})
+
+# %% ../nbs/04e_explore_day.ipynb #865578ed
+class _Span(NamedTuple):
+    "The tables of some sessions in a row, from which a `Day` takes its part."
+    first: int  # number of the first session shown
+    bars: pd.DataFrame  # from it on, nights included
+    levels: pd.DataFrame  # of these sessions, and of those that their orders use
+    covered: pd.Series  # when each VPOC was traded again
+    profiles: VolumeProfiles
+    developing: pd.DataFrame
+    structure: pd.DataFrame
+    why: pd.DataFrame | None
+    tpos: TPOProfiles
+
+def _load_span(sessions: Sessions, view: View) -> _Span:
+    "Count the levels of all sessions that a view shows, from the bars that it knows."
+    last = sessions.dates.get_loc(view.date)
+    first = max(last - view.count + 1, 0)
+    begin = sessions.start[first - sessions.memory] if first > sessions.memory else 0  # with the first night
+    end = sessions.end[last] if view.until is None else sessions.start[last] + max(view.until, 1)
+    recent = sessions.bars.iloc[begin:min(end, sessions.end[last])]
+    bars, contract = recent.iloc[sessions.start[first] - begin:], sessions.contract
+    levels = session_levels(recent, **view.counting, contract=contract)
+    return _Span(first, bars, levels, naked_vpocs(levels, recent).covered_at,
+                 volume_profiles(bars, spread=view.spread, contract=contract),
+                 developing_levels(bars, **view.counting, contract=contract),
+                 session_structure(recent, levels, contract=contract),
+                 explain_signals(levels, sessions.rules) if sessions.signals is None else None,
+                 tpo_profiles(bars, contract=contract))
+
+# %% ../nbs/04e_explore_day.ipynb #f3e87e37
+def _day_of(sessions: Sessions, view: View, span: _Span, i: int) -> Day:
+    "Return session number `i` of a span."
+    date, start = sessions.dates[i], sessions.start[i] - sessions.start[span.first]
+    own = slice(start, min(start + sessions.end[i] - sessions.start[i], len(span.bars)))
+    bars, at = span.bars.iloc[own], span.levels.index.get_loc(date)
+    levels = span.levels.iloc[max(0, at - sessions.memory):at + 1]
+    why = span.why.loc[date] if i and span.why is not None else None
+    trades = skipped = pd.DataFrame()
+    if sessions.result:
+        trades = _trades_known(_of_day(sessions.result.trades, date), bars.index[-1])
+        skipped = _of_day(sessions.result.skipped, date)
+    whole = bool(len(bars) == sessions.end[i] - sessions.start[i])
+    return Day(replace(view, date=date), sessions, bars, span.profiles[date], span.developing.iloc[own],
+               levels.iloc[-1], span.structure.loc[date], _shift(levels).iloc[-2] if i else None,
+               _naked(levels, span.covered, bars.index[-1]), span.tpos, why, _orders_of_day(sessions, date, why),
+               trades, skipped if whole else skipped[:0], whole)
+
+# %% ../nbs/04e_explore_day.ipynb #7be34f1f
+def load_days(
+    sessions: Sessions,  # of `split_sessions`
+    view: View  # the session, how many before it, and the settings
+) -> list[Day]:  # their tables, in order
+    "Return the sessions that a view shows; raise `BadData` where there is no session on its date."
+    if view.date not in sessions.dates:
+        raise BadData(f'there is no session on {view.date:%Y-%m-%d}: choose one of sessions.dates')
+    span = _load_span(sessions, view)
+    return [_day_of(sessions, view, span, i) for i in range(span.first, sessions.dates.get_loc(view.date) + 1)]
+
 def load_day(
     sessions: Sessions,  # of `split_sessions`
     view: View  # the session and the settings
 ) -> Day:  # its tables
-    "Return what one view shows; raise `BadData` where there is no such session."
-    if view.date not in sessions.dates:
-        raise BadData(f'there is no session on {view.date:%Y-%m-%d}: choose one of sessions.dates')
-    i, contract = sessions.dates.get_loc(view.date), sessions.contract
-    bars = sessions.bars.iloc[sessions.start[i]:sessions.end[i]]
-    begin = sessions.start[i - sessions.memory] if i > sessions.memory else 0  # with the first night
-    recent = sessions.bars.iloc[begin:sessions.end[i]]
-    levels = session_levels(recent, **view.counting, contract=contract)
-    profile = volume_profiles(bars, spread=view.spread, contract=contract)[view.date]
-    developing = developing_levels(bars, **view.counting, contract=contract)
-    structure = session_structure(recent, levels, contract=contract).loc[view.date]
-    known = _shift(levels).iloc[-2] if i else None
-    why = explain_signals(levels, sessions.rules).loc[view.date] if i and sessions.signals is None else None
-    orders = _orders_of_day(sessions, view.date, why)
-    trades = skipped = pd.DataFrame()
-    if sessions.result:
-        trades = _of_day(sessions.result.trades, view.date)
-        skipped = _of_day(sessions.result.skipped, view.date)
-    return Day(view, sessions, bars, profile, developing, levels.iloc[-1], structure, known,
-               _naked(levels, recent), nodes(profile), why, orders, trades, skipped)
+    "Return the one session on the date of a view; raise `BadData` where there is none."
+    return load_days(sessions, replace(view, count=1))[0]
 
 # %% ../nbs/04e_explore_day.ipynb #e51f7558
 _EXITS = {'stop': 'at the stop', 'target': 'at the target', 'close': 'at the close of the session',
@@ -268,7 +327,7 @@ def _outcome(day: Day) -> list[str]:
     ordered = len(day.orders) > 0
     if day.sessions.result is None:
         return ['No result was given, so what became of it is not shown.'] if ordered else []
-    done = [_trade_sentence(t) for _, t in day.trades.iterrows()]
+    done = [_trade_sentence(t) for _, t in day.trades.dropna(subset='exit_ts').iterrows()] if len(day.trades) else []
     done += [f'The run made no trade of its order: {s.reason}.' for _, s in day.skipped.iterrows()]
     if ordered and not done:
         return ['The run had no order here: its levels or its orders were chosen in another way.']
@@ -291,6 +350,7 @@ def describe_day(
     day: Day  # of `load_day`
 ) -> list[str]:  # sentences
     "Say what was ordered in a session, what became of it or why there was nothing, and how it traded."
+    if not day.whole: return [s for s in _order_sentences(day) if not s.startswith('The run')]
     return _order_sentences(day) + _structure_sentences(day.structure)
 
 # %% ../nbs/04e_explore_day.ipynb #ca6917cd
@@ -348,10 +408,10 @@ def _known_lines(day: Day) -> list[Line]:
             for name in ('vah', 'vpoc', 'val')]
 
 def _naked_lines(day: Day) -> list[Line]:
-    near = day.naked[day.naked.price.between(day.levels.low, day.levels.high)]
-    end = day.bars.index.searchsorted(near.covered_at.fillna(day.bars.index[-1]))
+    if not len(day.naked): return []
+    end = np.where(day.naked.covered_at.isna(), len(day.bars), day.bars.index.searchsorted(day.naked.covered_at))
     return [Line(f'naked, {_format_date(date, "%d %b")}', price, until, 'purple', 'dot', False)
-            for date, price, until in zip(near.date, near.price, end)]
+            for date, price, until in zip(day.naked.date, day.naked.price, end.tolist())]
 
 def _order_lines(day: Day) -> list[Line]:
     colours = {'target': 'green', 'entry': 'grey', 'stop': 'vermilion'}
@@ -401,6 +461,7 @@ def _fill_markers(
     for t in day.trades.itertuples():
         place = np.minimum(day.bars.index.searchsorted([t.entry_ts, t.exit_ts]), len(day.bars) - 1)
         rows.append((place[0], t.entry, t.side, None, f'in {t.entry:,.2f}, {t.entry_ts:%H:%M} ET'))
+        if pd.isna(t.exit_ts): continue
         rows.append((place[1], t.exit, -t.side, t.net > 0, f'out {t.exit:,.2f}, {t.exit_ts:%H:%M} ET'))
     return pd.DataFrame(rows, columns=['x', 'price', 'side', 'won', 'text'])
 
