@@ -22,15 +22,30 @@ FIGURES = 16  # pictures in the page, beside the drawing
 
 
 @pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-    "The directory of a small run of both strategies, with all the evidence."
+def walk():
+    "A small run of both strategies, with all the evidence."
     bars = add_sessions(random_walk(300, bars_per_session=78, seed=2))
     settings = RunConfig(rules=SignalRules(rule='migration'), filter=FilterConfig(arch='mlp', members=4, hidden=(16,), dropout=0., learning_rate=.01, first_sessions=150,
                                                                                   garch=False, min_confidence=10.))
-    walk = MarketData('a random walk', 'made here', bars, len(bars), _NO_REJECTS, None, ES)
-    run = run_pipeline(walk, settings, model='train', device='cpu', evidence=EvidenceConfig(placebos=19))
+    market = MarketData('a random walk', 'made here', bars, len(bars), _NO_REJECTS, None, ES)
+    run = run_pipeline(market, settings, model='train', device='cpu', evidence=EvidenceConfig(placebos=19))
     assert len(run.results['original'].trades) > 20
-    return save_run(run, tmp_path_factory.mktemp('run')/'out')
+    return run
+
+
+@pytest.fixture(scope='module')
+def folder(walk, tmp_path_factory):
+    "The directory of that run, as it is written without the extra `interactive`."
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('vpoc_backtest.report_page._session_chart', lambda *given: (None, []))
+        return save_run(walk, tmp_path_factory.mktemp('run')/'out')
+
+
+@pytest.fixture(scope='module')
+def charted(walk, tmp_path_factory):
+    "The same with the extra: its page has the interactive chart."
+    pytest.importorskip('litecharts', reason='not installed: pip install -c constraints.txt -e ".[interactive]"')
+    return save_run(walk, tmp_path_factory.mktemp('charted')/'out')
 
 
 @pytest.fixture
@@ -38,12 +53,12 @@ def page(browser, folder):
     "Opens the report at a width in CSS pixels, with a colour scheme, on screen or as printed."
     cdp = browser.driver.execute_cdp_cmd
 
-    def opened(width, scheme='light', medium='screen'):
+    def opened(width, scheme='light', medium='screen', place=folder):
         screen = {'width': width, 'height': 900, 'deviceScaleFactor': 1, 'mobile': False}
         cdp('Emulation.setDeviceMetricsOverride', screen)
         colours = [{'name': 'prefers-color-scheme', 'value': scheme}]
         cdp('Emulation.setEmulatedMedia', {'media': medium, 'features': colours})
-        browser.open((folder/'report.html').as_uri())
+        browser.open((place/'report.html').as_uri())
         cdp('Emulation.setDeviceMetricsOverride', screen)
         return browser
     yield opened
@@ -247,6 +262,31 @@ def test_a_click_shows_the_session(page, folder, width, scheme):
     assert browser.driver.execute_script(LAYOUT)['page'] <= width
     button.click()
     assert not browser.all('.slot') and browser.console() == []
+
+
+@pytest.mark.parametrize('width, scheme', [(400, 'dark'), (1400, 'light')])
+def test_a_click_shows_the_session_in_the_chart(page, charted, width, scheme):
+    "With the extra, a click on a trade shows its session in the chart, and the chart marks the trade it shows."
+    from selenium.webdriver import Keys
+    browser = page(width, scheme, place=charted)
+    took = browser.driver.execute_script("return performance.getEntriesByType('navigation')[0].loadEventEnd")
+    assert took < 1000 and len((charted/'report.html').read_bytes()) < 5e6
+    browser.driver.execute_script(OPEN)
+    trade = pd.read_csv(charted/'trades.csv').iloc[3]
+    browser.all('table.trades tbody button')[3].send_keys(Keys.ENTER)
+    browser.wait(lambda: trade.date[:10] in browser.texts('tr.on td:first-child'), 'the session of the trade')
+    browser.wait(lambda: browser.all('.sessions-chart canvas'), 'the chart')
+    words, = browser.texts('.vc-words')
+    assert f'{trade.entry:,.2f}' in words and f'{trade.exit:,.2f}' in words
+    assert browser.driver.execute_script(LAYOUT)['page'] <= width and not browser.all('.slot')
+    assert browser.console() == [] and browser.hosts() == set()
+
+
+def test_the_chart_is_not_printed(page, charted):
+    browser = page(794, 'dark', 'print', charted)
+    height = "return document.querySelector(arguments[0]).getBoundingClientRect().height"
+    assert browser.driver.execute_script(height, '.sessions-chart') == 0
+    assert browser.driver.execute_script(height, 'table.trades') > 300
 
 
 def test_terms_have_meanings(page):

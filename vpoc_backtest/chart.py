@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/04e_chart.ipynb #4e6ea3c9
+# %% ../nbs/04e_chart.ipynb #dda384d4
 import json
 from base64 import b64encode
 from dataclasses import replace
@@ -14,11 +14,11 @@ from gzip import compress
 from html import escape
 from importlib import resources
 
-# %% ../nbs/04e_chart.ipynb #d45c1b93
+# %% ../nbs/04e_chart.ipynb #638474af
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/04e_chart.ipynb #9ff3ff36
+# %% ../nbs/04e_chart.ipynb #a1ca5672
 from .data import _PRICES, BadData, ContractSpec
 from vpoc_backtest.explore_day import (
     Day,
@@ -38,7 +38,7 @@ from vpoc_backtest.explore_day import (
 from .profiles import composite_profile, volume_profiles
 from .vpoc import profile_levels
 
-# %% ../nbs/04e_chart.ipynb #0d92cf65
+# %% ../nbs/04e_chart.ipynb #75011fef
 def _pack_bars(day: Day) -> dict:
     "Return the bars: first price, four steps a bar (ticks), volumes, seconds on the clock of New York."
     contract, bars = day.sessions.contract, day.bars
@@ -51,14 +51,14 @@ def _pack_bars(day: Day) -> dict:
     return {'base': int(open[0]), 'ohlc': np.stack([gap, above, below, close - open], 1).ravel().tolist(),
             'v': np.rint(bars.volume.to_numpy(float)).astype(np.int64).tolist(), 'clock': [int(clock[0]), step]}
 
-# %% ../nbs/04e_chart.ipynb #14bafc17
+# %% ../nbs/04e_chart.ipynb #9be42042
 def _changes(ticks: np.ndarray) -> list[int]:
     "Return where a level changes and to what: bar, tick, bar, tick, …; nothing before the first tick."
     known = np.flatnonzero(np.isfinite(ticks))
     moved = known[np.append(True, np.diff(ticks[known]) != 0)[:len(known)]]
     return np.stack([moved, np.rint(ticks[moved])], 1).astype(int).ravel().tolist()
 
-# %% ../nbs/04e_chart.ipynb #3dfc6ce9
+# %% ../nbs/04e_chart.ipynb #29cf623e
 def _developing_vwap(
     bars: pd.DataFrame,  # of one session
     contract: ContractSpec  # whose ticks they are on
@@ -73,14 +73,14 @@ def _developing_vwap(
     square = (volume * (middle ** 2 + (ticks ** 2 - 1) / 12)).cumsum() / total
     return bottom + mean, np.sqrt(np.maximum(square - mean ** 2, 0))
 
-# %% ../nbs/04e_chart.ipynb #789fa63b
+# %% ../nbs/04e_chart.ipynb #fbef9ce3
 def _steps(values: np.ndarray, scale: int = 10) -> list[int | None]:
     "Return values as whole steps of a tenth; None where there is no value yet."
     known = np.flatnonzero(np.isfinite(values))
     whole = np.rint(scale * values[known]).astype(np.int64)
     return [None] * (len(values) - len(known)) + np.diff(whole, prepend=0).tolist()
 
-# %% ../nbs/04e_chart.ipynb #ac38b023
+# %% ../nbs/04e_chart.ipynb #f55ddf51
 _LINES = {'known': _known_lines, 'overnight': _overnight_lines, 'naked': _naked_lines, 'ib': _ib_lines,
           'order': _order_lines}
 
@@ -90,7 +90,7 @@ def _pack_lines(day: Day) -> list[list]:
     return [[kind, line.label, round(float(line.price) / tick, 4), int(line.begin), int(line.end)]
             for kind, lines in _LINES.items() for line in lines(day)]
 
-# %% ../nbs/04e_chart.ipynb #5049b1cc
+# %% ../nbs/04e_chart.ipynb #6120ea1c
 def _pack_trades(day: Day) -> list[dict]:
     "Return fills by number of the bar and price in ticks; `out` is None while a trade is open."
     fills, tick, packed = _fill_markers(day), day.sessions.contract.tick_size, []
@@ -106,7 +106,7 @@ def _pack_trades(day: Day) -> list[dict]:
         packed.append(one)
     return packed
 
-# %% ../nbs/04e_chart.ipynb #90cd6e79
+# %% ../nbs/04e_chart.ipynb #e8a37894
 def _pack_tpo(day: Day, levels: pd.DataFrame) -> list:
     "Return the lowest tick, the half hours of each tick as bits, and POC, VAL, VAH by TPOs (ticks)."
     tpos, at = day.tpos, day.tpos.dates.get_loc(day.view.date)
@@ -131,7 +131,7 @@ def _pack_days(days: list[Day]) -> list[dict]:
             'tpo': _pack_tpo(day, letters), 'lines': _pack_lines(day), 'trades': _pack_trades(day)})
     return packed
 
-# %% ../nbs/04e_chart.ipynb #398f08d7
+# %% ../nbs/04e_chart.ipynb #2822a758
 def _bar_number(sessions: Sessions, place: list) -> int:
     "Return the number of a bar among all, from a date and its number in that session."
     date, i = pd.Timestamp(place[0]), int(place[1])
@@ -160,7 +160,7 @@ def _pack_span(
     return {'from': begin, 'to': end, 'profile': [int(contract.to_ticks(profile.index[0])), volumes],
             **ticks, 'text': text}
 
-# %% ../nbs/04e_chart.ipynb #d0ead368
+# %% ../nbs/04e_chart.ipynb #805b631a
 def _template(name: str) -> str:
     "Return a file of the folder `templates`."
     return (resources.files('vpoc_backtest')/'templates'/name).read_text(encoding='utf-8')
@@ -175,7 +175,7 @@ def _chart_script() -> str:
     library = getLwcScript().removeprefix('<script>').removesuffix('</script>')
     return f"{library}\n{_template('sessions.js')}"
 
-# %% ../nbs/04e_chart.ipynb #3ff005d0
+# %% ../nbs/04e_chart.ipynb #802523bc
 def _chart_meta(sessions: Sessions) -> dict:
     "Return what the script must know of the market: tick, digits of a price, symbol, whether there are trades."
     tick = sessions.contract.tick_size
@@ -189,7 +189,7 @@ def _day_texts(day: Day) -> dict:
     rows = [['', *table.columns[1:]], *table.to_numpy().tolist()] if day.whole else []
     return {'words': describe_day(day), 'table': rows}
 
-# %% ../nbs/04e_chart.ipynb #e7a5b8fe
+# %% ../nbs/04e_chart.ipynb #30faf378
 def _page_days(
     sessions: Sessions,  # of `split_sessions`
     dates: pd.DatetimeIndex,  # sessions wanted
@@ -207,7 +207,7 @@ def _page_days(
         days += [loaded[i - group[0]] for i in group]
     return days
 
-# %% ../nbs/04e_chart.ipynb #a3140191
+# %% ../nbs/04e_chart.ipynb #b0a7e46f
 def _chart_page(
     sessions: Sessions,  # of `split_sessions`, with the result whose trades are shown
     dates: pd.DatetimeIndex | None = None,  # sessions in the page; None: those with a trade

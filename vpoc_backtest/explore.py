@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['explore']
 
-# %% ../nbs/04e_explore.ipynb #6c047553
+# %% ../nbs/04e_explore.ipynb #05deb861
 import json
 from dataclasses import replace
 from functools import cache
@@ -16,7 +16,7 @@ from traceback import format_exc
 # %% ../nbs/04e_explore.ipynb #1549e1d2
 import pandas as pd
 
-# %% ../nbs/04e_explore.ipynb #648ed4b8
+# %% ../nbs/04e_explore.ipynb #f00f0f55
 from .backtest import BacktestResult
 from .chart import _chart_meta, _chart_script, _day_texts, _pack_days, _pack_span, _template
 from .data import ES, MES, MNQ, NQ, ContractSpec
@@ -75,7 +75,7 @@ def navigate(
     there = dates[dates < view.date][-1:] if way == 'previous' else dates[dates > view.date][:1]
     return replace(view, date=there[0]) if len(there) else view
 
-# %% ../nbs/04e_explore.ipynb #f1ad390d
+# %% ../nbs/04e_explore.ipynb #88de7e17
 def update_view(
     sessions: Sessions,  # of `split_sessions`
     view: View,  # where one is
@@ -88,7 +88,7 @@ def update_view(
     number = sessions.dates.searchsorted(pd.Timestamp(value))
     return replace(view, date=sessions.dates[min(number, len(sessions) - 1)])
 
-# %% ../nbs/04e_explore.ipynb #ac4f8440
+# %% ../nbs/04e_explore.ipynb #82a5fe0b
 _RENDER = """
 export default {
   render({model, el}) {
@@ -117,7 +117,7 @@ def _widget_class() -> type:
         state = Dict().tag(sync=True)
     return SessionsWidget
 
-# %% ../nbs/04e_explore.ipynb #bd4cd00e
+# %% ../nbs/04e_explore.ipynb #ba3840a3
 def _same_market(contract: ContractSpec) -> dict[str, ContractSpec]:
     "Return the contracts that have the same prices, this one among them, by symbol."
     pairs = ((ES, MES), (NQ, MNQ))
@@ -131,7 +131,7 @@ def _choices(sessions: Sessions, view: View) -> dict:
         'spreads': list(_SPREADS), 'pocs': list(_POCS), 'areas': list(_AREAS),
         'shares': sorted({.6, .7, .8, .9, view.pct}), 'symbols': list(_same_market(sessions.contract))}
 
-# %% ../nbs/04e_explore.ipynb #90d84b38
+# %% ../nbs/04e_explore.ipynb #34bc7a89
 _KEPT = 400  # packed sessions that are kept, about 10 kB each
 
 def _missing(explorer: 'Explorer', view: View, dates: pd.DatetimeIndex):
@@ -153,7 +153,7 @@ def _texts_of(explorer: 'Explorer', view: View, day: Day) -> list[str]:
     last = json.dumps(_pack_days([day])[0], separators=(',', ':'))
     return [explorer._kept[explorer._key(view, date)] for date in earlier] + [last]
 
-# %% ../nbs/04e_explore.ipynb #39b31992
+# %% ../nbs/04e_explore.ipynb #e92daece
 class Explorer:
     """The chart in JupyterLab.
 
@@ -200,7 +200,7 @@ class Explorer:
         bundle = bundle[0] if isinstance(bundle, tuple) else bundle
         return {kind: data for kind, data in bundle.items() if kind != 'text/plain'}
 
-# %% ../nbs/04e_explore.ipynb #717462d2
+# %% ../nbs/04e_explore.ipynb #78155042
 def _act(explorer: Explorer, asked: dict) -> tuple[View, str]:
     "Return the view that a click asks for, and a sentence where there is something to say."
     sessions, view, what = explorer.sessions, explorer.view, asked['what']
@@ -223,7 +223,7 @@ def _act(explorer: Explorer, asked: dict) -> tuple[View, str]:
     day = _format_date(pd.Timestamp(asked[name]), '%A %d %B %Y')
     return there, f'{day} has no session: this is the next one.'
 
-# %% ../nbs/04e_explore.ipynb #5e233a88
+# %% ../nbs/04e_explore.ipynb #3a96da77
 def _texts(explorer: Explorer) -> dict:
     "Return what is written under the picture."
     day, view = explorer.day, explorer.view

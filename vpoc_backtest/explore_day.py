@@ -170,7 +170,7 @@ def _orders_of_day(sessions: Sessions, date: pd.Timestamp, why: pd.Series | None
     if why is None: return _of_day(sessions.signals, date)
     return why.to_frame().T[[bool(why.order)]].rename_axis('date').reset_index()
 
-# %% ../nbs/04e_explore_day.ipynb #28b0c6e6
+# %% ../nbs/04e_explore_day.ipynb #e632906a
 def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
     "Return the trades entered up to the newest known bar; nothing is known of how an open one ends."
     if not len(trades): return trades
@@ -180,7 +180,7 @@ def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
     later = trades.columns.difference(['date', 'contract', 'side', 'contracts', 'entry_ts', 'entry', 'confidence'])
     return trades.assign(**{name: trades[name].mask(is_open) for name in later})
 
-# %% ../nbs/04e_explore_day.ipynb #865578ed
+# %% ../nbs/04e_explore_day.ipynb #1c303d34
 class _Span(NamedTuple):
     "The tables of some sessions in a row, from which a `Day` takes its part."
     first: int  # number of the first session shown
@@ -209,7 +209,7 @@ def _load_span(sessions: Sessions, view: View) -> _Span:
                  explain_signals(levels, sessions.rules) if sessions.signals is None else None,
                  tpo_profiles(bars, contract=contract))
 
-# %% ../nbs/04e_explore_day.ipynb #f3e87e37
+# %% ../nbs/04e_explore_day.ipynb #4f69891d
 def _day_of(sessions: Sessions, view: View, span: _Span, i: int) -> Day:
     "Return session number `i` of a span."
     date, start = sessions.dates[i], sessions.start[i] - sessions.start[span.first]
@@ -227,7 +227,7 @@ def _day_of(sessions: Sessions, view: View, span: _Span, i: int) -> Day:
                _naked(levels, span.covered, bars.index[-1]), span.tpos, why, _orders_of_day(sessions, date, why),
                trades, skipped if whole else skipped[:0], whole)
 
-# %% ../nbs/04e_explore_day.ipynb #7be34f1f
+# %% ../nbs/04e_explore_day.ipynb #26eeaa02
 def load_days(
     sessions: Sessions,  # of `split_sessions`
     view: View  # the session, how many before it, and the settings

@@ -18,9 +18,11 @@ import tomlkit
 from markupsafe import Markup
 
 from .backtest import BacktestResult, plot_r_multiples, prepare_bars
-from .data import ContractSpec, add_sessions
+from .chart import _chart_page
+from .data import BadData, ContractSpec, add_sessions
 from .display import _format_date
 from .evidence import Evidence
+from .explore_day import View, split_sessions
 from .performance import _format_metric, _show_metric
 from .profiles import VolumeProfiles, volume_profiles
 from vpoc_backtest.report import (
@@ -330,24 +332,49 @@ def _orders_of(trades: pd.DataFrame, signals: pd.DataFrame | None) -> pd.DataFra
     known = signals.drop_duplicates(['date', 'side']).set_index(['date', 'side'])
     return known[['stop', 'target']].reindex(keys)
 
+# %% ../nbs/04d_report_page.ipynb #538c5ad2
+_MOST_CHARTED = 250  # sessions of the chart; about 6 kB each
+
+def _session_chart(results: dict[str, BacktestResult], tables: ReportTables
+                   ) -> tuple[Markup | None, list[str]]:
+    "Return the interactive chart and its dates; None where it cannot be had, or does not fit the run."
+    how = tables.level_config
+    if tables.bars is None or how.segment != 'RTH' or how.smooth != 1: return None, []
+    first = next(iter(results.values()))
+    dates = pd.DatetimeIndex(np.unique(np.concatenate([r.trades.date for r in results.values()])))
+    dates = dates[-_MOST_CHARTED:]
+    try:
+        sessions = split_sessions(tables.bars, first, signals=tables.signals, contract=first.contract)
+        view = View(dates[-1], how.spread, how.poc, how.area, how.pct)
+        return Markup(_chart_page(sessions, dates, view)), [f'{date:%Y-%m-%d}' for date in dates]
+    except (ImportError, BadData): return None, []
+
 # %% ../nbs/04d_report_page.ipynb #4da430d2
+def _list_sentence(results: dict[str, BacktestResult], shown: list[str]) -> str:
+    "Say what a click does, and how many of the sessions with a trade can be shown."
+    told = 'A click on a heading sorts.'
+    if not shown: return told
+    told += ' A click on a trade shows its session.'
+    dates = {date for r in results.values() for date in r.trades.date}
+    if len(dates) == len(shown): return told
+    return f'{told} The latest {len(shown):,} of {len(dates):,} sessions with a trade are in the page.'
+
 def _list_section(results: dict[str, BacktestResult], tables: ReportTables) -> Markup:
     "Return every trade of every strategy in lists to sort, with what a click on one of them draws."
     traded = {name: r for name, r in results.items() if len(r.trades)}
     if not traded: return Markup('')
-    drawn = _drawn_trades(traded, tables)
-    told = 'A click on a heading sorts.'
-    if drawn['trades']: told += ' A click on a trade shows its session.'
-    most = len({date for r in traded.values() for date in r.trades.date})
-    if drawn['trades'] and most > len(drawn['days']):
-        told += f' The latest {len(drawn["days"]):,} of {most:,} sessions are in the page.'
-    parts = [_paragraph(told, 'quiet')]
+    chart, shown = _session_chart(traded, tables)
+    drawn = _drawn_trades(traded, tables if chart is None else ReportTables())
+    if chart is None: shown = list(drawn['days'])
+    parts = [_paragraph(_list_sentence(traded, shown), 'quiet')]
     for i, (name, r) in enumerate(traded.items()):
         if len(traded) > 1: parts.append(_block('heading', text=name.capitalize()))
         rows = _trade_rows(r.trades)
-        keys = [key if key in drawn['trades'] else '' for key in (f'{i}-{n}' for n in range(len(rows)))]
+        keys = [f'{i}-{n}' if date in shown else '' for n, date in enumerate(rows.Date)]
         cells = [list(map(str, row)) for row in rows.itertuples(index=False, name=None)]
-        parts.append(_block('trade_list', columns=list(rows), rows=list(zip(keys, cells))))
+        listed = {'columns': list(rows), 'rows': list(zip(keys, cells)), 'chart': chart is not None}
+        parts.append(_block('trade_list', **listed))
+    if chart: parts.append(chart)
     words = {'R': 'R', 'MAE, points': 'MAE', 'MFE, points': 'MFE', 'VPOC': 'VPOC', 'Value area': 'value area'}
     terms = Markup(', ').join(_term(term, text) for term, text in words.items())
     return _html(*parts, _paragraph(Markup('Terms: ') + terms, 'quiet'), _block('sessions', data=drawn))

@@ -147,6 +147,15 @@
       if (row?.dataset.trade) toggle(row);
     });
   }
+  // With the interactive chart a row names its session, and the chart says which one it shows.
+  document.addEventListener('session', event => {
+    for (const row of document.querySelectorAll('tr[data-session]')) {
+      row.classList.toggle('on', row.dataset.session == event.detail.date);
+    }
+  });
+  document.addEventListener('click', event => {
+    if (event.target.closest('tr[data-session]')) document.querySelector('.sessions-chart').scrollIntoView({block: 'nearest'});
+  });
   addEventListener('resize', () => {
     for (const slot of document.querySelectorAll('tr.slot div')) resize(slot);
   });
