@@ -279,7 +279,7 @@ def test_a_click_shows_the_session_in_the_chart(page, charted, width, scheme):
     words, = browser.texts('.vc-words')
     assert f'{trade.entry:,.2f}' in words and f'{trade.exit:,.2f}' in words
     assert browser.driver.execute_script(LAYOUT)['page'] <= width and not browser.all('.slot')
-    assert browser.console() == [] and browser.hosts() == set()
+    assert browser.console() == [] and browser.hosts() == set()  # the library names its maker's address, and asks nothing of it
 
 
 def test_the_chart_is_not_printed(page, charted):

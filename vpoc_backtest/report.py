@@ -29,7 +29,7 @@ from .verdict import VerdictErrorRates
 from .vpoc import LevelConfig, _candles, _plot_candles
 
 # %% ../nbs/04d_report.ipynb #720892a0
-def _numbers(text: str) -> Markup:
+def _nowrap_negative(text: str) -> Markup:
     "Return a text as HTML in which no line ends between a minus sign and its number; HTML stays what it is."
     if isinstance(text, Markup): return text
     negative = r'−\$?\d(?:[\d.,]*\d)?%?(?: R\b)?'
@@ -43,7 +43,7 @@ def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader('vpoc_backtest'), undefined=jinja2.StrictUndefined, autoescape=True,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    environment.filters['numbers'] = _numbers
+    environment.filters['numbers'] = _nowrap_negative
     environment.tests['loss'] = _is_loss
     environment.policies['json.dumps_kwargs'] = {'separators': (',', ':')}
     return environment

@@ -227,12 +227,12 @@ def _packed_candles(day: pd.DataFrame, contract: ContractSpec) -> list[list[int]
     "Return candles as rows of minutes since the last, and ticks: gap, body, wick above, wick below."
     shown = _candles(day, _MOST_CANDLES)
     o, h, low, c = (_in_ticks(shown[name].to_numpy(), contract) for name in ('open', 'high', 'low', 'close'))
-    minutes = _minutes(shown.index, shown.index[0])
+    minutes = _clock_minutes(shown.index, shown.index[0])
     gap = o - np.r_[0, c[:-1]]
     rows = [np.diff(minutes, prepend=0), gap, c - o, h - np.maximum(o, c), np.minimum(o, c) - low]
     return np.column_stack(rows).tolist()
 
-def _minutes(times: pd.DatetimeIndex, first: pd.Timestamp) -> np.ndarray:
+def _clock_minutes(times: pd.DatetimeIndex, first: pd.Timestamp) -> np.ndarray:
     "Return New York clock times as minutes since midnight before `first`."
     since = times.tz_localize(None) - first.tz_localize(None).normalize()
     return (since / pd.Timedelta('1min')).to_numpy().astype(int)
@@ -258,7 +258,7 @@ def _levels_before(levels: pd.DataFrame, date: pd.Timestamp, contract: ContractS
     return row.name, _in_ticks(prices, contract).tolist(), int(round(gap / contract.tick_size))
 
 # %% ../nbs/04d_report_page.ipynb #86f41bed
-def _rows_of(bars: pd.DataFrame, trades: pd.DataFrame) -> pd.DataFrame:
+def _bars_shown(bars: pd.DataFrame, trades: pd.DataFrame) -> pd.DataFrame:
     "Return the bars of a session in regular hours, and those in which one of its trades was open."
     dates = bars.date.to_numpy()
     day = trades.date.iloc[0].to_numpy()
@@ -273,7 +273,7 @@ def _drawn_session(
 ) -> dict:
     "Return the session of some trades as it is drawn: candles, its profile, and the session before."
     date = trades.date.iloc[0]
-    drawn = {'c': _packed_candles(_rows_of(tables.bars, trades), contract),
+    drawn = {'c': _packed_candles(_bars_shown(tables.bars, trades), contract),
              'v': _packed_profile(profiles, date) if date in profiles.dates else [0, 1, 1]}
     known = None if tables.levels is None else _levels_before(tables.levels, date, contract)
     if known is None: return drawn
@@ -299,7 +299,7 @@ def _drawn_trade(trade: pd.Series, order: pd.Series, first: pd.Timestamp, contra
     "Return a trade as it is drawn: prices in ticks, times in minutes since midnight before its session."
     prices = {'entry': trade.entry, 'exit': trade.exit, 'stop': order.stop, 'target': order.target}
     ticks = {k: None if pd.isna(p) else int(_in_ticks([p], contract)[0]) for k, p in prices.items()}
-    times = _minutes(pd.DatetimeIndex([trade.entry_ts, trade.exit_ts]), first).tolist()
+    times = _clock_minutes(pd.DatetimeIndex([trade.entry_ts, trade.exit_ts]), first).tolist()
     return {'day': f'{trade.date:%Y-%m-%d}', 'title': _trade_title(trade), 'side': int(trade.side),
             'won': bool(trade.net > 0), 'in': times[0], 'out': times[1], **ticks}
 
@@ -319,7 +319,7 @@ def _drawn_trades(results: dict[str, BacktestResult], tables: ReportTables) -> d
     orders = _orders_of(trades, tables.signals)
     for date, some in trades[trades.date.isin(dates)].groupby('date'):
         held['days'][f'{date:%Y-%m-%d}'] = _drawn_session(some, tables, profiles, contract)
-        first = _rows_of(tables.bars, some).index[0]
+        first = _bars_shown(tables.bars, some).index[0]
         for _, trade in some.iterrows():
             order = orders.loc[(trade.date, trade.side)]
             held['trades'][f'{trade.strategy}-{trade.number}'] = _drawn_trade(trade, order, first, contract)
@@ -350,7 +350,7 @@ def _session_chart(results: dict[str, BacktestResult], tables: ReportTables
     except (ImportError, BadData): return None, []
 
 # %% ../nbs/04d_report_page.ipynb #4da430d2
-def _list_sentence(results: dict[str, BacktestResult], shown: list[str]) -> str:
+def _click_sentence(results: dict[str, BacktestResult], shown: list[str]) -> str:
     "Say what a click does, and how many of the sessions with a trade can be shown."
     told = 'A click on a heading sorts.'
     if not shown: return told
@@ -366,7 +366,7 @@ def _list_section(results: dict[str, BacktestResult], tables: ReportTables) -> M
     chart, shown = _session_chart(traded, tables)
     drawn = _drawn_trades(traded, tables if chart is None else ReportTables())
     if chart is None: shown = list(drawn['days'])
-    parts = [_paragraph(_list_sentence(traded, shown), 'quiet')]
+    parts = [_paragraph(_click_sentence(traded, shown), 'quiet')]
     for i, (name, r) in enumerate(traded.items()):
         if len(traded) > 1: parts.append(_block('heading', text=name.capitalize()))
         rows = _trade_rows(r.trades)
