@@ -94,6 +94,12 @@ const contrast = e => {
 const shown = [...document.querySelectorAll('body, td, figcaption, .plot i, .plot path[style], .tiles dt, .loss, summary span, td button')];
 return shown.map(contrast).concat([paper]);
 """
+OVERLAPS = """
+const boxes = [...document.querySelectorAll('div.wide > table, p, summary, figure, dl')].map(e => [e.getBoundingClientRect(), e])
+    .filter(([box]) => box.height);
+const over = ([a, e], [b, f]) => !e.contains(f) && !f.contains(e) && a.top < b.bottom - 2 && b.top < a.bottom - 2 && a.left < b.right && b.left < a.right;
+return boxes.slice(1).flatMap((box, i) => over(boxes[i], box) ? [box[1].textContent.slice(0, 40)] : []);
+"""
 PRINTED = """
 const style = selector => getComputedStyle(document.querySelector(selector));
 return [style('img').filter, style('body').color, style('.all').display];
@@ -121,6 +127,7 @@ def test_the_page_on_paper(page):
     browser = page(794, 'dark', 'print')  # A4
     seen = browser.driver.execute_script(LAYOUT)
     assert seen['empty'] == 0 and seen['page'] <= 794
+    assert browser.driver.execute_script(OVERLAPS) == []
     assert browser.driver.execute_script(PRINTED) == ['none', 'rgb(0, 0, 0)', 'none']
     printed = browser.driver.execute_cdp_cmd('Page.printToPDF', {'preferCSSPageSize': True})
     pdf = base64.b64decode(printed['data'])
@@ -287,6 +294,7 @@ def test_the_chart_is_not_printed(page, charted):
     height = "return document.querySelector(arguments[0]).getBoundingClientRect().height"
     assert browser.driver.execute_script(height, '.sessions-chart') == 0
     assert browser.driver.execute_script(height, 'table.trades') > 300
+    assert browser.driver.execute_script(OVERLAPS) == []
 
 
 def test_terms_have_meanings(page):

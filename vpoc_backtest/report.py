@@ -240,7 +240,9 @@ def _rates_section(rates: VerdictErrorRates) -> Markup:
     about = ('Levels, 25 settings, null markets and verdict were computed again on markets made of these '
              'bars, without an edge and with planted edges of several sizes. The filter was not trained '
              'again.')
-    picture = _html_figure(rates.plot(), 'How often each conclusion is reached, by the size of the true edge')
+    drawn = rates.plot()
+    drawn.set_title('', loc='left')  # the heading says it
+    picture = _html_figure(drawn, 'How often each conclusion is reached, by the size of the true edge')
     return _html(*rates.sentences(), picture, rates.table(), _paragraph(about, 'quiet'))
 
 # %% ../nbs/04d_report.ipynb #b8d35b2b
