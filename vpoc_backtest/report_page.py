@@ -366,7 +366,7 @@ def _list_section(results: dict[str, BacktestResult], tables: ReportTables) -> M
     chart, shown = _session_chart(traded, tables)
     drawn = _drawn_trades(traded, tables if chart is None else ReportTables())
     if chart is None: shown = list(drawn['days'])
-    parts = [_paragraph(_click_sentence(traded, shown), 'quiet')]
+    parts = [_paragraph(_click_sentence(traded, shown), 'quiet click')]
     for i, (name, r) in enumerate(traded.items()):
         if len(traded) > 1: parts.append(_block('heading', text=name.capitalize()))
         rows = _trade_rows(r.trades)
@@ -382,10 +382,10 @@ def _list_section(results: dict[str, BacktestResult], tables: ReportTables) -> M
 # %% ../nbs/04d_report_page.ipynb #5d0abf4f
 _SECTION_GROUPS = {
     'Trades and money': {
-        'Every trade': 'a list to sort; a click shows the session with profile and levels',
+        'Every trade': 'a list to sort, and the session of each with profile and levels',
         'Figures': 'all figures of each strategy side by side',
         'Costs and slippage': 'what was left after each of them',
-        'Best and worst trades': 'five each, four of them drawn',
+        'Best and worst trades': 'five of each',
         'Bars that touched stop and target': 'trades whose outcome one bar does not tell',
         'Orders that made no trade': 'counted by reason',
         'Sessions without an order': 'counted by the condition that failed'},
