@@ -44,8 +44,8 @@ FILES = {
 }
 
 FROM_ELSEWHERE = re.compile(
-    r'<script[^>]+src|<link|@import|(?:src|href)="(?!data:|#)|url\(', re.I
-)  # the equity curve has a script, in the page itself: it must open offline
+    r'<script[^>]+src|<link|@import|(?:src|href)="(?!data:|#)|(?-i:url)\((?!#)', re.I
+)  # the charts have scripts, in the page itself: it must open offline
 
 
 def run(*args, cwd):

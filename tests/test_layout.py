@@ -11,7 +11,7 @@ ORDER = ['storage', 'parallel', 'display', 'data', 'layouts', 'parsing', 'reader
          'stats', 'multiple_testing',
          'volatility', 'signals', 'orders', 'own_rules', 'performance', 'fills', 'backtest', 'sweeps', 'causality', 'drift', 'evidence', 'verdict', 'lore', 'setups', 'explore_day', 'chart',
          'report',
-         'report_notebook',
+         'report_notebook', 'report_page',
          'explore', 'trade_lists', 'trade_fills', 'trade_audit', 'features', 'splits', 'model', 'ensemble_training', 'contenders', 'calibration', 'train', 'meta_labeling', 'filter_evidence', 'run_config', 'data_report', 'filter_report', 'ml_backtest', 'training_runs', 'next_session', 'monitor', 'cli', 'setups_cli', 'audit_cli', 'orders_cli', 'monitor_cli']
 ABOVE = {'storage': [], 'parallel': ['storage'], 'display': [], 'data': ['storage', 'display'], 'layouts': ['data'], 'parsing': ['data', 'layouts'],
          'readers': ['storage', 'data', 'display', 'layouts', 'parsing'],

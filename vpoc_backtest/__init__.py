@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .ml_backtest import load_run as load_run, run_pipeline as run_pipeline
     from .performance import compare as compare
     from .readers import read_bars as read_bars, read_vix as read_vix
-    from .report import save_report as save_report
+    from .report_page import save_report as save_report
     from .rolls import front_month as front_month
     from .run_config import RunConfig as RunConfig, load_market as load_market
     from .signals import SignalRules as SignalRules, make_signals as make_signals
@@ -38,7 +38,7 @@ _HOMES = {
     'ml_backtest': 'load_run run_pipeline',
     'performance': 'compare',
     'readers': 'read_bars read_vix',
-    'report': 'save_report',
+    'report_page': 'save_report',
     'rolls': 'front_month',
     'run_config': 'RunConfig load_market',
     'signals': 'SignalRules make_signals',

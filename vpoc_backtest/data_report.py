@@ -41,7 +41,7 @@ def _levels_section(bars: pd.DataFrame, levels: pd.DataFrame, config: LevelConfi
     except BadData as e: told = f'The error of levels made from these bars is not known: {e}.'
     migration = plot_migration(levels[-120:])
     caption = 'VPOC and value area of the last sessions'
-    migration.set_title(caption, loc='left')
+    migration.set_title('', loc='left')  # the caption says it
     return {'VPOC and value area': _html(told, _html_figure(migration, caption))}
 
 # %% ../nbs/07c_data_report.ipynb #33a328db
@@ -102,7 +102,7 @@ def _setups_section(study: SetupStudy, source: str) -> dict[str, str]:
     caption = ('How often each claim came true, with its 95% interval, over what null markets give. '
                'Vermilion: differs from them after correction for the number of claims')
     forest = plot_setups(study)
-    forest.set_title('')
+    forest.set_title('', loc='left')  # the sentence above says it
     picture = _html_figure(forest, caption)
     tested = _setups_table(study.table[study.table.note == ''])
     return {'Do the claims of traders hold here?': _html(*told, picture, tested)}

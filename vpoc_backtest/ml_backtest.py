@@ -43,10 +43,10 @@ from vpoc_backtest.report import (
     _drawn_profits,
     _evidence_sections,
     _named_results,
-    _report_html,
     plot_comparison,
 )
 from .report_notebook import _report_notebook, _run_table
+from .report_page import _report_html
 from vpoc_backtest.run_config import (
     _FORMAT,
     MarketData,
@@ -607,7 +607,7 @@ def _report(run: Run) -> str:
     if run.filtered: more |= _filter_sections(run.filtered)
     if run.setups: more |= _setups_section(run.setups, market.source)
     notes = ReportNotes(_about(run), _config_toml(_saved_config(run)), _versions(), _notes(run))
-    tables = ReportTables(market.bars, run.signals, run.why, run.levels)
+    tables = ReportTables(market.bars, run.signals, run.why, run.levels, config, run.rates)
     data = _levels_section(market.bars, run.levels, config, market.contract)
     data |= _profile_section(market.bars, market.contract) | _quality_section(run.quality)
     evidence = {name: run.evidence_of(name) for name in run.results}

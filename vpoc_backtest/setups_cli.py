@@ -65,7 +65,7 @@ def _write_study(folder: Path, study: object, title: str, source: str):
     import matplotlib.pyplot as plt
 
     from vpoc_backtest.data_report import _setups_section
-    from vpoc_backtest.report import _html_page
+    from vpoc_backtest.report_page import _html_page
     study.table.to_csv(folder/'setups.csv', lineterminator='\n')
     for what in ('year', 'volatility'):
         study.by(what).to_csv(folder/f'setups_by_{what}.csv', lineterminator='\n')

@@ -27,7 +27,8 @@ from vpoc_backtest.performance import (
     _too_few_trades,
     _trade_figures,
 )
-from .report import _block, _html, _html_figure, _html_page, _html_table
+from .report import _block, _html, _html_figure, _html_table
+from .report_page import _html_page
 from .stats import _MIN_TRADES, _drawdowns
 from .storage import atomic_file
 from vpoc_backtest.trade_fills import (
@@ -521,9 +522,9 @@ def _reject_section(rejects: pd.DataFrame | None) -> str:
 def _audit_page(audit: TradeAudit, rejects: pd.DataFrame | None, title: str) -> str:
     "Return the audit as one HTML page."
     first, *rest = audit.sentences()
-    told = _block('conclusion', strategy='List', recommendation=audit.recommendation, reasons=first)
+    told = _block('conclusion', strategy='List', recommendation=audit.recommendation, first=first)
     figure = audit.plot()[0].figure
-    drawn = ('Profit in time; the mean trade (red) among the same trades on random days and on coin tosses; '
+    drawn = ('Profit in time; the mean trade (vermilion) among the same trades on random days and on coin tosses; '
              'where in their bars the fills lie')
     sides = _sides(audit.result.trades)
     sides = pd.DataFrame({'Trades': sides.trades.map('{:,.0f}'.format),
