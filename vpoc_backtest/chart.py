@@ -234,7 +234,7 @@ def _chart_page(
     """
     if dates is None: dates = np.unique(sessions.result.trades.date)
     dates = pd.DatetimeIndex(dates)[-most:]
-    if not len(dates): raise BadData('there is no session to show: the result has no trade, or no date was given')
+    if not len(dates): raise BadData('no session to show: the result has no trade, or no date was given')
     days, packed = _page_days(sessions, dates, view or View(sessions.dates[-1])), []
     for day in days:
         text = json.dumps(_pack_days([day])[0] | _day_texts(day), separators=(',', ':'))

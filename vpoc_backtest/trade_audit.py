@@ -524,8 +524,8 @@ def _audit_page(audit: TradeAudit, rejects: pd.DataFrame | None, title: str) -> 
     first, *rest = audit.sentences()
     told = _block('conclusion', strategy='List', recommendation=audit.recommendation, first=first)
     figure = audit.plot()[0].figure
-    drawn = ('Profit in time; the mean trade (vermilion) among the same trades on random days and on coin tosses; '
-             'where in their bars the fills lie')
+    drawn = ('Profit in time; the mean trade (vermilion) among the same trades on random days and on coin '
+             'tosses; where in their bars the fills lie')
     sides = _sides(audit.result.trades)
     sides = pd.DataFrame({'Trades': sides.trades.map('{:,.0f}'.format),
                           'Profit': sides.total_profit.map(_dollars)})
