@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).parents[1]
-templates = {f'templates/{name}' for name in ('report.html.j2', 'blocks.html.j2', 'report.css', 'chart.js', 'page.js', 'trades.js', 'report_cells.txt')}
+templates = {f'templates/{name}' for name in ('report.html.j2', 'blocks.html.j2', 'report.css', 'chart.js', 'page.js', 'trades.js', 'sessions.css', 'sessions.js', 'report_cells.txt')}
 pytest.importorskip('build', reason='no build: pip install -c constraints.txt -e ".[dev]"')
 
 
