@@ -14,8 +14,8 @@ from vpoc_backtest.data import ES, ContractSpec, add_sessions, random_walk
 from vpoc_backtest.market_profile import (
     STRUCTURE,
     StructureRules,
+    _describe_session,
     balance_areas,
-    describe_session,
     open_references,
     session_structure,
 )
@@ -296,7 +296,7 @@ def test_structure_of_random_sessions(faulty, rules):
     for column in ('shape', 'day_type', 'open_type', 'value_relation'):  # every word occurs (days as wide as their first hour are rare), and so does not knowing
         assert set(got[column].cat.categories) - set(got[column]) <= {'normal'} and got[column].isna().any(), column
     for column in ('ib_high', 'overnight_high', 'overnight_inventory', 'gap', 'vwap'): assert got[column].isna().any() and got[column].notna().any()
-    assert got.apply(describe_session, axis=1).str.fullmatch(r'\S.*\.').all()
+    assert got.apply(_describe_session, axis=1).str.fullmatch(r'\S.*\.').all()
 
 
 def letters_agree(bars, contract=ES, period='30min'):

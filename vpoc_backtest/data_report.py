@@ -12,7 +12,7 @@ from .data import BadData, ContractSpec
 from .data_quality import plot_completeness
 from .display import _format_date
 from .level_error import expected_level_error
-from .market_profile import describe_session, plot_tpo, session_structure
+from .market_profile import _describe_session, plot_tpo, session_structure
 from .parsing import _bar_length
 from .report import _html, _html_figure, _html_table
 from .run_config import _describe_quality
@@ -63,7 +63,7 @@ def _profile_section(bars: pd.DataFrame, contract: ContractSpec, sessions: int =
     if not len(days): return {}
     recent = bars[bars.date >= days[-sessions - 20:][0]]  # the mean range of the sessions before is asked for
     structure = session_structure(recent, contract=contract)[-sessions:]
-    table = pd.DataFrame({'How it traded': [describe_session(row) for _, row in structure.iterrows()]},
+    table = pd.DataFrame({'How it traded': [_describe_session(row) for _, row in structure.iterrows()]},
                          index=[_format_date(day) for day in structure.index])
     chart = plot_tpo(recent, days[-1], contract=contract)
     caption = 'Letters of thirty minutes, value area, POC and initial balance; beside them the volume'

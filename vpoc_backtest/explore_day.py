@@ -17,7 +17,7 @@ import pandas as pd
 from .backtest import BacktestResult
 from .data import _ZONE, ES, BadData, ContractSpec, _check_one_contract, add_sessions, check_bars
 from .display import COLOURS, _figures_html, _format_date, axes
-from .market_profile import StructureRules, describe_session, session_structure
+from .market_profile import StructureRules, _describe_session, session_structure
 from .orders import check_signals
 from .performance import _format_metric
 from .profiles import VolumeProfiles, volume_profiles
@@ -346,7 +346,7 @@ def _structure_sentences(
 ) -> list[str]:  # one, or none where the session has no shape
     "Say how a session traded."
     if pd.isna(structure['shape']): return []
-    return [f'At its close: {describe_session(structure)}']
+    return [f'At its close: {_describe_session(structure)}']
 
 # %% ../nbs/04e_explore_day.ipynb #6d80a864
 def _outcome(day: Day) -> list[str]:

@@ -17,7 +17,7 @@ import pandas as pd
 import tomlkit
 from markupsafe import Markup
 
-from .backtest import BacktestResult, _plot_r_multiples, prepare_bars
+from .backtest import BacktestResult, plot_r_multiples, prepare_bars
 from .chart import _chart_page
 from .data import BadData, ContractSpec, add_sessions
 from .display import _format_date
@@ -490,7 +490,7 @@ def _report_html(
         'How much could chance change it?': _monte_carlo_section(result),
         'Returns by month': _months_section(results),
         'Results by time and volatility': _when_section(result, tables.levels),
-        'Distribution of the trades': _html_figure(_plot_r_multiples(**results), drawn),
+        'Distribution of the trades': _html_figure(plot_r_multiples(**results), drawn),
         **(data or {}),
         **_assumptions(notes)}
     return _html_page(title, _in_groups(sections), folded=True)
