@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/04e_chart.ipynb #ef10a298
+# %% ../nbs/04e_chart.ipynb #9feced8e
 import json
 from base64 import b64encode
 from dataclasses import replace
@@ -14,11 +14,11 @@ from gzip import compress
 from importlib import resources
 from importlib.util import find_spec
 
-# %% ../nbs/04e_chart.ipynb #8b560f27
+# %% ../nbs/04e_chart.ipynb #a5a78a94
 import numpy as np
 import pandas as pd
 
-# %% ../nbs/04e_chart.ipynb #21987810
+# %% ../nbs/04e_chart.ipynb #c3ee7c31
 from .data import _PRICES, BadData, ContractSpec
 from vpoc_backtest.explore_day import (
     Day,
@@ -37,7 +37,7 @@ from vpoc_backtest.explore_day import (
 from .profiles import composite_profile, volume_profiles
 from .vpoc import profile_levels
 
-# %% ../nbs/04e_chart.ipynb #67192755
+# %% ../nbs/04e_chart.ipynb #539c6657
 def _pack_bars(day: Day) -> dict:
     "Return the bars: first price, four steps a bar (ticks), volumes, seconds on the clock of New York."
     contract, bars = day.sessions.contract, day.bars
@@ -52,14 +52,14 @@ def _pack_bars(day: Day) -> dict:
     return {'base': int(open[0]), 'ohlc': moves.tolist(), 'v': volume.tolist(),
             'clock': [int(clock[0]), step]}
 
-# %% ../nbs/04e_chart.ipynb #a9f08af3
+# %% ../nbs/04e_chart.ipynb #fd30a159
 def _level_steps(ticks: np.ndarray) -> list[int]:
     "Return where a level changes and to what: bar, tick, bar, tick, …; nothing before the first tick."
     known = np.flatnonzero(np.isfinite(ticks))
     moved = known[np.append(True, np.diff(ticks[known]) != 0)[:len(known)]]
     return np.stack([moved, np.rint(ticks[moved])], 1).astype(int).ravel().tolist()
 
-# %% ../nbs/04e_chart.ipynb #4125f506
+# %% ../nbs/04e_chart.ipynb #61e2a072
 def _developing_vwap(
     bars: pd.DataFrame,  # of one session
     contract: ContractSpec  # whose ticks they are on
@@ -74,14 +74,14 @@ def _developing_vwap(
     square = (volume * (middle ** 2 + (ticks ** 2 - 1) / 12)).cumsum() / total
     return bottom + mean, np.sqrt(np.maximum(square - mean ** 2, 0))
 
-# %% ../nbs/04e_chart.ipynb #98cda83a
+# %% ../nbs/04e_chart.ipynb #f38f43d0
 def _steps(values: np.ndarray, scale: int = 10) -> list[int | None]:
     "Return values as whole steps of a tenth; None where there is no value yet."
     known = np.flatnonzero(np.isfinite(values))
     whole = np.rint(scale * values[known]).astype(np.int64)
     return [None] * (len(values) - len(known)) + np.diff(whole, prepend=0).tolist()
 
-# %% ../nbs/04e_chart.ipynb #1f5d8010
+# %% ../nbs/04e_chart.ipynb #ae7c9087
 _LINES = {'known': _known_lines, 'overnight': _overnight_lines, 'naked': _naked_lines, 'ib': _ib_lines,
           'order': _order_lines}
 
@@ -91,7 +91,7 @@ def _pack_lines(day: Day) -> list[list]:
     return [[kind, line.label, round(float(line.price) / tick, 4), int(line.begin), int(line.end)]
             for kind, lines in _LINES.items() for line in lines(day)]
 
-# %% ../nbs/04e_chart.ipynb #7d6d6ea1
+# %% ../nbs/04e_chart.ipynb #92511192
 def _pack_trades(day: Day) -> list[dict]:
     "Return fills by number of the bar and price in ticks; `out` is None while a trade is open."
     if not len(day.trades): return []
@@ -110,7 +110,7 @@ def _pack_trades(day: Day) -> list[dict]:
         packed.append(one)
     return packed
 
-# %% ../nbs/04e_chart.ipynb #a23fe89e
+# %% ../nbs/04e_chart.ipynb #fb2a2844
 def _pack_tpo(day: Day, levels: np.ndarray) -> list:
     "Return the lowest tick, the half hours of each tick as bits, and POC, VAL, VAH by TPOs (ticks)."
     tpos, at = day.tpos, day.tpos.dates.get_loc(day.view.date)
@@ -144,7 +144,7 @@ def _pack_days(
             'tpo': _pack_tpo(day, letters), 'lines': _pack_lines(day), 'trades': _pack_trades(day)})
     return packed
 
-# %% ../nbs/04e_chart.ipynb #7b1e955b
+# %% ../nbs/04e_chart.ipynb #110a2bc3
 def _bar_number(sessions: Sessions, place: list) -> int:
     "Return the number of a bar among all, from a date and its number in that session."
     date, i = pd.Timestamp(place[0]), int(place[1])
@@ -174,7 +174,7 @@ def _pack_span(
     return {'from': begin, 'to': end, 'profile': [int(contract.to_ticks(profile.index[0])), volumes],
             **ticks, 'text': text}
 
-# %% ../nbs/04e_chart.ipynb #d2be12a0
+# %% ../nbs/04e_chart.ipynb #ba45c6a9
 def _template(name: str) -> str:
     "Return a file of the folder `templates`."
     return (resources.files('vpoc_backtest')/'templates'/name).read_text(encoding='utf-8')
@@ -189,7 +189,7 @@ def _chart_script() -> str:
     library = getLwcScript().removeprefix('<script>').removesuffix('</script>')
     return f"{library}\n{_template('sessions.js')}"
 
-# %% ../nbs/04e_chart.ipynb #1c78158c
+# %% ../nbs/04e_chart.ipynb #5f0095c0
 def _chart_meta(sessions: Sessions) -> dict:
     "Return what the script must know of the market: tick, digits of a price, symbol, any trades."
     tick = sessions.contract.tick_size
@@ -203,7 +203,7 @@ def _day_texts(day: Day) -> dict:
     rows = [['', *table.columns[1:]], *table.to_numpy().tolist()] if day.whole else []
     return {'words': describe_day(day), 'table': rows}
 
-# %% ../nbs/04e_chart.ipynb #ca332db3
+# %% ../nbs/04e_chart.ipynb #93852d53
 def _page_days(
     sessions: Sessions,  # of `split_sessions`
     dates: pd.DatetimeIndex,  # sessions wanted
@@ -221,7 +221,7 @@ def _page_days(
         days += [loaded[i - group[0]] for i in group]
     return days
 
-# %% ../nbs/04e_chart.ipynb #4948859d
+# %% ../nbs/04e_chart.ipynb #e23a2c02
 def _chart_page(
     sessions: Sessions,  # of `split_sessions`, with the result whose trades are shown
     dates: pd.DatetimeIndex | None = None,  # sessions in the page; None: those with a trade

@@ -183,7 +183,7 @@ class Explorer:
             raise
 
     def _send(self, changes: dict):
-        self._answers += 1  # so that the browser hears of every answer, also of one that changes nothing
+        self._answers += 1  # the browser hears of every answer, also of one that changes nothing
         self.widget.state = self.widget.state | {'note': '', 'error': None, 'answer': self._answers} | changes
 
     def show(self,
@@ -194,15 +194,13 @@ class Explorer:
         day, days = _load_view(self, view)
         if self.span: self.span = _pack_span(self.sessions, view, self.span['from'], self.span['to'])
         self.view, self.day = view, day
-        shown = view.counting | {'date': f'{view.date:%Y-%m-%d}', 'count': view.count, 'until': view.until}
-        self._send({'meta': _choices(self.sessions, view), 'view': shown, 'days': days, 'span': self.span,
-                    'ended': day.whole, 'note': note, **_texts(self)})
+        self._send({'days': days, 'note': note, **_shown(self)})
 
     def __repr__(self): return '\n'.join([_heading(self.day), *describe_day(self.day)])
     def _repr_png_(self): return _png(self.day)
     def _repr_mimebundle_(self, **kwargs):
-        bundle = self.widget._repr_mimebundle_(**kwargs)
-        bundle = bundle[0] if isinstance(bundle, tuple) else bundle
+        shown = self.widget._repr_mimebundle_(**kwargs)
+        bundle = shown[0] if isinstance(shown, tuple) else shown
         return {kind: data for kind, data in bundle.items() if kind != 'text/plain'}
 
 # %% ../nbs/04e_explore.ipynb #4301f7a9
@@ -229,14 +227,16 @@ def _act(explorer: Explorer, asked: dict) -> tuple[View, str]:
     return there, f'{day} has no session: this is the next one.'
 
 # %% ../nbs/04e_explore.ipynb #19f949a4
-def _texts(explorer: Explorer) -> dict:
-    "Return what is written under the picture."
+def _shown(explorer: Explorer) -> dict:
+    "Return what the controls show, and what is written under the picture."
     day, view = explorer.day, explorer.view
-    texts = _day_texts(day)
     first = [_heading(day)] + ([explorer.span['text']] if explorer.span else [])
     if not day.whole:
         first.append(f'Replay: {view.until:,} bars are known, up to that of {day.bars.index[-1]:%H:%M} ET.')
-    return {'words': first + texts['words'], 'table': texts['table']}
+    texts = _day_texts(day)
+    chosen = view.counting | {'date': f'{view.date:%Y-%m-%d}', 'count': view.count, 'until': view.until}
+    return {'meta': _choices(explorer.sessions, view), 'view': chosen, 'span': explorer.span,
+            'ended': day.whole, 'words': first + texts['words'], 'table': texts['table']}
 
 # %% ../nbs/04e_explore.ipynb #05eda156
 def _png(day: Day) -> bytes:

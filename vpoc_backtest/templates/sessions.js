@@ -232,7 +232,8 @@ const VpocChart = (() => {
       this.all = [];
       let last = -Infinity;
       for (const day of this.days) {
-        Object.assign(day, candlesOf(day, minutes), {start: this.all.length});
+        day.joined ??= {};
+        Object.assign(day, day.joined[minutes] ??= candlesOf(day, minutes), {start: this.all.length});
         for (const candle of day.candles) {
           last = Math.max(candle.time, last + 1);  // the library wants times that rise
           const {open, high, low, close, volume} = candle;
@@ -247,9 +248,13 @@ const VpocChart = (() => {
       if (this.replaying) this.days[this.days.length - 1].room = Math.max(this.usual, this.days[this.days.length - 1].width);
       this.series.applyOptions({priceFormat: {type: 'price', precision: this.state.meta.digits, minMove: tick}});
       this.theme();
-      this.chart.clearCrosshairPosition();  // the two series are in step again only after both lines
-      this.series.setData(prices);
-      this.volume.setData(volumes);
+      const bars = [this.names, this.shownKind, this.state.view.until].join();
+      if (bars !== this.barsShown) {  // a setting changes levels, not bars
+        this.barsShown = bars;
+        this.chart.clearCrosshairPosition();  // the two series are in step again only after both lines
+        this.series.setData(prices);
+        this.volume.setData(volumes);
+      }
       if (fit) this.fit();
       else if (kept) this.chart.timeScale().setVisibleLogicalRange(kept);
       this.tell(null);
