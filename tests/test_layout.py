@@ -135,3 +135,9 @@ def nbs_imports(path):
 def test_cells_import_down_the_list_too(path):
     at = ORDER.index(path.stem.split('_', 1)[1])
     assert {name for name in nbs_imports(path) if ORDER.index(name) > at} == set()
+
+
+def test_the_index_of_names_is_that_of_the_package():
+    notebook = json.loads((root/'nbs/names.ipynb').read_text())
+    shown = ''.join(''.join(o['data']['text/markdown']) for c in notebook['cells'] for o in c.get('outputs', []) if 'data' in o)
+    assert set(re.findall(r'^\| \[`(\w+)`\]', shown, re.M)) == {name for path in modules for name in public_names(path)}
