@@ -433,3 +433,18 @@ def test_a_run_or_filter_of_another_version_says_why_not(place, runs, capsys, mo
         'is of version 99, this library reads 2',
         'train the model again',
     )
+
+
+def _two_workers():
+    from vpoc_backtest.parallel import map_parallel
+    assert list(map_parallel(abs, [-1, -2], jobs=2)) == [1, 2]
+
+
+def test_a_child_process_does_not_wait_for_its_idle_workers():
+    import multiprocessing
+    child = multiprocessing.get_context('spawn').Process(target=_two_workers)
+    child.start()
+    child.join(120)  # joblib keeps idle workers for 300 s
+    alive, code = child.is_alive(), child.exitcode
+    child.kill()
+    assert not alive and code == 0

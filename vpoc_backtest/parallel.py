@@ -7,7 +7,9 @@ __all__ = []
 
 # %% ../nbs/00e_parallel.ipynb #aa5d6f12
 import contextlib
+import functools
 import hashlib
+import os
 import tempfile
 import traceback
 from dataclasses import dataclass
@@ -90,13 +92,25 @@ def worker_count(
     return effective_n_jobs(_jobs(jobs))
 
 # %% ../nbs/00e_parallel.ipynb #97555507
+@functools.cache
+def _end_workers_with_process(process: int):
+    """Let idle worker processes end with this one.
+
+    A process that `multiprocessing` started waits for its children, and idle ones stay for five minutes."""
+    from multiprocessing.util import Finalize
+
+    from joblib.externals.loky import get_reusable_executor
+    Finalize(None, lambda: get_reusable_executor().shutdown(kill_workers=True), exitpriority=100)
+
 def _attempt(tasks: list, jobs: int | None) -> Iterator:
     "Yield the results of tasks in their order."
     from joblib import Parallel
     from joblib.parallel import get_active_backend
     if worker_count(jobs) == 1:
         for work, given, named in tasks: yield work(*given, **named)
-    elif get_active_backend()[0].supports_return_generator:
+        return
+    _end_workers_with_process(os.getpid())
+    if get_active_backend()[0].supports_return_generator:
         yield from Parallel(n_jobs=_jobs(jobs), return_as='generator')(tasks)
     else:
         several = 4 * worker_count(jobs)
