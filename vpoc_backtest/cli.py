@@ -509,9 +509,7 @@ class _BacktestOptions:
     vix: str = None
     out: str = None  # run directory to write (default: a new one in BACKTEST/)
     config: str = None  # TOML file of settings; every run writes its own as config.toml
-    # the rule: trend, migration, or your own as FILE.py:FUNCTION, a function (levels) → orders
-    # (default: that of the settings, else trend)
-    rule: str = None
+    rule: str = None  # trend, migration, or your own FILE.py:FUNCTION (default: trend)
     # ES, MES, NQ or MNQ; any other by a table [contract] in --config
     # (default: that of the table, else ES)
     symbol: str = None
@@ -533,7 +531,7 @@ class _BacktestOptions:
     placebo: int = 200
     # null markets of each kind on which claims of traders about the market profile are tried, 0 for none
     setups: int = 50
-    filter_nulls: int = 0  # null markets on which the filter is trained again; 100 take minutes
+    filter_nulls: int = 0  # null markets on which the filter is trained again
     jobs: int = 1  # processes for the null markets, -1 for one a core
     ledger: str = None  # folder whose trials.parquet counts the results (default: BACKTEST)
     # write all settings with their defaults and a comment on each to this file, and do nothing else
