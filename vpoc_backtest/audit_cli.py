@@ -52,15 +52,10 @@ _AUDIT_FILES = {'fills.csv', 'rejects.csv', 'bar_rejects.csv', 'audit.json', 'au
 
 def _audit_place(options: _AuditOptions) -> Path:
     "Return the folder to write; raise `BadData` for one that holds anything but an earlier audit."
-    from vpoc_backtest.data import BadData
-    from vpoc_backtest.run_config import _check_writable
+    from vpoc_backtest.run_config import _check_place
     listed = Path(options.trades)
     out = Path(options.out) if options.out is not None else listed.with_name(f'{listed.stem}-audit')
-    place = out.resolve()
-    if place.exists() and not place.is_dir(): raise BadData(f'{out}: is a file: name a folder with --out')
-    if place.exists() and not {f.name for f in place.iterdir()} <= _AUDIT_FILES:
-        raise BadData(f'{out}: holds something else than an earlier audit: name another folder with --out')
-    _check_writable(place.parent, out, '--out')
+    _check_place(out, _AUDIT_FILES, 'audit')
     return out
 
 # %% ../nbs/08e_audit_cli.ipynb #0a55a52f
@@ -114,8 +109,8 @@ def _audit_text(audit: object, page: Path) -> str:
 # %% ../nbs/08e_audit_cli.ipynb #eec51004
 def _count_list(trades: object, rejects: object) -> str:
     "Return how many trades a list has, how it was read, and how many of its lines were refused."
-    some = lambda n, word: f'{n:,} {word}{"s" * (n != 1)}'
-    text = f'{some(len(trades), "trade")}, {some(len(rejects), "line")} refused'
+    from vpoc_backtest.causality import _number_of
+    text = f'{_number_of(len(trades), "trade")}, {_number_of(len(rejects), "line")} refused'
     if len(rejects): text += ' (see rejects.csv)'
     return f'{text}; read as {trades.layout.iloc[0]}'
 
@@ -129,7 +124,7 @@ def _audit_command(
     from vpoc_backtest.trade_lists import read_trades
     options = _AuditOptions(**given)
     for name in ('seed', 'random', 'nulls'): _check_number(name, getattr(options, name), int(name != 'seed'))
-    settings = _settings(options.config, None)
+    settings = _settings(options.config)
     contract = _traded(options.symbol, settings.contract)
     out = _audit_place(options)
     with show_progress(options.verbose) as say:

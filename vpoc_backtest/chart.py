@@ -181,21 +181,25 @@ def _template(name: str) -> str:
 
 @cache
 def _chart_script() -> str:
-    "Return Lightweight Charts and the drawing code; raise `ImportError` without the extra `interactive`."
+    "Return Lightweight Charts and the drawing code; raise `ImportError` without `litecharts`."
     if not find_spec('litecharts'):
         raise ImportError('the chart needs the package litecharts: '
-                          'pip install -c constraints.txt -e ".[interactive]"')
+                          'pip install -c constraints.txt -e .')
     from litecharts import getLwcScript
     library = getLwcScript().removeprefix('<script>').removesuffix('</script>')
     return f"{library}\n{_template('sessions.js')}"
 
 # %% ../nbs/04e_chart.ipynb #5f0095c0
+def _price_digits(contract: ContractSpec) -> int:
+    "Return how many digits a price shows behind its point."
+    return max(len(f'{contract.tick_size:.9f}'.rstrip('0').split('.')[1]), 2)
+
 def _chart_meta(sessions: Sessions) -> dict:
     "Return what the script must know of the market: tick, digits of a price, symbol, any trades."
-    tick = sessions.contract.tick_size
-    digits = max(len(f'{tick:.9f}'.rstrip('0').split('.')[1]), 2)
+    contract = sessions.contract
     trades = sessions.result is not None and len(sessions.result.trades) > 0
-    return {'tick': tick, 'digits': digits, 'symbol': sessions.contract.symbol, 'trades': trades}
+    return {'tick': contract.tick_size, 'digits': _price_digits(contract), 'symbol': contract.symbol,
+            'trades': trades}
 
 def _day_texts(day: Day) -> dict:
     "Return the sentences of a session and its levels as rows of text."
@@ -230,7 +234,7 @@ def _chart_page(
 ) -> str:  # HTML: style, chart, data, script
     """Return the chart as part of a page that needs no network.
 
-    Raises `BadData` where there is no session to show, `ImportError` without the extra.
+    Raises `BadData` where there is no session to show, `ImportError` without `litecharts`.
     """
     if dates is None: dates = np.unique(sessions.result.trades.date)
     dates = pd.DatetimeIndex(dates)[-most:]

@@ -497,7 +497,7 @@ def examine(
     Raises `BadData` for invalid bars or orders, `ValueError` for a grid with names that are no settings.
     """
     bars = bars if 'date' in bars else add_sessions(bars, study.contract)
-    if grid is None: grid = _neighbouring_settings(rules) if hasattr(rules, 'rule') else {}
+    if grid is None: grid = _neighbouring_settings(rules)
     swept = pd.DataFrame()
     if grid: swept = sweep(bars, grid, rules, config, make=make, study=study, returns=True)
     real = _RealMarket(_Case(rules, config, make, study), bars)

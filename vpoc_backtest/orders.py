@@ -143,6 +143,10 @@ def _raise_order_fault(faults: dict[str, np.ndarray], date: np.ndarray):
 
 _WRONG_SIDE = 'the stop must lie on the losing side of the entry, the target on the winning side'
 
+def _wrong_sides(side: np.ndarray, entry: np.ndarray, stop: np.ndarray, target: np.ndarray) -> np.ndarray:
+    "Return which orders have their stop or target on the wrong side; an entry may be missing (NaN)."
+    return (side * (entry - stop) <= 0) | (side * (target - entry) <= 0) | (side * (target - stop) <= 0)
+
 def _check_orders(
     date: np.ndarray,  # (n,) session of each order, datetime64
     orders: _OrderArrays,  # of as many
@@ -153,7 +157,6 @@ def _check_orders(
     side, entry, stop, target, factor = orders
     ticks = np.array([np.where(market, stop, entry), stop, target]) / contract.tick_size
     with np.errstate(invalid='ignore'): off_grid = np.abs(ticks - np.rint(ticks)) > 1e-5
-    wrong_side = (side * (entry - stop) <= 0) | (side * (target - entry) <= 0) | (side * (target - stop) <= 0)
     faults = {
         _SIDE_FIX: np.abs(side) != 1,
         'a market order has no entry: leave it empty, or write limit as its entry_type':
@@ -164,7 +167,7 @@ def _check_orders(
         f'size_factor must lie above 0 and not above {_MAX_SIZE_FACTOR}':
             ~((factor > 0) & (factor <= _MAX_SIZE_FACTOR)),
         f'prices must lie on the {contract.tick_size} grid of {contract.symbol}': off_grid.any(axis=0),
-        _WRONG_SIDE: wrong_side}
+        _WRONG_SIDE: _wrong_sides(side, entry, stop, target)}
     _raise_order_fault(faults, date)
 
 # %% ../nbs/03a_orders.ipynb #ddb46b38

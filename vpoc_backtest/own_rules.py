@@ -18,9 +18,10 @@ from typing import Callable
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from .data import BadData
-from .orders import _WRONG_SIDE, _as_orders, _check_columns, _raise_order_fault
+from .orders import _WRONG_SIDE, _as_orders, _check_columns, _raise_order_fault, _wrong_sides
 from .signals import LevelHistory, SignalRules, _candidates, _order_figures, _table
 
 # %% ../nbs/03a_own_rules.ipynb #f42f9a18
@@ -128,28 +129,6 @@ class OwnRule:
         "What tells this rule from others, wherever its file lies."
         return {'function': self.rule.rpartition(':')[2], 'text': self.digest} | dict(self.settings)
 
-    def orders(self,
-        levels: pd.DataFrame  # of `session_levels`
-    ) -> pd.DataFrame:  # one row an order, by date, as `check_signals` reads them
-        "Return the orders of the function."
-        return _called(self, levels)
-
-    def explain(self,
-        levels: pd.DataFrame  # of `session_levels`
-    ) -> pd.DataFrame:  # index `date`, but the first: order (bool), failed, and the first order's prices
-        "Return for every session whether the function gave an order."
-        return _explained(self, levels)
-
-    def candidates(self,
-        levels: pd.DataFrame  # of `session_levels`
-    ) -> pd.DataFrame:  # as of `candidate_orders`
-        "Return the orders with the figures that a filter reads; one of each side a session."
-        return _own_candidates(self, levels)
-
-    def neighbours(self) -> dict:  # a grid for `sweep`; empty where no setting is a number
-        "Return five values of each of the first two settings that are numbers other than 0."
-        return _neighbours(dict(self.settings))
-
 # %% ../nbs/03a_own_rules.ipynb #ef4f78c6
 _NO_ORDERS = {'date': 'datetime64[us]', 'side': int, 'entry': float, 'stop': float, 'target': float}
 
@@ -160,65 +139,75 @@ def _told(own: OwnRule) -> str:
 
 def _check_sides(orders: pd.DataFrame):
     "Raise `BadData` for the first order whose stop or target lies on the wrong side."
-    side, entry, stop, target = orders[['side', 'entry', 'stop', 'target']].to_numpy(float).T
-    wrong = (side * (entry - stop) <= 0) | (side * (target - entry) <= 0) | (side * (target - stop) <= 0)
-    _raise_order_fault({_WRONG_SIDE: wrong}, orders.date.to_numpy())
+    prices = orders[['side', 'entry', 'stop', 'target']].to_numpy(float).T
+    _raise_order_fault({_WRONG_SIDE: _wrong_sides(*prices)}, orders.date.to_numpy())
 
-def _called(own: OwnRule, levels: pd.DataFrame) -> pd.DataFrame:
-    "Return the orders of a rule's function; raise `BadData` where it raises, or they are none."
-    function = _load_function(own.rule, own.digest)
-    try: made = function(levels.copy(), **dict(own.settings))
+@patch
+def orders(self: OwnRule,
+    levels: pd.DataFrame  # of `session_levels`
+) -> pd.DataFrame:  # one row an order, by date, as `check_signals` reads them
+    "Return the orders of the function; raise `BadData` where it raises, or they are none."
+    function = _load_function(self.rule, self.digest)
+    try: made = function(levels.copy(), **dict(self.settings))
     except (Exception, SystemExit) as e:
-        raise BadData(f'{_told(own)}: {_error_text(e, own.rule.rpartition(":")[0])}') from None
+        raise BadData(f'{_told(self)}: {_error_text(e, self.rule.rpartition(":")[0])}') from None
     if not isinstance(made, pd.DataFrame):
-        raise BadData(f'{own.rule}: returned {type(made).__name__}, not a DataFrame with an order a row')
+        raise BadData(f'{self.rule}: returned {type(made).__name__}, not a DataFrame with an order a row')
     if not len(made): return pd.DataFrame({k: pd.Series(dtype=v) for k, v in _NO_ORDERS.items()})
     try:
         _check_columns(made)
         made = _as_orders(made)
         _check_sides(made)
-    except BadData as e: raise BadData(f'{_told(own)}: {e}') from None
+    except BadData as e: raise BadData(f'{_told(self)}: {e}') from None
     return made.sort_values('date', kind='stable', ignore_index=True)
 
-def _explained(own: OwnRule, levels: pd.DataFrame) -> pd.DataFrame:
-    "Return for every session but the first whether there was an order, and its prices."
-    orders = own.orders(levels).drop_duplicates('date').set_index('date')
+# %% ../nbs/03a_own_rules.ipynb #7601e505
+@patch
+def explain(self: OwnRule,
+    levels: pd.DataFrame  # of `session_levels`
+) -> pd.DataFrame:  # index `date`, but the first: order (bool), failed, and the first order's prices
+    "Return for every session but the first whether the function gave an order."
+    orders = self.orders(levels).drop_duplicates('date').set_index('date')
     columns = ['side', 'entry', 'stop', 'target']
     table = orders[columns].reindex(levels.index[1:]).rename_axis('date')
     there = table.index.isin(orders.index)
-    failed = np.where(there, '', f'{own.rule.rpartition(":")[2]} gives no order')
+    failed = np.where(there, '', f'{self.rule.rpartition(":")[2]} gives no order')
     return pd.concat([pd.DataFrame({'order': there, 'failed': failed}, table.index), table], axis=1)
 
 # %% ../nbs/03a_own_rules.ipynb #4720b726
 _CANDIDATE_COLUMNS = ['date', 'side', 'entry', 'stop', 'target', 'size_factor', 'known_at', 'trend', 'r2',
                       'p_direction', 'vol_ratio', 'reward_risk', 'stop_pct']
 
-def _own_candidates(own: OwnRule, levels: pd.DataFrame) -> pd.DataFrame:
-    "Return the orders of a rule with the figures of their side; raise `BadData` where a side has two."
-    orders = own.orders(levels)
+@patch
+def candidates(self: OwnRule,
+    levels: pd.DataFrame  # of `session_levels`
+) -> pd.DataFrame:  # as of `candidate_orders`
+    "Return the orders with the figures of their side; raise `BadData` where a side has two."
+    orders = self.orders(levels)
     if 'size_factor' not in orders: orders = orders.assign(size_factor=1.)
     twice = orders[orders.duplicated(['date', 'side'])]
     if len(twice):
-        raise BadData(f'{own.rule}: gives two orders of one side for {twice.date.iloc[0].date()}: a filter '
+        raise BadData(f'{self.rule}: gives two orders of one side for {twice.date.iloc[0].date()}: a filter '
                       'judges one of each side a session: use --model none')
     history = LevelHistory(levels)
     known = [_table(_candidates(history, SignalRules(), side), history) for side in (1, -1)]
     known = pd.concat(known).rename_axis('date').reset_index()
-    own_columns = [c for c in ('entry', 'stop', 'target', 'known_at', 'size_factor') if c in orders]
-    table = orders[['date', 'side', *own_columns]].merge(
-        known.drop(columns=own_columns), on=['date', 'side'], how='inner')
-    if 'entry' in table: table = table.assign(entry=table.entry.fillna(table.date.map(levels.close.shift())))
+    given = [c for c in ('entry', 'stop', 'target', 'size_factor', 'known_at') if c in orders]
+    table = orders[['date', 'side', *given]].merge(known.drop(columns=given), on=['date', 'side'])
+    table['entry'] = table.entry.fillna(table.date.map(levels.close.shift()))  # of a market order
     return table.assign(**_order_figures(table))[_CANDIDATE_COLUMNS]
 
 # %% ../nbs/03a_own_rules.ipynb #9a0a1c3f
 _FACTORS = (.5, .75, 1, 1.25, 1.5)
 
-def _neighbours(settings: dict) -> dict:
-    "Return values around the first two settings that are numbers other than 0, whole ones kept whole."
-    numbers = {k: v for k, v in settings.items() if type(v) in (int, float) and v}
-    grid = {}
-    for name, value in list(numbers.items())[:2]:
-        near = [value * f if type(value) is float else round(value * f) for f in _FACTORS]
-        if type(value) is int: near = [x for x in near if x]
-        grid[name] = tuple(dict.fromkeys(value if f == 1 else round(x, 6) for x, f in zip(near, _FACTORS)))
-    return grid
+def _near(value: int | float) -> tuple:
+    "Return values around a setting, it among them: whole ones kept whole, without 0."
+    of_kind = round if type(value) is int else lambda x: round(x, 6)
+    near = [value if f == 1 else of_kind(value * f) for f in _FACTORS]
+    return tuple(dict.fromkeys(x for x in near if x))
+
+@patch
+def neighbours(self: OwnRule) -> dict:  # a grid for `sweep`; empty where no setting is a number
+    "Return up to five values of each of the first two settings that are numbers other than 0."
+    numbers = [(k, v) for k, v in self.settings if type(v) in (int, float) and v]
+    return {name: _near(value) for name, value in numbers[:2]}

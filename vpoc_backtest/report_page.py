@@ -18,7 +18,7 @@ import tomlkit
 from markupsafe import Markup
 
 from .backtest import BacktestResult, plot_r_multiples, prepare_bars
-from .chart import _chart_page
+from .chart import _chart_page, _price_digits
 from .data import BadData, ContractSpec, add_sessions
 from .display import _format_date
 from .evidence import Evidence
@@ -309,8 +309,7 @@ _MOST_SESSIONS = 1200  # drawn in one page
 def _drawn_trades(results: dict[str, BacktestResult], tables: ReportTables) -> dict:
     "Return what the script of the page draws: sessions by date, trades by strategy and number."
     contract = next(iter(results.values())).contract
-    held = {'tick': contract.tick_size, 'digits': max(2, len(f'{contract.tick_size:g}'.partition('.')[2])),
-            'days': {}, 'trades': {}}
+    held = {'tick': contract.tick_size, 'digits': _price_digits(contract), 'days': {}, 'trades': {}}
     trades = pd.concat([r.trades.assign(strategy=i, number=range(len(r.trades)))
                         for i, r in enumerate(results.values())])
     if tables.bars is None or not len(trades): return held

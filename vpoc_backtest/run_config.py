@@ -569,3 +569,11 @@ def _check_writable(folder: Path, named: str | Path, option: str):
     except OSError:
         raise BadData(f'{named}: nothing can be written in {above}: '
                       f'name another place with {option}') from None
+
+def _check_place(out: str | Path, files: set[str], what: str):
+    "Raise `BadData` for a folder to write that holds anything but the files of an earlier study or audit."
+    place = Path(out).resolve()
+    if place.exists() and not place.is_dir(): raise BadData(f'{out}: is a file: name a folder with --out')
+    if place.exists() and not {f.name for f in place.iterdir()} <= files:
+        raise BadData(f'{out}: holds something else than an earlier {what}: name another folder with --out')
+    _check_writable(place.parent, out, '--out')

@@ -50,16 +50,6 @@ class _SetupsOptions:
 # %% ../nbs/08d_setups_cli.ipynb #c44a189a
 _SETUP_FILES = {'setups.csv', 'setups_by_year.csv', 'setups_by_volatility.csv', 'setups.png', 'setups.html'}
 
-def _check_place(out: str | Path):
-    "Raise `BadData` for a folder that holds anything but an earlier study."
-    from vpoc_backtest.data import BadData
-    from vpoc_backtest.run_config import _check_writable
-    place = Path(out).resolve()
-    if place.exists() and not place.is_dir(): raise BadData(f'{out}: is a file: name a folder with --out')
-    if place.exists() and not {f.name for f in place.iterdir()} <= _SETUP_FILES:
-        raise BadData(f'{out}: holds something else than an earlier study: name another folder with --out')
-    _check_writable(place.parent, out, '--out')
-
 def _write_study(folder: Path, study: object, title: str, source: str):
     "Write tables, picture and page of a study into a folder."
     import matplotlib.pyplot as plt
@@ -81,7 +71,7 @@ def _setups_command(
 ):
     "Try all setups, write a folder, and print what was found."
     from vpoc_backtest.ml_backtest import _default_out
-    from vpoc_backtest.run_config import SampleConfig, _count_bars, load_market
+    from vpoc_backtest.run_config import SampleConfig, _check_place, _count_bars, load_market
     from vpoc_backtest.storage import atomic_folder
     options = _SetupsOptions(**given)
     _check_number('seed', options.seed, 0)
@@ -89,9 +79,9 @@ def _setups_command(
     _check_jobs(options.jobs)
     _check_reading(options, ('data',))
     sample = SampleConfig(options.seed, _planted_edge(options.sample, options.data))
-    settings = _settings(options.config, None)
+    settings = _settings(options.config)
     contract = _traded(options.symbol, settings.contract)
-    if options.out is not None: _check_place(options.out)
+    if options.out is not None: _check_place(options.out, _SETUP_FILES, 'study')
     with show_progress(options.verbose) as say:
         market = load_market(options.data, contract=contract, layout=options.layout, tz=options.tz,
                              stamp=options.stamp, sample=sample)

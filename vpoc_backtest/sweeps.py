@@ -287,7 +287,7 @@ def _neighbouring_settings(
     rules: object = SignalRules()  # whose own numbers are in the middle; or an `OwnRule`
 ) -> dict:  # a grid for `sweep`: five values of each of two fields
     "Return the settings around those of a rule."
-    if not isinstance(rules, SignalRules): return rules.neighbours()
+    if not isinstance(rules, SignalRules): return rules.neighbours() if hasattr(rules, 'neighbours') else {}
     def scaled(value, factors): return tuple(value if f == 1 else round(value * f, 4) for f in factors)
     if rules.rule == 'migration':
         return {'stop_volatility': scaled(rules.stop_volatility, (.5, .75, 1, 1.5, 2)),

@@ -55,7 +55,7 @@ def _market_clock(market: PreparedBars) -> _MarketClock:
     else: ends = np.minimum(later, opens + _LONGEST_BAR)
     count = np.diff(market.bars.start)
     return _MarketClock(market, opens, ends, np.repeat(market.bars.date, count),
-                  np.repeat(market.bars.contract, count))
+                        np.repeat(market.bars.contract, count))
 
 # %% ../nbs/04f_trade_fills.ipynb #b69856dc
 def _list_fills(trades: pd.DataFrame) -> pd.DataFrame:
