@@ -112,6 +112,7 @@ def _power_tile(rates: VerdictErrorRates | None) -> dict:
     if np.isfinite(edge): return _tile(name, label, f'{edge:.2f} R', 'a trade, seen in 80% of such markets')
     most = rates.given.edge.max()
     if not np.isfinite(most): return _tile(name, label, 'none', 'the rule makes no trade on such markets')
+    if most <= 0: return _tile(name, label, '–', 'no planted edge makes this rule a profit')
     return _tile(name, label, 'none', f'up to {most:.2f} R a trade in 80% of such markets')
 
 def _tiles(

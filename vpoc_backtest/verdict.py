@@ -287,6 +287,9 @@ def _power_sentence(rates: VerdictErrorRates) -> str:
     most = rates.given['worth testing'].max()
     largest = rates.given.edge.max()
     trades = rates.given.trades.iloc[0]
+    if largest <= 0:  # a rule that trades against what is planted
+        return ('The edges that were planted in these data make this rule no profit, so it is not known how '
+                'large an edge of its own would have to be to show.')
     return (f'No edge up to {largest:.2f} R a trade after costs is found in more than {most:.0%} of '
             f'the markets, where the rule makes {trades:.0f} trades: these data are too short, '
             'or the rule trades too seldom, to show one.')
