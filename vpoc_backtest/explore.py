@@ -6,7 +6,9 @@
 __all__ = ['explore']
 
 # %% ../nbs/04e_explore.ipynb #198a83e4
+import gc
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
@@ -132,6 +134,15 @@ def _choices(sessions: Sessions, view: View) -> dict:
         'shares': sorted({.6, .7, .8, .9, view.pct}), 'symbols': list(_same_market(sessions.contract))}
 
 # %% ../nbs/04e_explore.ipynb #669dd98a
+@contextmanager
+def _no_collection():
+    "Collect no garbage meanwhile: a full collection takes longer than the answer to a click."
+    collecting = gc.isenabled()
+    gc.disable()
+    try: yield
+    finally:
+        if collecting: gc.enable()
+
 _KEPT = 400  # packed sessions that are kept, about 10 kB each
 
 def _load_kept(explorer: 'Explorer', view: View) -> list[Day]:
@@ -177,10 +188,11 @@ class Explorer:
 
     def _answer(self, widget, asked: dict, buffers):
         "Do what a click asks for, and write its error under the picture."
-        try: self.show(*_act(self, asked))
-        except Exception:
-            self._send({'error': format_exc()})
-            raise
+        with _no_collection():
+            try: self.show(*_act(self, asked))
+            except Exception:
+                self._send({'error': format_exc()})
+                raise
 
     def _send(self, changes: dict):
         self._answers += 1  # the browser hears of every answer, also of one that changes nothing

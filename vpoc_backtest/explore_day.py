@@ -140,11 +140,12 @@ class Day:
         return _figures_html(repr(self), figures)
 
 # %% ../nbs/04e_explore_day.ipynb #ba7a73a7
-def _shift(levels: pd.DataFrame) -> pd.DataFrame:
-    "Return the levels of all sessions in prices of the contract of the last one."
-    if 'offset' not in levels: return levels
-    gap = levels.offset.iloc[-1] - levels.offset
-    return levels.assign(**{name: levels[name] + gap for name in ('vpoc', 'val', 'vah')})
+def _shifted(known: pd.Series, levels: pd.Series) -> pd.Series:
+    "Return the levels of the session before in prices of the contract of this one."
+    if 'offset' not in levels: return known
+    known, gap = known.copy(), levels.offset - known.offset
+    for name in ('vpoc', 'val', 'vah'): known[name] += gap
+    return known
 
 # %% ../nbs/04e_explore_day.ipynb #901ebac0
 class _History(NamedTuple):
@@ -152,15 +153,15 @@ class _History(NamedTuple):
     dates: pd.DatetimeIndex
     vpoc: np.ndarray  # points
     offset: np.ndarray | float  # of each session's contract to the joined prices, points
-    first: np.ndarray  # time of each session's first bar
-    covered: np.ndarray  # NaT: not traded again
+    first: pd.DatetimeIndex  # time of each session's first bar
+    covered: pd.DatetimeIndex  # NaT: not traded again
 
 def _history(levels: pd.DataFrame, bars: pd.DataFrame) -> _History:
     "Find out when each VPOC was traded again, in one pass over the bars."
     offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
-    utc = lambda times: pd.DatetimeIndex(times).tz_convert('UTC').tz_localize(None).to_numpy()
-    covered = naked_vpocs(levels, bars).covered_at
-    return _History(levels.index, levels.vpoc.to_numpy(), offset, utc(levels.first_ts), utc(covered))
+    first, covered = levels.first_ts, naked_vpocs(levels, bars).covered_at
+    times = (pd.DatetimeIndex(column).tz_convert(_ZONE) for column in (first, covered))
+    return _History(levels.index, levels.vpoc.to_numpy(), offset, *times)
 
 def _naked(past: _History, i: int, memory: int, last: pd.Timestamp) -> pd.DataFrame:
     """Return VPOCs from before yesterday that were not traded since, when session number `i` opened.
@@ -168,18 +169,18 @@ def _naked(past: _History, i: int, memory: int, last: pd.Timestamp) -> pd.DataFr
     What came after `last`, the newest bar shown, is not known.
     """
     own = slice(max(0, i - memory), max(0, i - 1))
-    covered = past.covered[own].copy()
-    covered[covered > last.tz_convert('UTC').to_datetime64().astype(covered.dtype)] = 'NaT'
-    left = np.isnat(covered) | (covered >= past.first[i])
+    covered = past.covered[own]
+    if (later := covered > last).any(): covered = covered.where(~later)
+    left = covered.isna() | (covered >= past.first[i])
     price = (past.vpoc[own] + (past.offset[i] - past.offset[own]))[left]
-    when = pd.DatetimeIndex(covered[left]).tz_localize('UTC').tz_convert(_ZONE)
-    return pd.DataFrame({'date': past.dates[own][left], 'price': price, 'covered_at': when})
+    table = {'date': past.dates[own][left], 'price': price, 'covered_at': covered[left]}
+    return pd.DataFrame(table, copy=False)
 
 # %% ../nbs/04e_explore_day.ipynb #898ad9b1
 def _of_day(table: pd.DataFrame | None, date: pd.Timestamp) -> pd.DataFrame:
     "Return the rows of one date; no rows where there is no table."
     if table is None: return pd.DataFrame()
-    own = pd.DatetimeIndex(table.date) == date
+    own = table.date.to_numpy() == date.to_datetime64()
     return table[own] if own.any() else table[:0]
 
 # %% ../nbs/04e_explore_day.ipynb #93010923
@@ -245,11 +246,12 @@ def _day_of(sessions: Sessions, view: View, span: _Loaded, i: int) -> Day:
     own = slice(start, min(start + size, len(span.bars)))
     bars = span.bars.iloc[own]
     whole, last = bool(len(bars) == size), bars.index[-1]
-    known = _shift(span.levels.iloc[at - 1:at + 1]).iloc[0] if i else None
+    levels = span.levels.iloc[at]
+    known = _shifted(span.levels.iloc[at - 1], levels) if i else None
     why = span.why.loc[date] if i and span.why is not None else None
     trades, skipped = _trades_known(_of_day(span.trades, date), last), _of_day(span.skipped, date)
     return Day(replace(view, date=date), sessions, bars, span.profiles[date], span.developing.iloc[own],
-               span.levels.iloc[at], span.structure.loc[date], known,
+               levels, span.structure.loc[date], known,
                _naked(span.past, at, sessions.memory, last), span.tpos, why,
                _orders_of_day(sessions, date, why), trades, skipped if whole else skipped[:0], whole)
 
@@ -439,7 +441,7 @@ def _naked_lines(day: Day) -> list[Line]:
     if not len(day.naked): return []
     covered = day.naked.covered_at
     end = np.where(covered.isna(), len(day.bars), day.bars.index.searchsorted(covered))
-    return [Line(f'naked, {_format_date(date, "%d %b")}', price, until, 'purple', 'dot', False)
+    return [Line(f'naked, {date:%d %b}'.replace(' 0', ' '), price, until, 'purple', 'dot', False)
             for date, price, until in zip(day.naked.date, day.naked.price, end.tolist())]
 
 def _order_lines(day: Day) -> list[Line]:

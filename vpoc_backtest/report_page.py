@@ -9,7 +9,7 @@ __all__ = ['save_report']
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +185,17 @@ def _filled(results: dict[str, BacktestResult], kind: str, start: float) -> pd.D
     columns = {name: getattr(r, kind) for name, r in results.items()}
     return pd.DataFrame(columns).ffill().fillna(start)
 
+def _with_trades(results: dict[str, BacktestResult]) -> dict[str, BacktestResult]:
+    return {name: r for name, r in results.items() if len(r.trades)}
+
+def _dots(results: dict[str, BacktestResult], sessions: pd.DatetimeIndex) -> list[dict[str, float]]:
+    "Return each trade: its session and line in the chart, its list and number in the page, US dollars."
+    lines = list(results)
+    return [{'session': at, 'line': lines.index(name), 'list': i, 'number': n, 'net': net}
+            for i, (name, r) in enumerate(_with_trades(results).items())
+            for n, (at, net) in enumerate(zip(sessions.get_indexer(r.trades.date).tolist(),
+                                              r.trades.net.round(2).tolist()))]
+
 def _html_equity(
     results: dict[str, BacktestResult],  # by the names that are shown
     holding: pd.Series | None = None  # US dollars a session from holding one contract; None: not drawn
@@ -198,7 +209,7 @@ def _html_equity(
         fall[_HELD] = 100 * (equity[_HELD] / equity[_HELD].cummax().clip(lower=capital) - 1)
     dates = [_format_date(d, '%a %d %b %Y') for d in equity.index]
     data = {'names': list(equity), 'dates': dates, 'equity': [equity[c].round(2).tolist() for c in equity],
-            'drawdown': [fall[c].round(4).tolist() for c in fall]}
+            'drawdown': [fall[c].round(4).tolist() for c in fall], 'trades': _dots(results, equity.index)}
     panels = [_panel(equity, 'tall', 'account at the end of each session', '${:,.0f}'),
               _panel(fall, 'low', 'drawdown, %', '{:.3g}%')]
     worth = {c: _format_metric('total_profit', equity[c].iloc[-1]) for c in equity}
@@ -307,12 +318,17 @@ def _drawn_trade(trade: pd.Series, order: pd.Series, first: pd.Timestamp, contra
 # %% ../nbs/04d_report_page.ipynb #716a4a47
 _MOST_SESSIONS = 1200  # drawn in one page
 
-def _drawn_trades(results: dict[str, BacktestResult], tables: ReportTables) -> dict:
+def _drawn_trades(
+    results: dict[str, BacktestResult],  # by the names that are shown
+    tables: ReportTables,
+    charted: Iterable[str] = ()  # dates that need no drawing
+) -> dict:
     "Return what the script of the page draws: sessions by date, trades by strategy and number."
     contract = next(iter(results.values())).contract
     held = {'tick': contract.tick_size, 'digits': _price_digits(contract), 'days': {}, 'trades': {}}
     trades = pd.concat([r.trades.assign(strategy=i, number=range(len(r.trades)))
                         for i, r in enumerate(results.values())])
+    trades = trades[~trades.date.isin(pd.DatetimeIndex(charted))]
     if tables.bars is None or not len(trades): return held
     dates = pd.DatetimeIndex(np.unique(trades.date))[-_MOST_SESSIONS:]
     profiles = _needed_profiles(dates, tables, contract)
@@ -333,47 +349,56 @@ def _orders_of(trades: pd.DataFrame, signals: pd.DataFrame | None) -> pd.DataFra
     return known[['stop', 'target']].reindex(keys)
 
 # %% ../nbs/04d_report_page.ipynb #538c5ad2
-_MOST_CHARTED = 250  # sessions of the chart; about 6 kB each
+_MOST_CHARTED = 300  # sessions of the chart; about 6 kB each
+
+def _joined_result(results: dict[str, BacktestResult]) -> BacktestResult:
+    "Return the first result with the trades of the others in sessions in which it has none."
+    joined, *others = results.values()
+    for other in others:
+        more = other.trades[~other.trades.date.isin(joined.trades.date)]
+        skipped = joined.skipped[~joined.skipped.date.isin(more.date)]
+        trades = pd.concat([joined.trades, more]).sort_values('entry_ts', ignore_index=True)
+        if len(more): joined = replace(joined, trades=trades, skipped=skipped)
+    return joined
 
 def _session_chart(results: dict[str, BacktestResult], tables: ReportTables
                    ) -> tuple[Markup | None, list[str]]:
     "Return the interactive chart and its dates; None where it cannot be had, or does not fit the run."
     how = tables.level_config
     if tables.bars is None or how.segment != 'RTH' or how.smooth != 1: return None, []
-    first = next(iter(results.values()))
-    dates = pd.DatetimeIndex(np.unique(np.concatenate([r.trades.date for r in results.values()])))
-    dates = dates[-_MOST_CHARTED:]
+    result = _joined_result(results)
+    dates = pd.DatetimeIndex(np.unique(result.trades.date))[-_MOST_CHARTED:]
     try:
-        sessions = split_sessions(tables.bars, first, signals=tables.signals, contract=first.contract)
+        sessions = split_sessions(tables.bars, result, signals=tables.signals)
         view = View(dates[-1], how.spread, how.poc, how.area, how.pct)
         return Markup(_chart_page(sessions, dates, view)), [f'{date:%Y-%m-%d}' for date in dates]
     except (ImportError, BadData): return None, []
 
 # %% ../nbs/04d_report_page.ipynb #4da430d2
-def _click_sentence(results: dict[str, BacktestResult], shown: list[str]) -> str:
+def _click_sentence(results: dict[str, BacktestResult], charted: list[str], drawn: list[str]) -> str:
     "Say what a click does, and how many of the sessions with a trade can be shown."
-    told = 'A click on a heading sorts.'
+    told, shown = 'A click on a heading sorts.', len(charted) + len(drawn)
     if not shown: return told
-    told += ' A click on a trade shows its session.'
+    told += ' A click on a trade shows its session'
+    told += f', before {charted[0]} as a small drawing.' if charted and drawn else '.'
     dates = {date for r in results.values() for date in r.trades.date}
-    if len(dates) == len(shown): return told
-    return f'{told} The latest {len(shown):,} of {len(dates):,} sessions with a trade are in the page.'
+    if len(dates) == shown: return told
+    return f'{told} The latest {shown:,} of {len(dates):,} sessions with a trade are in the page.'
 
 def _list_section(results: dict[str, BacktestResult], tables: ReportTables) -> Markup:
     "Return every trade of every strategy in lists to sort, with what a click on one of them draws."
-    traded = {name: r for name, r in results.items() if len(r.trades)}
+    traded = _with_trades(results)
     if not traded: return Markup('')
-    chart, shown = _session_chart(traded, tables)
-    drawn = _drawn_trades(traded, tables if chart is None else ReportTables())
-    if chart is None: shown = list(drawn['days'])
-    parts = [_paragraph(_click_sentence(traded, shown), 'quiet click')]
+    chart, charted = _session_chart(traded, tables)
+    drawn = _drawn_trades(traded, tables, charted)
+    how = dict.fromkeys(charted, 'chart') | dict.fromkeys(drawn['days'], 'drawing')
+    parts = [_paragraph(_click_sentence(traded, charted, list(drawn['days'])), 'quiet click')]
     for i, (name, r) in enumerate(traded.items()):
         if len(traded) > 1: parts.append(_block('heading', text=name.capitalize()))
         rows = _trade_rows(r.trades)
-        keys = [f'{i}-{n}' if date in shown else '' for n, date in enumerate(rows.Date)]
-        cells = [list(map(str, row)) for row in rows.itertuples(index=False, name=None)]
-        listed = {'columns': list(rows), 'rows': list(zip(keys, cells)), 'chart': chart is not None}
-        parts.append(_block('trade_list', **listed))
+        cells = (list(map(str, row)) for row in rows.itertuples(index=False, name=None))
+        listed = [(f'{i}-{n}', how.get(row[0], ''), row) for n, row in enumerate(cells)]
+        parts.append(_block('trade_list', columns=list(rows), rows=listed, short=chart is not None))
     if chart: parts.append(chart)
     words = {'R': 'R', 'MAE, points': 'MAE', 'MFE, points': 'MFE', 'VPOC': 'VPOC', 'Value area': 'value area'}
     terms = Markup(', ').join(_term(term, text) for term, text in words.items())
