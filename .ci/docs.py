@@ -1,11 +1,12 @@
 """Build the documentation site in _docs/ from the notebooks as they are saved: nothing is executed, nothing fetched, quarto not needed.
 
 nbdev makes the pages (`proc_nbs`), smalldocs lays them out by the same nbs/_quarto.yml that quarto reads. Mended on the way: parameters
-stand in tables, pages have the names that nbdev links to, those links lead to the site itself, and formulas are MathML, which
-browsers draw without a script from elsewhere.
+stand in tables, pages have the names that nbdev links to, those links lead to the site itself, formulas are MathML, which
+browsers draw without a script from elsewhere, and search finds a heading by other words too: those in `<!-- also: a, b -->` below it.
 """
 import html
 import inspect
+import json
 import re
 import sys
 from dataclasses import is_dataclass
@@ -25,6 +26,14 @@ from vpoc_backtest import _modidx
 
 UNREAD = re.compile(r'output-file is not read|format commonmark|keep-md')  # these are for quarto, or served by Site itself
 
+
+ALSO = re.compile(r'^#+ (.+)\n+<!-- also: (.+?) -->', re.M)
+# Results of search hang on the bar above the page, which is dark in both themes: their greys are to be those of a dark page. How a
+# function is called stands in an output of its cell, and would have no margin.
+STYLES = '''
+.smalldocs-search-results { --sd-muted: var(--bs-secondary-color); }
+.cell-output .code-copy-outer-scaffold pre.sourceCode { padding: .75rem 1rem; }
+'''
 
 MODULES = set(_modidx.d['syms'])
 
@@ -102,6 +111,30 @@ class Site(site.Site):
         page.html = re.sub(r'(?<=">)\\[(\[](.*?)\\([)\]])(?=</span>)', mathml, page.html, flags=re.S)
         page.env['math'] = False                                               # or the page would ask a CDN for KaTeX
 
+    def write_search(self):
+        "Let search find headings by other words, and constants by their names."
+        super().write_search()
+        file = self.out/'search.json'
+        found = json.loads(file.read_text(encoding='utf-8').replace('’', "'"))  # as it is typed
+        more = [entry for page in self.pages.values() for entry in [*other_words(page, found), *constants(page)]]
+        file.write_text(json.dumps(found + more, ensure_ascii=False), encoding='utf-8')
+
+
+def found_as(href, page, section, text=''): return dict(objectID=href, href=href, title=page.title, section=section, text=text)
+
+
+def other_words(page, found):
+    "Entries of search for the words that are noted below the headings of a page."
+    places = {entry['section']: entry['href'] for entry in found if entry['href'].startswith(f'{page.out}#')}
+    return [found_as(places[heading], page, words) for heading, also in ALSO.findall(page.body) for words in also.split(', ')]
+
+
+def constants(page):
+    "Entries of search for the public names of a page that are neither functions nor classes: nbdev makes none."
+    if (name := f'vpoc_backtest.{page.out.stem}') not in MODULES or len(page.out.parts) > 1: return []
+    things = {n: getattr(import_module(name), n) for n in import_module(name).__all__}
+    return [found_as(str(page.out), page, n, f'a {type(thing).__name__}') for n, thing in things.items() if not callable(thing)]
+
 
 def mathml(formula): return convert(html.unescape(formula[1]), display='inline' if formula[2] == ')' else 'block')
 
@@ -114,6 +147,7 @@ def main():
     n = pages.build()
     for theme in (pages.out/'site_libs/themes').glob('*.css'):                 # themes ask Google for a font; the reader's own will do
         theme.write_text(re.sub(r'@import url\("?https?:.*?\);?', '', theme.read_text(encoding='utf-8'), flags=re.S), encoding='utf-8')
+    with (pages.out/'styles.css').open('a', encoding='utf-8') as styles: styles.write(STYLES)
     if wrong := [w for w in pages.warnings if not UNREAD.search(w)]: sys.exit('\n'.join(wrong))
     print(f'{n} pages in _docs/. To read them, with search: python -m http.server --directory _docs')
 

@@ -99,6 +99,15 @@ def test_search_finds_the_value_area(site):
     assert {'vpoc.html', 'index.html'} <= {entry['href'].split('#')[0] for entry in found}
 
 
+def test_the_index_of_names_leads_to_every_entry(pages, site):
+    index = pages[site/'names.html']
+    outputs = [o for cell in json.loads((nbs/'names.ipynb').read_text())['cells'] for o in cell.get('outputs', [])]
+    callables = re.findall(r'^\| `(\w+)` \| (?!a `)', ''.join(''.join(o['data']['text/markdown']) for o in outputs), re.M)
+    entries = {link.split('#')[1] for link in index.links if '.html#' in link}
+    assert len(callables) > 100 and {name.lower() for name in callables} <= entries
+    assert '](' not in re.sub(r'<[^>]+>', '', index.path.read_text(encoding='utf-8')), 'a link inside a link'
+
+
 def test_formulas_are_drawn_without_a_script(site):
     text = (site/'stats.html').read_text(encoding='utf-8')
     assert '<math' in text and 'katex' not in text.lower()
@@ -134,12 +143,59 @@ def test_pages_in_a_browser(browser, address, tmp_path, width, dark):
         ask('Emulation.setEmulatedMedia', {'features': []})
 
 
+TASKS = {'read a CSV': 'read-a-csv', 'load csv': 'read-a-csv', 'change the stop': 'change-the-stop', 'stop loss': 'change-the-stop',
+         'compare two settings': 'compare-two-settings', 'value area 80%': 'value-area-of-80', "tomorrow's order": 'tomorrows-order',
+         'costs': 'set-costs-slippage-and-account-size', 'slippage': 'set-costs-slippage-and-account-size', 'TPO': 'market-profile-in-letters',
+         'is it luck': 'is-it-luck', 'my own trades': 'are-my-own-trades-worth-anything'}
+NAMES = {'session_levels': 'vpoc', 'read_bars': 'readers', 'run_backtest': 'backtest', 'make_signals': 'signals', 'SignalRules': 'signals',
+         'placebo_test': 'evidence', 'verdict': 'verdict', 'explore': 'explore', 'nodes': 'vpoc', 'footprint': 'order_flow'}
+
+
+def search(browser, words):
+    "Type words into the search box; the first result, once there is one."
+    browser.driver.execute_script("""document.querySelector('.smalldocs-search-results').innerHTML = ''
+        const box = document.querySelector('.smalldocs-search input')
+        box.value = arguments[0]
+        box.dispatchEvent(new Event('input'))""", words)
+    return browser.wait(lambda: next(iter(browser.all('a.search-result')), None), f'results for {words}')
+
+
 def test_search_in_a_browser(browser, address):
+    "The words of a task lead to its place in the cookbook, a name to its entry."
     browser.open(f'{address}index.html')
-    next(box for box in browser.all('.smalldocs-search input') if box.is_displayed()).send_keys('value area')
-    browser.wait(lambda: browser.texts('a.search-result'), 'results of a search')
-    assert any('vpoc.html' in link.get_attribute('href') for link in browser.all('a.search-result'))
+    first = {words: search(browser, words).get_attribute('href').removeprefix(address) for words in [*TASKS, *NAMES]}
+    assert {words: first[words] for words in TASKS} == {words: f'tutorials/cookbook.html#{place}' for words, place in TASKS.items()}
+    entries = {name: re.sub(r'-\d+$', '', first[name]) for name in NAMES}  # a heading of the same name comes first: then it is #name-1
+    assert entries == {name: f'{page}.html#{name.lower()}' for name, page in NAMES.items()}
     assert not browser.console()
+
+
+CONTRAST = """const numbers = colour => { const n = colour.match(/[\\d.]+/g).map(Number); return n.length > 3 ? n : [...n, 1] }
+const over = (a, b) => [0, 1, 2].map(i => a[i] * a[3] + b[i] * (1 - a[3])).concat(1)
+const background = e => e ? over(numbers(getComputedStyle(e).backgroundColor), background(e.parentElement)) : [255, 255, 255, 1]
+const linear = v => v <= 10 ? v / 255 / 12.92 : ((v / 255 + .055) / 1.055) ** 2.4
+const light = colour => .2126 * linear(colour[0]) + .7152 * linear(colour[1]) + .0722 * linear(colour[2])
+return [...document.querySelectorAll(arguments[0])].map(e => {
+    const under = background(e)
+    const [more, less] = [light(under), light(over(numbers(getComputedStyle(e).color), under))].sort((a, b) => b - a)
+    return (more + .05) / (less + .05)
+})"""
+
+
+@pytest.mark.parametrize('width, dark', [(420, False), (420, True), (1400, False), (1400, True)])
+def test_results_of_a_search_can_be_read(browser, address, width, dark):
+    ask = browser.driver.execute_cdp_cmd
+    ask('Emulation.setEmulatedMedia', {'features': [{'name': 'prefers-color-scheme', 'value': 'dark' if dark else 'light'}]})
+    ask('Emulation.setDeviceMetricsOverride', {'width': width, 'height': 900, 'deviceScaleFactor': 1, 'mobile': False})
+    try:
+        browser.open(f'{address}index.html')
+        search(browser, 'value area')
+        for part in ('title', 'section', 'text', 'text mark'):
+            ratios = browser.driver.execute_script(CONTRAST, f'.search-result-{part}')
+            assert len(ratios) > 3 and min(ratios) >= 4.5, part
+    finally:
+        ask('Emulation.clearDeviceMetricsOverride', {})
+        ask('Emulation.setEmulatedMedia', {'features': []})
 
 
 def test_quarto_reads_the_same_settings():

@@ -1,5 +1,6 @@
 """The layout: imports run down the list of modules, notebooks are run and of a readable size, the surface is small."""
 import ast
+import functools
 import json
 import re
 from pathlib import Path
@@ -140,4 +141,41 @@ def test_cells_import_down_the_list_too(path):
 def test_the_index_of_names_is_that_of_the_package():
     notebook = json.loads((root/'nbs/names.ipynb').read_text())
     shown = ''.join(''.join(o['data']['text/markdown']) for c in notebook['cells'] for o in c.get('outputs', []) if 'data' in o)
-    assert set(re.findall(r'^\| \[`(\w+)`\]', shown, re.M)) == {name for path in modules for name in public_names(path)}
+    assert set(re.findall(r'^\| `(\w+)`', shown, re.M)) == {name for path in modules for name in public_names(path)}
+
+
+@functools.cache
+def all_names(): return {name for path in modules for name in public_names(path)}
+
+
+REACH = 6  # cells below its definition in which the example of a public name stands
+
+
+def names_used(code):
+    tree = ast.parse(re.sub(r'^\s*[%!].*', '', code, flags=re.M))
+    return {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+
+
+def names_defined(code):
+    for node in ast.parse(code).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)): yield node.name
+        if isinstance(node, ast.Assign): yield from (t.id for t in node.targets if isinstance(t, ast.Name))
+
+
+def names_shown(cell):
+    "Names that a cell uses which readers of the documentation see, together with what came of it."
+    code = ''.join(cell['source'])
+    seen = any('data' in o or o.get('name') == 'stdout' for o in cell.get('outputs', []))
+    return names_used(code) if seen and not re.match(r'#\| ?(export|hide)', code) else set()
+
+
+@pytest.mark.parametrize('path', sorted((root/'nbs').glob('0*.ipynb')), ids=lambda p: p.stem)
+def test_every_public_name_has_an_example_below_its_entry(path):
+    cells = json.loads(path.read_text())['cells']
+    without = []
+    for at, cell in enumerate(cells):
+        code = ''.join(cell['source'])
+        if not re.match(r'#\| ?exporti?\b', code): continue
+        below = [c for c in cells[at + 1:at + 1 + REACH] if c['cell_type'] == 'code']
+        without += sorted(all_names() & set(names_defined(code)) - set().union(*map(names_shown, below)))
+    assert not without, 'end a visible cell that uses it with a line that shows something'
