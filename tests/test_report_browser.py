@@ -164,6 +164,53 @@ def test_the_drawing_answers(page, folder):
     assert browser.console() == []
 
 
+DOTS = """
+const box = document.querySelector('.plot.tall').getBoundingClientRect();
+const found = [...document.querySelectorAll('.dots')].flatMap(p => [...p.getAttribute('d').matchAll(/M([-\\d.]+) ([-\\d.]+)/g)]);
+return found.map(([, x, y]) => [Math.round(box.left + box.width * x / 1000), Math.round(box.top + box.height * y / 100)]);
+"""
+
+
+def test_the_account_is_zoomed(page, charted):
+    "A span dragged over is shown larger, every trade in it has a dot on its line, and a click on a dot shows its session."
+    from selenium.webdriver import ActionChains, Keys
+    browser, equity = page(1400, place=charted), pd.read_csv(charted/'equity.csv', parse_dates=['date'])
+    trades = pd.read_csv(charted/'trades.csv', parse_dates=['date'])
+    figure, plot = browser.all('figure.chart')[0], browser.all('.plot.tall')[0]
+    whole = [p.get_attribute('innerHTML') for p in browser.all('.plot, .times')]
+    assert len(browser.driver.execute_script(DOTS)) == len(trades) and figure.get_attribute('data-sessions') == str(len(equity))
+    middle = plot.rect['width'] / 2
+    drag = ActionChains(browser.driver).move_to_element(plot).click_and_hold().move_by_offset(int(middle) - 2, 0)
+    drag.release().perform()
+    shown = equity.date[len(equity) // 2 - 1:]
+    assert abs(int(figure.get_attribute('data-sessions')) - len(shown)) <= 3
+    first = browser.texts('.times i')[0]
+    assert abs((pd.Timestamp(first) - shown.iloc[0]).days) < 32  # above 250 sessions a label is a month
+    last = equity.date.iloc[-int(figure.get_attribute('data-sessions')):]
+    dots = browser.driver.execute_script(DOTS)
+    assert len(dots) == trades.date.isin(last).sum() > 0
+    lines = browser.driver.execute_script("return [...document.querySelectorAll('.plot path[style]')].map(p => p.getAttribute('d').split('H').length)")
+    assert set(lines) == {len(last)}
+    numbers = [float(t.strip('$').replace(',', '')) for t in browser.texts('.plot.tall i')]
+    own = equity.set_index('date').loc[last.iloc[0]:]
+    assert min(numbers) <= own.original_equity.min() and max(numbers) >= own.original_equity.max()
+    click = ActionChains(browser.driver)
+    click.w3c_actions.pointer_action.move_to_location(*dots[0]).click()
+    click.perform()
+    browser.wait(lambda: browser.all('tr.on'), 'the session of the trade')
+    seen = pd.Timestamp(browser.texts('tr.on td:first-child')[0])
+    assert seen in set(trades.date[trades.date.isin(last)])
+    for key, count in (('+', len(last) // 2), ('0', len(equity))):
+        browser.driver.execute_script('arguments[0].focus()', figure)
+        ActionChains(browser.driver).send_keys(key).perform()
+        assert abs(int(figure.get_attribute('data-sessions')) - count) <= 3
+    without_dots = "return [...document.querySelectorAll('.dots')].forEach(p => p.remove())"
+    browser.driver.execute_script(without_dots)
+    assert [p.get_attribute('innerHTML') for p in browser.all('.plot, .times')] == [re.sub('<path class="dots.*?</path>', '', w) for w in whole]
+    ActionChains(browser.driver).send_keys(Keys.ARROW_LEFT).perform()
+    assert browser.console() == []
+
+
 FIRST_SCREEN = """
 const bottom = e => e.getBoundingClientRect().bottom;
 return ['.verdict', '.tiles', '.plot.tall'].map(s => bottom(document.querySelector(s)) <= innerHeight)
