@@ -238,9 +238,11 @@ def test_best_of_the_neighbours_run_again(tmp_path):
 
 def test_own_settings_come_back(tmp_path):
     (tmp_path/'my.toml').write_text('[rules]\nrule = "migration"\n[backtest]\nslippage_ticks = 2\n')
-    done = run('--model', 'none', '--config', 'my.toml', '--out', 'a', cwd=tmp_path)
-    again = run('--model', 'none', '--config', 'a/config.toml', '--out', 'b', cwd=tmp_path)
+    random_walk(150, bars_per_session=13).tz_localize(None).to_csv(tmp_path/'w.csv')
+    done, again = (run('--model', 'none', '--data', 'w.csv', '--config', config, '--out', out, cwd=tmp_path)
+                   for config, out in (('my.toml', 'a'), ('a/config.toml', 'b')))
     assert done.returncode == again.returncode == 0, done.stderr + again.stderr
+    assert json.loads((tmp_path/'a/metrics.json').read_text())['original']['trades'] > 20
     assert (tmp_path/'a/metrics.json').read_bytes() == (tmp_path/'b/metrics.json').read_bytes()
     assert 'rule = "migration"' in (tmp_path/'b/config.toml').read_text()
 
@@ -379,7 +381,7 @@ def test_a_run_can_be_replaced_from_inside_itself(tmp_path):
 def test_a_terminal_without_unicode(tmp_path):
     random_walk(60, bars_per_session=13).tz_localize(None).to_csv(tmp_path/'w.csv')
     done = subprocess.run(
-        [command, '--data', 'w.csv', '--out', 'out'],
+        [command, '--data', 'w.csv', '--placebo', '3', '--setups', '2', '--out', 'out'],
         cwd=tmp_path,
         capture_output=True,
         timeout=300,
@@ -433,7 +435,7 @@ def test_settings_to_begin_with(tmp_path):
 def test_a_reader_that_has_read_enough(tmp_path):
     (tmp_path/'w.csv').write_text(random_walk(60, bars_per_session=13).tz_localize(None).to_csv())
     done = subprocess.run(
-        f'{command} --data w.csv --model none --placebo 0 --out out | true',
+        f'{command} --data w.csv --model none --placebo 0 --setups 0 --out out | true',
         shell=True,
         cwd=tmp_path,
         capture_output=True,
@@ -651,6 +653,8 @@ def brief(tmp_path_factory):
         'none',
         '--placebo',
         '3',
+        '--setups',
+        '2',
         '--out',
         'out',
     ]
@@ -707,9 +711,9 @@ def test_open_hands_the_report_to_the_browser(brief, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     opened = []
     monkeypatch.setattr(webbrowser, 'open', opened.append)
-    _backtest_command(data='w.csv', model='none', placebo=0, out='shown', open=True)
+    _backtest_command(data='w.csv', model='none', placebo=0, setups=0, out='shown', open=True)
     assert opened == [(folder/'shown/report.html').resolve().as_uri()]
-    _backtest_command(data='w.csv', model='none', placebo=0, out='shown')
+    _backtest_command(data='w.csv', model='none', placebo=0, setups=0, out='shown')
     assert len(opened) == 1
 
 

@@ -109,7 +109,8 @@ def test_saved_filter_is_tested_on_later_sessions(market):
     assert ranked.returncode == 0 and trained.name in ranked.stdout, ranked.stderr
     assert (market/'TRAINING/evaluation/calibration.png').exists(), ranked.stderr
     assert pictures == {p: p.read_bytes() for p in trained.glob('*.png')} and len(pictures) == 2
-    done = run('vpoc_backtest', '--data', 'walk.parquet', '--model', 'latest', '--out', 'latest', cwd=market)
+    done = run('vpoc_backtest', '--data', 'walk.parquet', '--model', 'latest', '--placebo', 0,
+               '--setups', 0, '--out', 'latest', cwd=market)
     assert done.returncode == 0, done.stderr
     span = json.loads((trained/'metrics.json').read_text())['training_span']
     metrics = json.loads((market/'latest/metrics.json').read_text())
@@ -180,7 +181,7 @@ def test_same_command_works_twice_and_its_trainings_are_found(market):
     assert 'Not ranked' not in ranked.stdout, ranked.stderr
     listed = typed('vpoc_evaluate', *trainings, cwd=market)
     assert listed.stdout.splitlines()[:4] == ranked.stdout.splitlines()[:4]
-    args = ['--data', 'walk.parquet', '--model', 'kept', '--placebo', 0, '--out', 'by-kept']
+    args = ['--data', 'walk.parquet', '--model', 'kept', '--placebo', 0, '--setups', 0, '--out', 'by-kept']
     done = typed('vpoc_backtest', *args, cwd=market)
     assert done.returncode == 0, done.stderr
     assert trainings[1].name in json.loads((market/'by-kept/metrics.json').read_text())['filter']['source']
