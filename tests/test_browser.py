@@ -142,7 +142,7 @@ def chart(browser, lab):
         return !!(session?.isReady && session.session?.kernel?.status === 'idle' && jupyterapp.shell.currentWidget.context.isReady)"""
     browser.wait(lambda: browser.driver.execute_script(ready), 'JupyterLab with its notebook and kernel')
     browser.driver.execute_script("jupyterapp.commands.execute('notebook:run-all-cells')")
-    browser.wait(lambda: browser.texts('.vc-words p'), 'the first picture', 90)
+    browser.wait(lambda: browser.texts('.vc-words p'), 'the first picture', 240)
     return Chart(browser)
 
 

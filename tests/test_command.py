@@ -1,5 +1,6 @@
 """The command as a user types it: its files, the same result twice, and what it prints when it fails."""
 
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import typed
 
 from vpoc_backtest.data import _PRICES, ES, random_walk
 from vpoc_backtest.features import make_features
@@ -48,10 +50,18 @@ FROM_ELSEWHERE = re.compile(
 )  # the charts have scripts, in the page itself: it must open offline
 
 
-def run(*args, cwd):
-    "The command; without null markets, unless it is asked for them."
+def quick(args):
+    "Options without null markets, unless they are asked for."
     for option in ('--placebo', '--setups'): args = [*args, *([] if option in args else [option, 0])]
-    return subprocess.run([command, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    return args
+
+
+def run(*args, cwd): return typed('vpoc_backtest', *quick(args), cwd=cwd)
+
+
+def run_alone(*args, cwd, name='vpoc_backtest'):
+    "The command in a process of its own, as a user starts it."
+    return subprocess.run([command.parent/name, *map(str, args)], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 def check_run(folder):
@@ -70,7 +80,7 @@ def check_run(folder):
 
 
 def test_both_strategies_on_the_sample_market(tmp_path):
-    done = run('--out', 'out', '--seed', 1, cwd=tmp_path)
+    done = run_alone(*quick(['--out', 'out', '--seed', 1]), cwd=tmp_path)
     assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
     folder = tmp_path/'out'
     assert {p.name for p in folder.iterdir()} == FILES
@@ -121,7 +131,8 @@ def test_claims_by_themselves(tmp_path):
 
 def test_sample_market_twice(tmp_path):
     first, second = (
-        run('--model', 'none', '--placebo', 3, '--out', tmp_path / n, cwd=tmp_path) for n in ('a', 'b')
+        start(*quick(['--model', 'none', '--placebo', 3, '--out', tmp_path / n]), cwd=tmp_path)
+        for n, start in (('a', run_alone), ('b', run))
     )
     assert first.returncode == second.returncode == 0, first.stderr
     assert 'sample market' in first.stderr and 'Win rate' in first.stdout and 'Traceback' not in first.stderr
@@ -227,9 +238,11 @@ def test_best_of_the_neighbours_run_again(tmp_path):
 
 def test_own_settings_come_back(tmp_path):
     (tmp_path/'my.toml').write_text('[rules]\nrule = "migration"\n[backtest]\nslippage_ticks = 2\n')
-    done = run('--model', 'none', '--config', 'my.toml', '--out', 'a', cwd=tmp_path)
-    again = run('--model', 'none', '--config', 'a/config.toml', '--out', 'b', cwd=tmp_path)
+    random_walk(150, bars_per_session=13).tz_localize(None).to_csv(tmp_path/'w.csv')
+    done, again = (run('--model', 'none', '--data', 'w.csv', '--config', config, '--out', out, cwd=tmp_path)
+                   for config, out in (('my.toml', 'a'), ('a/config.toml', 'b')))
     assert done.returncode == again.returncode == 0, done.stderr + again.stderr
+    assert json.loads((tmp_path/'a/metrics.json').read_text())['original']['trades'] > 20
     assert (tmp_path/'a/metrics.json').read_bytes() == (tmp_path/'b/metrics.json').read_bytes()
     assert 'rule = "migration"' in (tmp_path/'b/config.toml').read_text()
 
@@ -339,6 +352,15 @@ def test_what_a_user_can_mend_is_one_line(tmp_path, args, message):
     assert not (tmp_path/'out').exists() and (tmp_path/'mine/thesis.txt').read_text() == 'years of work'
 
 
+@pytest.mark.parametrize('name, args, message', [
+    ('vpoc_backtest', ['--symbol', 'GC'], 'use ES, MES, NQ, MNQ'), ('vpoc_backtest', ['--data', 'nothing.csv'], 'no such file or folder'),
+    ('vpoc_train', ['-hl', '128,64'], 'options are written out here'), ('vpoc_evaluate', ['a.pt'], 'name the folder of a training')])
+def test_a_process_of_its_own_ends_with_the_same_line(tmp_path, name, args, message):
+    done, here = (start(*args, cwd=tmp_path) for start in (functools.partial(run_alone, name=name), functools.partial(typed, name)))
+    assert (done.returncode, done.stdout, done.stderr) == (here.returncode, here.stdout, here.stderr)
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1 and not list(tmp_path.iterdir())
+
+
 def test_one_session_is_enough_to_see_why_there_is_no_order(tmp_path):
     rows = ''.join(f'2020-01-06 10:{m:02d},4000,4001,3999,4000,5\n' for m in range(30))
     (tmp_path/'one.csv').write_text('timestamp,open,high,low,close,volume\n' + rows)
@@ -359,7 +381,7 @@ def test_a_run_can_be_replaced_from_inside_itself(tmp_path):
 def test_a_terminal_without_unicode(tmp_path):
     random_walk(60, bars_per_session=13).tz_localize(None).to_csv(tmp_path/'w.csv')
     done = subprocess.run(
-        [command, '--data', 'w.csv', '--out', 'out'],
+        [command, '--data', 'w.csv', '--placebo', '3', '--setups', '2', '--out', 'out'],
         cwd=tmp_path,
         capture_output=True,
         timeout=300,
@@ -413,7 +435,7 @@ def test_settings_to_begin_with(tmp_path):
 def test_a_reader_that_has_read_enough(tmp_path):
     (tmp_path/'w.csv').write_text(random_walk(60, bars_per_session=13).tz_localize(None).to_csv())
     done = subprocess.run(
-        f'{command} --data w.csv --model none --placebo 0 --out out | true',
+        f'{command} --data w.csv --model none --placebo 0 --setups 0 --out out | true',
         shell=True,
         cwd=tmp_path,
         capture_output=True,
@@ -584,9 +606,7 @@ PUBLISHED = [
 def test_what_served_in_the_published_version_gets_a_hint(tmp_path, name, args, message):
     (tmp_path/'upper.toml').write_text('INITIAL_CAPITAL = 100000\n')
     (tmp_path/'settings.json').write_text('{"initial_capital": 100000}')
-    done = subprocess.run(
-        [command.parent / name, *args], cwd=tmp_path, capture_output=True, text=True, timeout=60
-    )
+    done = typed(name, *args, cwd=tmp_path)
     line, = done.stderr.splitlines()
     assert done.returncode == 2 and line.startswith(f'{name}: ') and message in line, line
 
@@ -633,6 +653,8 @@ def brief(tmp_path_factory):
         'none',
         '--placebo',
         '3',
+        '--setups',
+        '2',
         '--out',
         'out',
     ]
@@ -689,9 +711,9 @@ def test_open_hands_the_report_to_the_browser(brief, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     opened = []
     monkeypatch.setattr(webbrowser, 'open', opened.append)
-    _backtest_command(data='w.csv', model='none', placebo=0, out='shown', open=True)
+    _backtest_command(data='w.csv', model='none', placebo=0, setups=0, out='shown', open=True)
     assert opened == [(folder/'shown/report.html').resolve().as_uri()]
-    _backtest_command(data='w.csv', model='none', placebo=0, out='shown')
+    _backtest_command(data='w.csv', model='none', placebo=0, setups=0, out='shown')
     assert len(opened) == 1
 
 

@@ -205,7 +205,7 @@ def test_killed_at_any_moment_nobody_sees_half_a_file(tmp_path, small, runs, nam
     print(name, dict(tally))
 
 
-COMMAND = ['--model', 'none', '--placebo', '0', '--data', 'walk.csv', '--out', 'out']
+COMMAND = ['--model', 'none', '--placebo', '0', '--setups', '0', '--data', 'walk.csv', '--out', 'out']
 
 
 def command(*args, cwd, **env):
@@ -300,7 +300,7 @@ def asked(capsys, monkeypatch, cwd, **options):
     monkeypatch.chdir(cwd)
     try:
         cli_errors(_backtest_command)(
-            **dict(model='none', placebo=0, data=str(cwd / 'walk.csv'), out='out') | options
+            **dict(model='none', placebo=0, setups=0, data=str(cwd / 'walk.csv'), out='out') | options
         )
     except SystemExit as e:
         return e.code, capsys.readouterr().err.splitlines()[-1]
@@ -366,7 +366,7 @@ def test_a_file_that_may_not_grow_is_a_line(place):
         'import vpoc_backtest.ml_backtest; '
         'resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000)); '
         'from vpoc_backtest.cli import _backtest_command, cli_errors; '
-        "cli_errors(_backtest_command)(model='none', placebo=0, data='walk.csv', out='out')"
+        "cli_errors(_backtest_command)(model='none', placebo=0, setups=0, data='walk.csv', out='out')"
     )
     done = subprocess.run(
         [sys.executable, '-c', limited],

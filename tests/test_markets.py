@@ -30,7 +30,7 @@ def no_cache(monkeypatch): monkeypatch.setenv('VPOC_CACHE', 'off')
 
 
 def run(*args, cwd):
-    return subprocess.run([command, *map(str, args), '--model', 'none', '--placebo', '0'], cwd=cwd, capture_output=True, text=True, timeout=300)
+    return subprocess.run([command, *map(str, args), '--model', 'none', '--placebo', '0', '--setups', '0'], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 class Outcome:
@@ -44,7 +44,7 @@ def here(tmp_path, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGTERM)
 
     def call(command=main, **options):
-        quick = {'model': 'none', 'placebo': 0, 'out': 'out'} if command is main else {'output': 'out'}
+        quick = {'model': 'none', 'placebo': 0, 'setups': 0, 'out': 'out'} if command is main else {'output': 'out'}
         try: command(**quick | options)
         except SystemExit as stop: return Outcome(stop.code, capsys.readouterr().err)
         finally: signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from commands import typed
 
 from vpoc_backtest.backtest import run_backtest
 from vpoc_backtest.data import BadData, add_sessions, random_walk
@@ -146,7 +147,7 @@ def test_the_command_runs_it_and_runs_it_again_from_its_own_settings(file, bars,
 def test_a_rule_that_cannot_be_used_is_one_line(bars, tmp_path, rule, said):
     bars[['open', 'high', 'low', 'close', 'volume']].to_parquet(tmp_path/'bars.parquet')
     (tmp_path/'mine.py').write_text(TEXT + '\ndef broken(levels): return 1 / 0\n')
-    done = command('--data', 'bars.parquet', '--rule', rule, '--out', 'run', cwd=tmp_path)
+    done = typed('vpoc_backtest', '--data', 'bars.parquet', '--rule', rule, '--out', 'run', cwd=tmp_path)
     assert done.returncode == 2 and said in done.stderr and 'Traceback' not in done.stderr
     assert not (tmp_path/'run').exists()
 

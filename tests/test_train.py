@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import typed
 from safetensors.numpy import load_file
 
 from vpoc_backtest.data import random_walk
@@ -73,7 +74,7 @@ def test_killed_training_resumes_bit_for_bit(market):
     killed = only(market/'killed')
     between_epochs = (killed/checkpoint).exists() and not (killed/'manifest.json').exists()
     assert between_epochs, 'it was to be killed between two epochs'
-    other = run('vpoc_train', '--resume', '--output', 'killed', '--epochs', 50, cwd=market)
+    other = typed('vpoc_train', '--resume', '--output', 'killed', '--epochs', 50, cwd=market)
     assert other.returncode == 2 and 'leave this one out' in other.stderr
     done = run('vpoc_train', '--resume', '--output', 'killed', cwd=market, **ONE_THREAD)
     assert done.returncode == 0 and 'resuming' in done.stderr, done.stderr
@@ -81,7 +82,7 @@ def test_killed_training_resumes_bit_for_bit(market):
     assert same_model(whole, killed)
     assert (whole/'predictions.csv').read_bytes() == (killed/'predictions.csv').read_bytes()
     assert not (killed/'checkpoints').exists()
-    again = run('vpoc_train', '--resume', '--output', killed, cwd=market)
+    again = typed('vpoc_train', '--resume', '--output', killed, cwd=market)
     assert again.returncode == 2 and 'holds no training that has not ended' in again.stderr
 
 
@@ -104,11 +105,12 @@ def test_saved_filter_is_tested_on_later_sessions(market):
     assert files == {p.name for p in trained.iterdir()}
     pictures = {p: p.read_bytes() for p in trained.glob('*.png')}
     ranked = run('vpoc_evaluate', 'TRAINING', cwd=market)
-    assert ranked.stdout == run('vpoc_evaluate', cwd=market).stdout
+    assert ranked.stdout == typed('vpoc_evaluate', cwd=market).stdout
     assert ranked.returncode == 0 and trained.name in ranked.stdout, ranked.stderr
     assert (market/'TRAINING/evaluation/calibration.png').exists(), ranked.stderr
     assert pictures == {p: p.read_bytes() for p in trained.glob('*.png')} and len(pictures) == 2
-    done = run('vpoc_backtest', '--data', 'walk.parquet', '--model', 'latest', '--out', 'latest', cwd=market)
+    done = run('vpoc_backtest', '--data', 'walk.parquet', '--model', 'latest', '--placebo', 0,
+               '--setups', 0, '--out', 'latest', cwd=market)
     assert done.returncode == 0, done.stderr
     span = json.loads((trained/'metrics.json').read_text())['training_span']
     metrics = json.loads((market/'latest/metrics.json').read_text())
@@ -117,9 +119,9 @@ def test_saved_filter_is_tested_on_later_sessions(market):
 
 
 def test_filter_trained_on_all_sessions_is_refused(market):
-    trained = run('vpoc_train', *WALK, '--epochs', 2, '--until', '2030-01-01', '--output', 'all', cwd=market)
+    trained = typed('vpoc_train', *WALK, '--epochs', 2, '--until', '2030-01-01', '--output', 'all', cwd=market)
     assert trained.returncode == 0
-    done = run('vpoc_backtest', '--data', 'walk.parquet', '--model', 'all', '--out', 'seen', cwd=market)
+    done = typed('vpoc_backtest', '--data', 'walk.parquet', '--model', 'all', '--out', 'seen', cwd=market)
     span = json.loads((only(market/'all')/'metrics.json').read_text())['training_span']
     assert done.returncode == 2 and span[0] in done.stderr and span[1] in done.stderr
     assert 'has seen them all' in done.stderr
@@ -145,7 +147,7 @@ def test_wrong_input_gives_one_line(tmp_path, market, args, message):
     short = random_walk(80, bars_per_session=26).tz_localize(None).rename_axis('timestamp')
     short.to_csv(tmp_path/'short.csv')
     if '--data' not in args: args = ['--data', market/'walk.parquet', *args]
-    done = run('vpoc_train', *args, cwd=tmp_path)
+    done = typed('vpoc_train', *args, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr.splitlines()[-1], done.stderr
     assert 'Traceback' not in done.stderr, done.stderr
     assert not (tmp_path/'TRAINING').exists() or not list((tmp_path/'TRAINING').iterdir())
@@ -160,7 +162,7 @@ def test_pickle_in_place_of_a_model_is_never_executed(market, tmp_path):
         file = tmp_path/'trap/model'/name
         before = file.read_bytes()
         file.write_bytes(pickle.dumps(Trap()))
-        done = run('vpoc_backtest', *args, cwd=tmp_path)
+        done = typed('vpoc_backtest', *args, cwd=tmp_path)
         assert done.returncode == 2 and name in done.stderr and 'Traceback' not in done.stderr, done.stderr
         file.write_bytes(before)
     assert not (tmp_path/'executed').exists()
@@ -168,19 +170,19 @@ def test_pickle_in_place_of_a_model_is_never_executed(market, tmp_path):
 
 def test_same_command_works_twice_and_its_trainings_are_found(market):
     for _ in range(2):
-        done = run('vpoc_train', *WALK, '--epochs', 2, '--output', 'kept/', cwd=market)
+        done = typed('vpoc_train', *WALK, '--epochs', 2, '--output', 'kept/', cwd=market)
         assert done.returncode == 0, done.stderr
     trainings = sorted((market/'kept').iterdir())
     assert len(trainings) == 2 and done.stdout.splitlines()[-1] == f'kept/{trainings[1].name}'
-    inside = run('vpoc_train', '--data', 'walk.parquet', '--output', trainings[0], cwd=market)
+    inside = typed('vpoc_train', '--data', 'walk.parquet', '--output', trainings[0], cwd=market)
     assert inside.returncode == 2 and 'is a training: name the folder above it' in inside.stderr
-    ranked = run('vpoc_evaluate', 'kept', cwd=market)
+    ranked = typed('vpoc_evaluate', 'kept', cwd=market)
     assert ranked.returncode == 0 and all(t.name in ranked.stdout for t in trainings), ranked.stderr
     assert 'Not ranked' not in ranked.stdout, ranked.stderr
-    listed = run('vpoc_evaluate', *trainings, cwd=market)
+    listed = typed('vpoc_evaluate', *trainings, cwd=market)
     assert listed.stdout.splitlines()[:4] == ranked.stdout.splitlines()[:4]
-    args = ['--data', 'walk.parquet', '--model', 'kept', '--placebo', 0, '--out', 'by-kept']
-    done = run('vpoc_backtest', *args, cwd=market)
+    args = ['--data', 'walk.parquet', '--model', 'kept', '--placebo', 0, '--setups', 0, '--out', 'by-kept']
+    done = typed('vpoc_backtest', *args, cwd=market)
     assert done.returncode == 0, done.stderr
     assert trainings[1].name in json.loads((market/'by-kept/metrics.json').read_text())['filter']['source']
 
@@ -190,7 +192,7 @@ def test_filters_are_tested_on_other_bars(market):
     from vpoc_backtest.run_config import load_market, read_config
     random_walk(520, bars_per_session=130, seed=4).reset_index().to_parquet(market/'later.parquet')
     training = only(market/'whole')
-    done = run('vpoc_evaluate', training, '--data', 'later.parquet', '--output', 'tested', cwd=market)
+    done = typed('vpoc_evaluate', training, '--data', 'later.parquet', '--output', 'tested', cwd=market)
     assert done.returncode == 0, done.stderr
     ranking = pd.read_csv(market/'tested/ranking.csv')
     last = json.loads((training/'metrics.json').read_text())['training_span'][1]
@@ -199,9 +201,9 @@ def test_filters_are_tested_on_other_bars(market):
     later, config = load_market(market/'later.parquet'), read_config(training/'config.toml')
     filtered = run_pipeline(later, config, model=str(training), device='cpu').filtered
     assert str(filtered.first.date()) == ranking.first_session[0]  # the same as with vpoc_backtest --model
-    same_bars = run('vpoc_evaluate', training, '--data', 'walk.parquet', cwd=market)
+    same_bars = typed('vpoc_evaluate', training, '--data', 'walk.parquet', cwd=market)
     assert same_bars.returncode == 0  # the last quarter
-    alone = run('vpoc_evaluate', training, '--vix', 'later.parquet', cwd=market)
+    alone = typed('vpoc_evaluate', training, '--vix', 'later.parquet', cwd=market)
     assert alone.returncode == 2 and 'together with --data only' in alone.stderr
 
 
@@ -209,9 +211,9 @@ def test_trainings_that_cannot_be_compared_are_listed_apart(market):
     random_walk(320, bars_per_session=130, seed=9).reset_index().to_parquet(market/'other.parquet')
     (market/'wide.toml').write_text(SETTINGS + '[backtest]\nslippage_ticks = 3.0\n')
     for extra in (['--until', '2015-10-30'], ['--data', 'other.parquet'], [], ['--config', 'wide.toml']):
-        done = run('vpoc_train', *WALK, '--epochs', 2, '--output', 'mixed', *extra, cwd=market)
+        done = typed('vpoc_train', *WALK, '--epochs', 2, '--output', 'mixed', *extra, cwd=market)
         assert done.returncode == 0
-    done = run('vpoc_evaluate', 'mixed', 'whole', cwd=market)
+    done = typed('vpoc_evaluate', 'mixed', 'whole', cwd=market)
     assert done.returncode == 0, done.stderr
     apart = done.stdout[done.stdout.index('Not ranked'):]
     reasons = ('other sessions: ', 'other bars: other.parquet',

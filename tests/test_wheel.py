@@ -54,7 +54,7 @@ def test_wheel_runs_on_the_sample_market(wheel, tmp_path):
     commands, site = wheel
     where = ran(commands/'python', '-c', 'import vpoc_backtest; print(vpoc_backtest.__file__)', cwd=tmp_path)
     assert where.stdout.startswith(str(site))
-    done = ran(commands/'vpoc_backtest', '--model', 'none', '--placebo', 3, '--out', 'out', cwd=tmp_path)
+    done = ran(commands/'vpoc_backtest', '--model', 'none', '--placebo', 0, '--setups', 0, '--out', 'out', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert 'Win rate' in done.stdout and (tmp_path/'out/report.html').exists()
     assert '"git_revision": null' in (tmp_path/'out/manifest.json').read_text(encoding='utf-8')
