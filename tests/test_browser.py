@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -282,3 +284,48 @@ def test_page_opens_without_a_network(browser, tmp_path):
     browser.driver.set_window_size(420, 900)
     browser.wait(lambda: browser.driver.execute_script('return document.documentElement.scrollWidth <= innerWidth'), 'a page as narrow as a telephone', 5)
     assert max(map(max, chart.took.values())) < 500 and browser.console() == [] and browser.hosts() == set()
+
+
+TWIN = """
+const [whole, n, meta, twin] = arguments, plain = value => JSON.parse(JSON.stringify(value));
+const seen = day => plain({bars: day.bars, dev: Object.fromEntries(Object.entries(day.dev).map(([k, v]) => [k, [...v]])), own: day.own, vwap: day.vwap, sd: day.sd,
+    trades: day.trades, lines: day.lines.filter(line => line[3] < n), letters: day.tpo.slice(0, 2), profile: day.profile});
+return [seen(VpocChart.knownAfter(VpocChart.unpack(whole), n, meta)), seen(VpocChart.unpack(twin))];
+"""
+
+
+def test_a_replay_in_the_page_is_that_of_python(browser, tmp_path):
+    "What the script knows after so many bars is what Python packs for them: profile to the contract, all else exactly."
+    pytest.importorskip('litecharts', reason='no litecharts: pip install -c constraints.txt -e ".[interactive]"')
+    from vpoc_backtest.chart import _chart_page, _pack_days
+    from vpoc_backtest.explore_day import load_day
+    from vpoc_backtest.profiles import _SPREADS
+    bars = sample_market()[0]
+    result = run_backtest(bars, make_signals(session_levels(bars)))
+    sessions = room.split_sessions(bars, result)
+    trades = result.trades.iloc[[2, 30, 60]]
+    (tmp_path/'page.html').write_text(f'<!doctype html><meta charset="utf-8"><body>{_chart_page(sessions, trades.date)}', encoding='utf-8')
+    browser.open(f'file://{tmp_path}/page.html', 1400, 1000)
+    chart = Chart(browser)
+    browser.wait(lambda: browser.texts('.vc-words p'), 'the last trade', 10)
+    for trade, spread in zip(trades.itertuples(), _SPREADS):
+        view = room.View(trade.date, spread=spread)
+        whole, = _pack_days([load_day(sessions, view)])
+        left = bars.index.get_loc(trade.exit_ts) - bars.index.get_loc(f'{trade.date:%Y-%m-%d} 09:30')
+        for n in (1, 31, 60, 61, left, left + 1, 300, 390):
+            twin, = _pack_days([load_day(sessions, replace(view, until=n))])
+            here, there = browser.driver.execute_script(TWIN, whole, n, {'spread': spread, 'tick': .25}, twin)
+            (low, volumes), (low_there, volumes_there) = here.pop('profile'), there.pop('profile')
+            assert here == there and low == low_there
+            assert abs(np.array(volumes) - volumes_there).max() < .51
+    last = trades.iloc[-1]
+    outcome = f'{last.r_multiple:+.2f} R'.replace('-', '−')
+    words = lambda: ' '.join(browser.texts('.vc-words p'))
+    assert outcome in words()
+    chart.press('replay')
+    for _ in range(3): chart.press('bar on')
+    assert 'Replay: 4 bars are known, up to that of 09:33 ET.' in words() and outcome not in words() and not browser.texts('.vc-words td')
+    chart.press('bar back')
+    assert 'Replay: 3 bars' in words()
+    chart.press('end replay')
+    assert outcome in words() and browser.texts('.vc-words td') and browser.console() == []

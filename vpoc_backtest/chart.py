@@ -30,6 +30,7 @@ from vpoc_backtest.explore_day import (
     _levels_table,
     _naked_lines,
     _order_lines,
+    _order_sentences,
     _overnight_lines,
     describe_day,
     load_days,
@@ -202,10 +203,10 @@ def _chart_meta(sessions: Sessions) -> dict:
             'trades': trades}
 
 def _day_texts(day: Day) -> dict:
-    "Return the sentences of a session and its levels as rows of text."
+    "Return the sentences of a session, those of its orders, and its levels as rows of text."
     table = _levels_table(day).reset_index()
     rows = [['', *table.columns[1:]], *table.to_numpy().tolist()] if day.whole else []
-    return {'words': describe_day(day), 'table': rows}
+    return {'words': describe_day(day), 'order': _order_sentences(day), 'table': rows}
 
 # %% ../nbs/04e_chart.ipynb #93852d53
 def _page_days(
@@ -239,13 +240,15 @@ def _chart_page(
     if dates is None: dates = np.unique(sessions.result.trades.date)
     dates = pd.DatetimeIndex(dates)[-most:]
     if not len(dates): raise BadData('no session to show: the result has no trade, or no date was given')
-    days, packed = _page_days(sessions, dates, view or View(sessions.dates[-1])), []
+    view = view or View(sessions.dates[-1])
+    days, packed = _page_days(sessions, dates, view), []
     for day in days:
         text = json.dumps(_pack_days([day])[0] | _day_texts(day), separators=(',', ':'))
         loss = bool((day.trades.net < 0).any()) if len(day.trades) else False
         packed.append({'date': f'{day.view.date:%Y-%m-%d}', 'loss': loss,
                        'packed': b64encode(compress(text.encode(), mtime=0)).decode()})
-    data = json.dumps({'meta': _chart_meta(sessions), 'sessions': packed}, separators=(',', ':'))
+    meta = _chart_meta(sessions) | {'spread': view.spread}  # a replay counts the profile so far
+    data = json.dumps({'meta': meta, 'sessions': packed}, separators=(',', ':'))
     return (f"<style>{_template('sessions.css')}</style>\n<div class='sessions-chart'></div>\n"
             f"<script type='application/json' class='sessions-data'>{data.replace('<', '&lt;')}</script>\n"
             f"<script>{_chart_script()}\nVpocChart.page(document.querySelector('.sessions-chart'), "

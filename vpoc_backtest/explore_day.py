@@ -366,22 +366,21 @@ def _outcome(day: Day) -> list[str]:
 
 # %% ../nbs/04e_explore_day.ipynb #eb954529
 def _order_sentences(day: Day) -> list[str]:
-    "Say what was ordered in a session and what became of it, or why there was nothing."
+    "Say what was ordered in a session, or why there was nothing; all of it was known at its open."
     orders = [_order_sentence(o, day.sessions.contract) for _, o in day.orders.iterrows()]
-    if orders: return orders + _outcome(day)
-    if day.why is not None:
-        return ['No order.'] + _reason_sentences(day.why, day.sessions.rules) + _outcome(day)
-    if day.number == 1 and day.sessions.signals is None:
-        return ['No order: it is the first session.'] + _outcome(day)
-    return ['No order.'] + _outcome(day)
+    if orders: return orders
+    if day.why is not None: return ['No order.'] + _reason_sentences(day.why, day.sessions.rules)
+    if day.number == 1 and day.sessions.signals is None: return ['No order: it is the first session.']
+    return ['No order.']
 
 # %% ../nbs/04e_explore_day.ipynb #38df88a8
 def describe_day(
     day: Day  # of `load_day`
 ) -> list[str]:  # sentences
     "Say what was ordered in a session, what became of it or why there was nothing, and how it traded."
-    if not day.whole: return [s for s in _order_sentences(day) if not s.startswith('The run')]
-    return _order_sentences(day) + _structure_sentences(day.structure)
+    told = _order_sentences(day) + _outcome(day)
+    if not day.whole: return [s for s in told if not s.startswith('The run')]
+    return told + _structure_sentences(day.structure)
 
 # %% ../nbs/04e_explore_day.ipynb #ca6917cd
 def _levels_table(

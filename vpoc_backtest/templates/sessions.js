@@ -70,6 +70,49 @@ const VpocChart = (() => {
     return {...packed, bars, dev, vwap: cumulated(packed.vwap, 10), sd: cumulated(packed.sd, 10)};
   }
 
+  // ---- a replay in a page: what was known of a session after its first `n` bars (in JupyterLab, Python counts it) ----
+
+  const WEIGHTS = {
+    uniform: () => () => 1,
+    close: bar => tick => tick === bar.close ? 1 : 0,
+    ohlc: (bar, size) => tick => {
+      const near = price => 1 / (1 + Math.abs(tick - price) * size);
+      return 1 + near(bar.open) + near(bar.high) + near(bar.low) + near(bar.close);
+    },
+  };
+
+  function profileOf(bars, {spread, tick}) {
+    const low = Math.min(...bars.map(bar => bar.low)), high = Math.max(...bars.map(bar => bar.high));
+    const volumes = Array(high - low + 1).fill(0);
+    for (const bar of bars) {
+      const weight = WEIGHTS[spread](bar, tick), shares = [];
+      for (let t = bar.low; t <= bar.high; t++) shares.push(weight(t));
+      const all = shares.reduce((a, b) => a + b, 0);
+      shares.forEach((share, k) => { volumes[bar.low - low + k] += bar.volume * share / all; });
+    }
+    return [low, volumes];
+  }
+
+  function lettersOf(bars, whole) {
+    let first = 0;  // half hours of the session before its first bar
+    while (!whole.some(mask => Math.floor(mask / 2 ** first) % 2)) first += 1;
+    const low = Math.min(...bars.map(bar => bar.low)), high = Math.max(...bars.map(bar => bar.high));
+    const traded = Array.from({length: high - low + 1}, () => new Set());
+    const half = time => Math.floor(time / 1800);
+    for (const bar of bars) for (let t = bar.low; t <= bar.high; t++) traded[t - low].add(first + half(bar.time) - half(bars[0].time));
+    return [low, traded.map(periods => [...periods].reduce((sum, period) => sum + 2 ** period, 0)), [NaN, NaN, NaN]];
+  }
+
+  function knownAfter(day, n, meta) {
+    const bars = day.bars.slice(0, n), head = values => values.slice(0, n), end = bars.length - 1;
+    const dev = Object.fromEntries(Object.entries(day.dev).map(([name, values]) => [name, head(values)]));
+    const own = Object.fromEntries(Object.entries(dev).map(([name, values]) => [name, values[end]]));
+    const open = trade => trade.out !== null && trade.out <= end ? trade : {side: trade.side, in: trade.in, entry: trade.entry, out: null, told: trade.told.slice(0, 1)};
+    return {...day, bars, dev, own, vwap: head(day.vwap), sd: head(day.sd), joined: {}, profile: profileOf(bars, meta), tpo: lettersOf(bars, day.tpo[1]),
+      lines: day.lines.map(([kind, label, tick, begin, until]) => [kind, label, tick, begin, Math.min(until, bars.length)]),
+      trades: day.trades.filter(trade => trade.in <= end).map(open)};
+  }
+
   // Join bars by the clock; `at[i]` is the candle of bar i.
   function candlesOf(day, minutes) {
     const candles = [], at = [];
@@ -215,6 +258,7 @@ const VpocChart = (() => {
       const before = this.unpacked ?? new Map();  // most sessions were shown before
       this.unpacked = new Map(state.days.map(text => [text, before.get(text) ?? unpack(typeof text === 'string' ? JSON.parse(text) : text)]));
       this.days = [...this.unpacked.values()];
+      if (!state.meta.python && state.view.until != null) this.days = this.days.map(day => knownAfter(day, state.view.until, state.meta));
       const names = this.days.map(day => day.date).join(), replaying = state.view.until != null;
       const moved = names !== this.names || replaying !== this.replaying;
       this.names = names;
@@ -633,7 +677,7 @@ const VpocChart = (() => {
       rows.push(this.choice('', BARS, this.shownKind, kind => this.local(`bars ${kind}`, () => { this.kind = kind; this.rebuild(true); })));
       rows.push(group(go('‹ trade', 'previous trade', 'previous trade (p)', trades), go('trade ›', 'next trade', 'next trade (n)', trades),
         go('loss ›', 'next loss', 'next loss (l)', trades), ...(meta.python ? [go('widest', 'widest value area', 'session with the widest value area')] : [])));
-      if (meta.python) rows.push(this.replayGroup(view));
+      rows.push(this.replayGroup(view));
       if (meta.python) rows.push(...this.settings(view, meta));
       const layers = Object.entries(LAYERS).map(([name, text]) => [name, text]);
       rows.push(node('span', {class: 'vc-group vc-layers', role: 'group', 'aria-label': 'layers'}, ...layers.map(([name, text]) =>
@@ -698,10 +742,10 @@ const VpocChart = (() => {
       const kinds = {1: 1, 5: 5, 3: 30, t: 'tpo'}, {python, trades} = this.state.meta;
       const go = to => () => this.request('go', {to});
       const acts = {n: trades && go('next trade'), p: trades && go('previous trade'), l: trades && go('next loss'), 0: () => this.local('fit', () => this.fit()),
-        ArrowLeft: go(python ? 'previous session' : 'previous trade'), ArrowRight: go(python ? 'next session' : 'next trade')};
-      if (python) Object.assign(acts, {r: () => this.replaying || this.replay(this.joined()), ' ': () => this.replaying && this.play(),
+        ArrowLeft: go(python ? 'previous session' : 'previous trade'), ArrowRight: go(python ? 'next session' : 'next trade'),
+        r: () => this.replaying || this.replay(this.joined()), ' ': () => this.replaying && this.play(),
         '.': () => this.forward(), ',': () => this.replaying && this.replay(Math.max(1, this.state.view.until - this.joined())),
-        Escape: () => this.replaying ? this.replay(null) : this.state.span && this.request('span', {span: null})});
+        Escape: () => this.replaying ? this.replay(null) : this.state.span && this.request('span', {span: null})};
       if (event.key in kinds) acts[event.key] = () => this.local(`bars ${kinds[event.key]}`, () => { this.kind = kinds[event.key]; this.rebuild(true); });
       if (event.key === ' ' && event.target.tagName === 'BUTTON') return;  // presses it
       if (!acts[event.key]) return;
@@ -780,15 +824,22 @@ const VpocChart = (() => {
 
   function page(root, data) {
     const dates = data.sessions.map(s => s.date);
-    let at = -1;
+    let at = -1, day = null;
+    const answer = until => {
+      const ended = until === null || until >= day.v.length, bar = unpacked(day).bars[Math.min(until ?? 1, day.v.length) - 1];
+      const words = until === null ? day.words : [...day.order, `Replay: ${whole(Math.min(until, day.v.length))} bars are known, up to that of ${clock(bar.time)} ET.`];
+      chart.answer({meta: data.meta, view: {date: day.date, count: 1, until}, days: [day], ended, words, table: until === null ? day.table : []});
+    };
+    const unpacked = packed => chart.unpacked?.get(packed) ?? unpack(packed);
     const show = async number => {
       if (!data.sessions[number]) return chart.answer({...chart.state, note: 'There is no such session in this page.'});
-      const day = await inflated(data.sessions[number].packed);
+      day = await inflated(data.sessions[number].packed);
       at = number;
-      chart.answer({meta: data.meta, view: {date: day.date, count: 1}, days: [day], words: day.words, table: day.table});
+      answer(null);
       root.dispatchEvent(new CustomEvent('session', {bubbles: true, detail: {date: day.date}}));
     };
-    const chart = new Chart(root, (what, {to}) => {
+    const chart = new Chart(root, (what, {to, until}) => {
+      if (what === 'replay') return answer(until);
       const loss = to === 'next loss', step = to === 'previous trade' ? -1 : 1;
       let next = at + step;
       while (loss && data.sessions[next] && !data.sessions[next].loss) next += step;
@@ -806,5 +857,5 @@ const VpocChart = (() => {
     return chart;
   }
 
-  return {Chart, page};
+  return {Chart, page, unpack, knownAfter};
 })();
