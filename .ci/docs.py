@@ -38,6 +38,23 @@ STYLES = '''
 MODULES = set(_modidx.d['syms'])
 
 
+# The engine looks for a phrase as it was typed. Where no page holds it, each of its words is looked for, and a page counts by all it holds.
+WORD_BY_WORD = """
+window.Fuse = class extends window.Fuse {
+  search(phrase, how) {
+    const found = super.search(phrase, how);
+    if (found.length) return found;
+    const worth = new Map();
+    for (const word of phrase.split(/\\s+/).filter(word => word.length > 2)) {
+      for (const hit of super.search(word)) worth.set(hit.item, (worth.get(hit.item) ?? 0) + 1 - hit.score);
+    }
+    const best = [...worth].sort((a, b) => b[1] - a[1]).slice(0, how?.limit ?? 20);
+    return best.map(([item]) => ({item}));
+  }
+};
+"""
+
+
 class Said(str): __repr__ = str.__str__
 
 
@@ -148,6 +165,7 @@ def main():
     for theme in (pages.out/'site_libs/themes').glob('*.css'):                 # themes ask Google for a font; the reader's own will do
         theme.write_text(re.sub(r'@import url\("?https?:.*?\);?', '', theme.read_text(encoding='utf-8'), flags=re.S), encoding='utf-8')
     with (pages.out/'styles.css').open('a', encoding='utf-8') as styles: styles.write(STYLES)
+    with next(pages.out.rglob('fuse*.js')).open('a', encoding='utf-8') as engine: engine.write(WORD_BY_WORD)
     if wrong := [w for w in pages.warnings if not UNREAD.search(w)]: sys.exit('\n'.join(wrong))
     print(f'{n} pages in _docs/. To read them, with search: python -m http.server --directory _docs')
 

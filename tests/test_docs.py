@@ -146,7 +146,8 @@ def test_pages_in_a_browser(browser, address, tmp_path, width, dark):
 TASKS = {'read a CSV': 'read-a-csv', 'load csv': 'read-a-csv', 'change the stop': 'change-the-stop', 'stop loss': 'change-the-stop',
          'compare two settings': 'compare-two-settings', 'value area 80%': 'value-area-of-80', "tomorrow's order": 'tomorrows-order',
          'costs': 'set-costs-slippage-and-account-size', 'slippage': 'set-costs-slippage-and-account-size', 'TPO': 'market-profile-in-letters',
-         'is it luck': 'is-it-luck', 'my own trades': 'are-my-own-trades-worth-anything'}
+         'is it luck': 'is-it-luck', 'my own trades': 'are-my-own-trades-worth-anything', 'profit factor': 'compare-two-settings',
+         'load text file export': 'read-a-csv', 'profile of a time range': 'profile-of-a-range-of-hours', 'stop twice as far': 'move-every-stop'}
 NAMES = {'session_levels': 'vpoc', 'read_bars': 'readers', 'run_backtest': 'backtest', 'make_signals': 'signals', 'SignalRules': 'signals',
          'placebo_test': 'evidence', 'verdict': 'verdict', 'explore': 'explore', 'nodes': 'vpoc', 'footprint': 'order_flow'}
 

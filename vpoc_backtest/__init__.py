@@ -17,16 +17,25 @@ if TYPE_CHECKING:
     from .data_quality import data_quality as data_quality
     from .evidence import examine as examine, placebo_test as placebo_test
     from .explore import explore as explore
+    from .features import FilterConfig as FilterConfig
     from .ml_backtest import load_run as load_run, run_pipeline as run_pipeline
+    from .next_session import next_orders as next_orders
+    from .orders import check_signals as check_signals
     from .performance import compare as compare
+    from .profiles import composite_profile as composite_profile, volume_profiles as volume_profiles
     from .readers import read_bars as read_bars, read_vix as read_vix
     from .report_page import save_report as save_report
     from .rolls import front_month as front_month
     from .run_config import RunConfig as RunConfig, load_market as load_market
-    from .signals import SignalRules as SignalRules, make_signals as make_signals
-    from .sweeps import sweep as sweep
+    from .signals import SignalRules as SignalRules, explain_signals as explain_signals
+    from .signals import make_signals as make_signals
+    from .sweeps import plot_sweep as plot_sweep, sweep as sweep
+    from .tpo import plot_tpo as plot_tpo
+    from .trade_audit import audit_trades as audit_trades
+    from .trade_lists import read_trades as read_trades
     from .verdict import recommendation as recommendation, verdict as verdict
-    from .vpoc import plot_profile as plot_profile, session_levels as session_levels
+    from .vpoc import naked_vpocs as naked_vpocs, plot_migration as plot_migration, plot_profile as plot_profile
+    from .vpoc import profile_levels as profile_levels, session_levels as session_levels
 
 _HOMES = {
     'backtest': 'BacktestConfig run_backtest',
@@ -35,16 +44,23 @@ _HOMES = {
     'data_quality': 'data_quality',
     'evidence': 'examine placebo_test',
     'explore': 'explore',
+    'features': 'FilterConfig',
     'ml_backtest': 'load_run run_pipeline',
+    'next_session': 'next_orders',
+    'orders': 'check_signals',
     'performance': 'compare',
+    'profiles': 'composite_profile volume_profiles',
     'readers': 'read_bars read_vix',
     'report_page': 'save_report',
     'rolls': 'front_month',
     'run_config': 'RunConfig load_market',
-    'signals': 'SignalRules make_signals',
-    'sweeps': 'sweep',
+    'signals': 'SignalRules explain_signals make_signals',
+    'sweeps': 'plot_sweep sweep',
+    'tpo': 'plot_tpo',
+    'trade_audit': 'audit_trades',
+    'trade_lists': 'read_trades',
     'verdict': 'recommendation verdict',
-    'vpoc': 'plot_profile session_levels',
+    'vpoc': 'naked_vpocs plot_migration plot_profile profile_levels session_levels',
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = ['__version__', *sorted(_HOME)]

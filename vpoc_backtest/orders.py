@@ -172,10 +172,16 @@ def _check_orders(
 
 # %% ../nbs/03a_orders.ipynb #ddb46b38
 def check_signals(
-    signals: pd.DataFrame,  # one row an order, columns as `_ORDER_COLUMNS` describes them
+    signals: pd.DataFrame,  # one row an order
     contract: ContractSpec = ES  # whose tick grid the prices must lie on
 ) -> pd.DataFrame:  # the orders numbered from zero, with real dates, times and sides (+1/−1)
-    "Return orders ready to be run; raises `BadData` naming the column or the row, and the fix."
+    """Return orders ready to be run; raises `BadData` naming the column or the row, and the fix.
+
+    Every order has a `date`, a `side` (1, buy; −1, sell), a `stop` and a `target`. It has an `entry`, the
+    limit price, or is filled at the market where that is empty. It may have `contracts` or a `size_factor`
+    for its risk, `active_from` (a clock time such as 10:30, New York), `known_at` (time of the newest bar
+    it rests on) and `confidence`.
+    """
     _check_columns(signals)
     signals = _as_orders(signals)
     dates = signals.date.to_numpy()

@@ -197,7 +197,7 @@ def compare(
     *results,  # BacktestResult; called result 1, result 2, …
     **named  # name=BacktestResult
 ) -> pd.DataFrame:  # one row a figure, one column a result, as text; no ratio of fewer than 30 trades
-    "Return the figures of several results side by side."
+    "Return the figures of several results side by side; `result.metrics` has all of them as numbers."
     called = {f'result {i}': r for i, r in enumerate(results, 1)}
     called |= {name.replace('_', ' '): r for name, r in named.items()}
     def column(r): return {label: _show_metric(k, r.metrics) for k, (label, _) in _LABELS.items()}

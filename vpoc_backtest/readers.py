@@ -470,7 +470,10 @@ def read_bars(
     contract: ContractSpec = ES,  # whose tick grid the prices must lie on
     corrections: str | Path | None = None  # a CSV of rejects with a column `correction`; None: the folder's
 ) -> tuple[pd.DataFrame, pd.DataFrame]:  # bars, with `vix` where files have it; the rows refused and why
-    "Return bars from files, sorted and clean, and the rows refused; raises `BadData` if nothing can be read."
+    """Return bars from files, sorted and clean, and the rows refused.
+
+    The time of a bar is that of its start, in New York. Raises `BadData` if nothing can be read.
+    """
     known = ('auto', *LAYOUTS)
     if layout not in known: raise BadData(f'layout {layout!r} is not known: use {", ".join(known)}')
     if stamp not in (None, 'open', 'end'): raise BadData(f'stamp {stamp!r} is not known: use open or end')

@@ -39,8 +39,8 @@ class SignalRules:
     min_confidence: float = 60.  # must be exceeded
     max_runs_p: float = 1.  # below 1: too few runs in the VPOCs, at this significance, are required
     min_streak: int = 0  # above 0: so many moves in a row in the trade's direction are required
-    stop_volatility: float = 0.5  # distance of the stop, in session volatilities
-    max_stop_share: float = 0.5  # of the way to the target
+    stop_volatility: float = 0.5  # distance of the stop, in session volatilities, but at most
+    max_stop_share: float = 0.5  # of the way to the target: raise both for a wider stop
     min_stop_ticks: int = 4  # the stop is never nearer
     tick_size: float = 0.25  # of the contract, in points
 
@@ -302,7 +302,11 @@ def make_signals(
     levels: pd.DataFrame,  # of `session_levels`
     rules: object = SignalRules()  # the rule and its numbers: `SignalRules`, or an `OwnRule`
 ) -> pd.DataFrame:  # an order a row: date, side, prices, confidence, size_factor, known_at, reason, figures
-    "Return the orders of the rule, each from sessions before its own; raises `BadData` for invalid levels."
+    """Return the orders of the rule, each from sessions before its own.
+
+    A rule needs history, `slow_volatility` + 1 sessions by default; `explain_signals` says why a session has
+    no order. Raises `BadData` for invalid levels.
+    """
     if not isinstance(rules, SignalRules): return rules.orders(levels)
     history = LevelHistory(levels)
     at, side, entry, stop, target, factor = _rule_orders(history, rules)
