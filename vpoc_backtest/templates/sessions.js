@@ -309,9 +309,9 @@ const VpocChart = (() => {
       if (!this.days.length) return;
       this.fitted = true;
       const last = this.days[this.days.length - 1], end = last.start + last.room;
-      const labels = 150 / Math.max(this.box.clientWidth - 70, 300);  // room for what is written on the right
+      const width = Math.max(this.box.clientWidth - 70, 300), pixel = end / (width - 170);  // in candles
       this.series.priceScale().setAutoScale(true);
-      this.chart.timeScale().setVisibleLogicalRange({from: -1, to: end / (1 - labels)});
+      this.chart.timeScale().setVisibleLogicalRange({from: -Math.max(.6, 20 * pixel), to: end + 150 * pixel});  // the first date, names of lines
     }
 
     // The prices that must be in sight beside the candles: orders, and levels no further away than the session is high.
