@@ -398,7 +398,10 @@ def composite_profile(
     start: str | pd.Timestamp | None = None,  # first date, None for the beginning
     end: str | pd.Timestamp | None = None  # last date, None for the end
 ) -> pd.Series:  # `volume` (contracts) by `price` (points), one level a tick
-    "Return the volume by price of all sessions from `start` to `end`; raise `BadData` if there are none."
+    """Return the volume by price of all sessions from `start` to `end`; raise `BadData` if there are none.
+
+    For a range that begins or ends within a session, make the profiles from the bars of that range alone.
+    """
     first, last = profiles.dates.slice_locs(start, end)
     if first == last: raise BadData(f'no session between {start} and {end}')
     begin, stop = profiles.offsets[first], profiles.offsets[last]

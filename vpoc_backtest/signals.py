@@ -28,7 +28,9 @@ class SignalRules:
     """Every number of the rules.
 
     The rule 'trend' asks for a trend of the VPOCs, its fit (R²), a calm market or a probable direction, and
-    a confidence; 'migration' only for a move of the last VPOC. Raises ValueError for impossible numbers."""
+    a confidence; 'migration' only for a move of the last VPOC. The stop lies `stop_volatility` session
+    volatilities from the entry, but at most `max_stop_share` of the way to the target. Raises ValueError for
+    impossible numbers."""
     rule: str = 'trend'  # 'trend': trend, R², calm or conviction, confidence; 'migration': the last VPOC move
     window: int = 20  # sessions in the trend and in the direction
     min_r2: float = 0.6  # fit of the trend must exceed this
