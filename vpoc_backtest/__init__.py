@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .evidence import examine as examine, placebo_test as placebo_test
     from .explore import explore as explore
     from .features import FilterConfig as FilterConfig
+    from .layouts import sniff_layout as sniff_layout
     from .ml_backtest import load_run as load_run, run_pipeline as run_pipeline
     from .next_session import next_orders as next_orders
     from .orders import check_signals as check_signals
@@ -45,6 +46,7 @@ _HOMES = {
     'evidence': 'examine placebo_test',
     'explore': 'explore',
     'features': 'FilterConfig',
+    'layouts': 'sniff_layout',
     'ml_backtest': 'load_run run_pipeline',
     'next_session': 'next_orders',
     'orders': 'check_signals',
