@@ -153,15 +153,16 @@ class _History(NamedTuple):
     dates: pd.DatetimeIndex
     vpoc: np.ndarray  # points
     offset: np.ndarray | float  # of each session's contract to the joined prices, points
-    first: pd.DatetimeIndex  # time of each session's first bar
+    first: np.ndarray  # time of each session's first bar, ns
     covered: pd.DatetimeIndex  # NaT: not traded again
+    covered_ns: np.ndarray  # the same
 
 def _history(levels: pd.DataFrame, bars: pd.DataFrame) -> _History:
     "Find out when each VPOC was traded again, in one pass over the bars."
     offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
-    first, covered = levels.first_ts, naked_vpocs(levels, bars).covered_at
-    times = (pd.DatetimeIndex(column).tz_convert(_ZONE) for column in (first, covered))
-    return _History(levels.index, levels.vpoc.to_numpy(), offset, *times)
+    covered = pd.DatetimeIndex(naked_vpocs(levels, bars).covered_at).tz_convert(_ZONE)
+    nanoseconds = [pd.DatetimeIndex(times).as_unit('ns').asi8 for times in (levels.first_ts, covered)]
+    return _History(levels.index, levels.vpoc.to_numpy(), offset, nanoseconds[0], covered, nanoseconds[1])
 
 def _naked(past: _History, i: int, memory: int, last: pd.Timestamp) -> pd.DataFrame:
     """Return VPOCs from before yesterday that were not traded since, when session number `i` opened.
@@ -169,9 +170,10 @@ def _naked(past: _History, i: int, memory: int, last: pd.Timestamp) -> pd.DataFr
     What came after `last`, the newest bar shown, is not known.
     """
     own = slice(max(0, i - memory), max(0, i - 1))
-    covered = past.covered[own]
-    if (later := covered > last).any(): covered = covered.where(~later)
-    left = covered.isna() | (covered >= past.first[i])
+    covered, when = past.covered[own], past.covered_ns[own]
+    later = when > last.value
+    if later.any(): covered = covered.where(~later)
+    left = (when == pd.NaT.value) | later | (when >= past.first[i])
     price = (past.vpoc[own] + (past.offset[i] - past.offset[own]))[left]
     table = {'date': past.dates[own][left], 'price': price, 'covered_at': covered[left]}
     return pd.DataFrame(table, copy=False)
