@@ -26,7 +26,8 @@ class Browser:
     def __init__(self, driver): self.driver = driver
 
     def open(self, url, width=1400, height=1100):
-        self.console(), self.hosts()  # what came before belongs to another page
+        self.driver.get('about:blank')
+        self.console(), self.hosts()  # what came before belongs to another page, which says no more now
         self.driver.set_window_size(width, height)
         self.driver.get(url)
 
