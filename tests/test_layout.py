@@ -96,6 +96,10 @@ def public_names(path):
             return [e.value for e in node.value.elts]
 
 
+@functools.cache
+def all_names(): return {name for path in modules for name in public_names(path)}
+
+
 def test_the_surface_is_small_and_no_name_means_two_things():
     homes = {}
     for path in modules:
@@ -141,11 +145,7 @@ def test_cells_import_down_the_list_too(path):
 def test_the_index_of_names_is_that_of_the_package():
     notebook = json.loads((root/'nbs/names.ipynb').read_text())
     shown = ''.join(''.join(o['data']['text/markdown']) for c in notebook['cells'] for o in c.get('outputs', []) if 'data' in o)
-    assert set(re.findall(r'^\| `(\w+)`', shown, re.M)) == {name for path in modules for name in public_names(path)}
-
-
-@functools.cache
-def all_names(): return {name for path in modules for name in public_names(path)}
+    assert set(re.findall(r'^\| `(\w+)`', shown, re.M)) == all_names()
 
 
 REACH = 6  # cells below its definition in which the example of a public name stands

@@ -155,14 +155,13 @@ class _History(NamedTuple):
     offset: np.ndarray | float  # of each session's contract to the joined prices, points
     first: np.ndarray  # time of each session's first bar, ns
     covered: pd.DatetimeIndex  # NaT: not traded again
-    covered_ns: np.ndarray  # the same
 
 def _history(levels: pd.DataFrame, bars: pd.DataFrame) -> _History:
     "Find out when each VPOC was traded again, in one pass over the bars."
     offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
     covered = pd.DatetimeIndex(naked_vpocs(levels, bars).covered_at).tz_convert(_ZONE)
-    nanoseconds = [pd.DatetimeIndex(times).as_unit('ns').asi8 for times in (levels.first_ts, covered)]
-    return _History(levels.index, levels.vpoc.to_numpy(), offset, nanoseconds[0], covered, nanoseconds[1])
+    first = pd.DatetimeIndex(levels.first_ts).as_unit('ns').asi8
+    return _History(levels.index, levels.vpoc.to_numpy(), offset, first, covered.as_unit('ns'))
 
 def _naked(past: _History, i: int, memory: int, last: pd.Timestamp) -> pd.DataFrame:
     """Return VPOCs from before yesterday that were not traded since, when session number `i` opened.
@@ -170,7 +169,8 @@ def _naked(past: _History, i: int, memory: int, last: pd.Timestamp) -> pd.DataFr
     What came after `last`, the newest bar shown, is not known.
     """
     own = slice(max(0, i - memory), max(0, i - 1))
-    covered, when = past.covered[own], past.covered_ns[own]
+    covered = past.covered[own]
+    when = covered.asi8
     later = when > last.value
     if later.any(): covered = covered.where(~later)
     left = (when == pd.NaT.value) | later | (when >= past.first[i])
@@ -442,7 +442,7 @@ def _naked_lines(day: Day) -> list[Line]:
     if not len(day.naked): return []
     covered = day.naked.covered_at
     end = np.where(covered.isna(), len(day.bars), day.bars.index.searchsorted(covered))
-    return [Line(f'naked, {date:%d %b}'.replace(' 0', ' '), price, until, 'purple', 'dot', False)
+    return [Line(f'naked, {_format_date(date, "%d %b")}', price, until, 'purple', 'dot', False)
             for date, price, until in zip(day.naked.date, day.naked.price, end.tolist())]
 
 def _order_lines(day: Day) -> list[Line]:

@@ -166,7 +166,7 @@ def _panel(
         at = _thin(values[column].to_numpy())
         lines.append((colour, _path(heights[column].to_numpy(), at)))
     numbers = [(f'{100 * (ticks[-1] - t) / span:.2f}', _minus_sign(form.format(t))) for t in ticks]
-    return {'kind': kind, 'name': name, 'lines': lines, 'ticks': numbers}
+    return {'kind': kind, 'name': name, 'lines': lines, 'ticks': numbers, 'reach': [ticks[-1], ticks[0]]}
 
 # %% ../nbs/04d_report_page.ipynb #3024c289
 def _session_ticks(sessions: pd.DatetimeIndex) -> list[tuple[str, str]]:
@@ -212,6 +212,7 @@ def _html_equity(
             'drawdown': [fall[c].round(4).tolist() for c in fall], 'trades': _dots(results, equity.index)}
     panels = [_panel(equity, 'tall', 'account at the end of each session', '${:,.0f}'),
               _panel(fall, 'low', 'drawdown, %', '{:.3g}%')]
+    data['reach'] = panels[0]['reach']
     worth = {c: _format_metric('total_profit', equity[c].iloc[-1]) for c in equity}
     end = ', '.join(_minus_sign(f'{c} {worth[c]} ({fall[c].iloc[-1]:.1f}%)') for c in equity)
     names = [(colour, name) for name, colour in _line_colours(equity)]

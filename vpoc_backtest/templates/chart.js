@@ -8,7 +8,7 @@
   const series = [data.equity, data.drawdown];
   const asPrinted = [...plots, times].map(part => part.innerHTML);
   const order = [...data.trades].sort((a, b) => a.session - b.session);
-  let at = last, from = 0, to = last, held = null;
+  let at = last, from = 0, to = last, reach = data.reach, held = null;  // reach: highest and lowest mark of the account
 
   const minus = text => text.replace('-', '−');
   const money = v => (v < 0 ? '−$' : '$') + Math.abs(v).toLocaleString('en-US', {maximumFractionDigits: 0});
@@ -39,6 +39,7 @@
   const panel = (plot, k) => {
     const [low, high] = scale(series[k]), marks = ticks(low, high, k ? 2 : 4);
     const bottom = marks[0], top = marks[marks.length - 1], y = v => 100 * (top - v) / (top - bottom);
+    if (!k) reach = [top, bottom];
     const svg = plot.querySelector('svg'), grid = svg.querySelector('.grid');
     svg.querySelectorAll('path[style]').forEach((path, n) => path.setAttribute('d', line(series[k][n], y)));
     svg.querySelectorAll('.grid').forEach(path => path.remove());
@@ -66,12 +67,7 @@
   };
 
   // A dot on its strategy's line, at the end of the session of the trade.
-  const height = trade => {
-    const numbers = [...plots[0].querySelectorAll('i')];
-    const worth = i => Number(i.textContent.replace('−', '-').replace(/[$,]/g, '')), place = i => parseFloat(i.style.top);
-    const [a, b] = [numbers[0], numbers[numbers.length - 1]];
-    return place(a) + (data.equity[trade.line][trade.session] - worth(a)) / (worth(b) - worth(a)) * (place(b) - place(a));
-  };
+  const height = trade => 100 * (reach[0] - data.equity[trade.line][trade.session]) / (reach[0] - reach[1] || 1);
   const shownTrades = () => order.filter(trade => trade.session >= from && trade.session <= to);
   const dots = () => {
     const svg = plots[0].querySelector('svg');
@@ -86,8 +82,10 @@
 
   const draw = () => {
     const all = from === 0 && to === last;
-    if (all) [...plots, times].forEach((part, k) => { part.innerHTML = asPrinted[k]; });
-    else {
+    if (all) {
+      [...plots, times].forEach((part, k) => { part.innerHTML = asPrinted[k]; });
+      reach = data.reach;
+    } else {
       plots.forEach(panel);
       below();
     }

@@ -81,8 +81,10 @@ const VpocChart = (() => {
     },
   };
 
+  const lowest = bars => Math.min(...bars.map(bar => bar.low)), highest = bars => Math.max(...bars.map(bar => bar.high));
+
   function profileOf(bars, {spread, tick}) {
-    const low = Math.min(...bars.map(bar => bar.low)), high = Math.max(...bars.map(bar => bar.high));
+    const low = lowest(bars), high = highest(bars);
     const volumes = Array(high - low + 1).fill(0);
     for (const bar of bars) {
       const weight = WEIGHTS[spread](bar, tick), shares = [];
@@ -96,7 +98,7 @@ const VpocChart = (() => {
   function lettersOf(bars, whole) {
     let first = 0;  // half hours of the session before its first bar
     while (!whole.some(mask => Math.floor(mask / 2 ** first) % 2)) first += 1;
-    const low = Math.min(...bars.map(bar => bar.low)), high = Math.max(...bars.map(bar => bar.high));
+    const low = lowest(bars), high = highest(bars);
     const traded = Array.from({length: high - low + 1}, () => new Set());
     const half = time => Math.floor(time / 1800);
     for (const bar of bars) for (let t = bar.low; t <= bar.high; t++) traded[t - low].add(first + half(bar.time) - half(bars[0].time));
@@ -319,7 +321,7 @@ const VpocChart = (() => {
       let low = Infinity, high = -Infinity;
       for (const day of this.days) {
         if (day.start > to || day.start + day.width < from) continue;
-        const top = Math.max(...day.candles.map(c => c.high)), bottom = Math.min(...day.candles.map(c => c.low));
+        const top = highest(day.candles), bottom = lowest(day.candles);
         for (const [kind, , tick] of day.lines) {
           const near = tick <= top + (top - bottom) / 2 && tick >= bottom - (top - bottom) / 2;
           const traded = kind === 'order' && (day.trades.length || this.days.length === 1);
@@ -825,12 +827,15 @@ const VpocChart = (() => {
   function page(root, data) {
     const dates = data.sessions.map(s => s.date);
     let at = -1, day = null;
-    const answer = until => {
-      const ended = until === null || until >= day.v.length, bar = unpacked(day).bars[Math.min(until ?? 1, day.v.length) - 1];
-      const words = until === null ? day.words : [...day.order, `Replay: ${whole(Math.min(until, day.v.length))} bars are known, up to that of ${clock(bar.time)} ET.`];
-      chart.answer({meta: data.meta, view: {date: day.date, count: 1, until}, days: [day], ended, words, table: until === null ? day.table : []});
+    const replayed = until => {
+      const known = Math.min(until, day.v.length), {time} = chart.unpacked.get(day).bars[known - 1];
+      const words = [...day.order, `Replay: ${whole(known)} bars are known, up to that of ${clock(time)} ET.`];
+      return {ended: until >= day.v.length, words, table: []};
     };
-    const unpacked = packed => chart.unpacked?.get(packed) ?? unpack(packed);
+    const answer = until => {
+      const said = until === null ? {ended: true, words: day.words, table: day.table} : replayed(until);
+      chart.answer({meta: data.meta, view: {date: day.date, count: 1, until}, days: [day], ...said});
+    };
     const show = async number => {
       if (!data.sessions[number]) return chart.answer({...chart.state, note: 'There is no such session in this page.'});
       day = await inflated(data.sessions[number].packed);
