@@ -310,10 +310,10 @@ def test_a_replay_in_the_page_is_that_of_python(browser, tmp_path):
     browser.wait(lambda: browser.texts('.vc-words p'), 'the last trade', 10)
     for trade, spread in zip(trades.itertuples(), _SPREADS):
         view = room.View(trade.date, spread=spread)
-        whole, = _pack_days([load_day(sessions, view)])
+        whole, = map(json.loads, _pack_days([load_day(sessions, view)]))
         left = bars.index.get_loc(trade.exit_ts) - bars.index.get_loc(f'{trade.date:%Y-%m-%d} 09:30')
         for n in (1, 31, 60, 61, left, left + 1, 300, 390):
-            twin, = _pack_days([load_day(sessions, replace(view, until=n))])
+            twin, = map(json.loads, _pack_days([load_day(sessions, replace(view, until=n))]))
             here, there = browser.driver.execute_script(TWIN, whole, n, {'spread': spread, 'tick': .25}, twin)
             (low, volumes), (low_there, volumes_there) = here.pop('profile'), there.pop('profile')
             assert here == there and low == low_there

@@ -36,7 +36,7 @@ def cases(seed, n):
 
 def test_twins_agree():
     seen, kinds = set(), dict.fromkeys(('market', 'named', 'late', 'marketable'), 0)
-    for bars, orders, settings in cases(seed=2, n=2500):
+    for bars, orders, settings in cases(seed=2, n=1000):
         trades, skipped, equity = plain_backtest(bars, orders, **settings)
         result = run_backtest(bars, orders, BacktestConfig(**settings))
         slow = pd.DataFrame(trades, columns=['signal', *COLUMNS])[COLUMNS]

@@ -136,7 +136,7 @@ def test_errors_are_raised_and_shown(panel, monkeypatch):
 def test_the_initial_balance_is_drawn_from_its_end_on(panel):
     ask(panel, what='set', date=f'{panel.sessions.dates[100]:%Y-%m-%d}')
     balance = panel.day.bars[:60]
-    begin = {tick / 4: at for kind, _, tick, at, _ in days(panel)[-1]['lines'] if kind == 'ib'}
+    begin = {tick / 4: at for kind, _, tick, at, _ in days(panel)[-1]['ranges'] if kind == 'ib'}
     assert begin == {balance.high.max(): 60, balance.low.min(): 60} and f'{panel.day.bars.index[60]:%H:%M}' == '10:30'
     assert 'At its close: ' in ' '.join(panel.widget.state['words'])
 

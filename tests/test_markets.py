@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from commands import sketched
 
 from vpoc_backtest.backtest import run_backtest
 from vpoc_backtest.cli import main, train_main
@@ -30,7 +31,7 @@ def no_cache(monkeypatch): monkeypatch.setenv('VPOC_CACHE', 'off')
 
 
 def run(*args, cwd):
-    return subprocess.run([command, *map(str, args), '--model', 'none', '--placebo', '0', '--setups', '0'], cwd=cwd, capture_output=True, text=True, timeout=300)
+    return sketched('vpoc_backtest', *args, '--model', 'none', '--placebo', 0, '--setups', 0, cwd=cwd)
 
 
 class Outcome:

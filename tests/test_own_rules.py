@@ -1,13 +1,11 @@
 """A rule in a file of one's own goes everywhere: sweep, null markets, verdict, filter, ledger, run, commands."""
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from commands import typed
+from commands import sketched, typed
 
 from vpoc_backtest.backtest import run_backtest
 from vpoc_backtest.data import BadData, add_sessions, random_walk
@@ -124,19 +122,14 @@ def test_a_run_counts_each_version_once(file, bars, tmp_path):
         with pytest.raises(BadData, match=why): run_pipeline(market, RunConfig(rules=OwnRule(f'{file}:{name}')))
 
 
-def command(*arguments, cwd):
-    text = 'import sys; from vpoc_backtest.cli import main; sys.argv[0] = "vpoc_backtest"; sys.exit(main())'
-    return subprocess.run([sys.executable, '-c', text, *arguments], cwd=cwd, capture_output=True, text=True, timeout=240)
-
-
 def test_the_command_runs_it_and_runs_it_again_from_its_own_settings(file, bars, tmp_path):
     bars[['open', 'high', 'low', 'close', 'volume']].to_parquet(tmp_path/'bars.parquet')
     (tmp_path/'mine.py').write_text(TEXT)
     plain = ('--data', 'bars.parquet', '--placebo', '0', '--setups', '0', '--model', 'none')
-    done = command(*plain, '--rule', 'mine.py:edges', '--out', 'run', cwd=tmp_path)
+    done = sketched('vpoc_backtest', *plain, '--rule', 'mine.py:edges', '--out', 'run', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (tmp_path/'mine.py').write_text(TEXT.replace('least=4', 'least=40'))  # the run keeps the text it was made with
-    again = command(*plain, '--config', 'run/config.toml', '--out', 'again', cwd=tmp_path)
+    again = sketched('vpoc_backtest', *plain, '--config', 'run/config.toml', '--out', 'again', cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert (tmp_path/'run/trades.csv').read_bytes() == (tmp_path/'again/trades.csv').read_bytes()
     assert json.loads((tmp_path/'run/metrics.json').read_text())['original']['trades'] > 20

@@ -21,10 +21,11 @@ import pandas as pd
 # %% ../nbs/04e_chart.ipynb #c3ee7c31
 from .data import _PRICES, BadData, ContractSpec
 from vpoc_backtest.explore_day import (
+    _LEVELS,
     Day,
     Sessions,
     View,
-    _fill_markers,
+    _fills,
     _ib_lines,
     _known_lines,
     _levels_table,
@@ -83,67 +84,64 @@ def _steps(values: np.ndarray, scale: int = 10) -> list[int | None]:
     return [None] * (len(values) - len(known)) + np.diff(whole, prepend=0).tolist()
 
 # %% ../nbs/04e_chart.ipynb #ae7c9087
-_LINES = {'known': _known_lines, 'overnight': _overnight_lines, 'naked': _naked_lines, 'ib': _ib_lines,
+_LINES = {'overnight': _overnight_lines, 'ib': _ib_lines, 'known': _known_lines, 'naked': _naked_lines,
           'order': _order_lines}
 
-def _pack_lines(day: Day) -> list[list]:
+def _pack_lines(day: Day, *kinds: str) -> list[list]:
     "Return the lines of a session: kind, label, tick, first and last bar."
     tick = day.sessions.contract.tick_size
     return [[kind, line.label, round(float(line.price) / tick, 4), int(line.begin), int(line.end)]
-            for kind, lines in _LINES.items() for line in lines(day)]
+            for kind in kinds for line in _LINES[kind](day)]
 
 # %% ../nbs/04e_chart.ipynb #92511192
 def _pack_trades(day: Day) -> list[dict]:
     "Return fills by number of the bar and price in ticks; `out` is None while a trade is open."
-    if not len(day.trades): return []
-    fills, tick, packed = _fill_markers(day), day.sessions.contract.tick_size, []
-    texts = iter(fills.text)
-    places = iter(zip(fills.x.tolist(), fills.price.tolist()))
-    for trade in day.trades.itertuples():
-        begin, entry = next(places)
-        one = {'side': int(trade.side), 'in': begin, 'entry': entry / tick, 'out': None,
-               'told': [next(texts)]}
-        if pd.notna(trade.exit_ts):
-            end, price = next(places)
-            one |= {'out': end, 'exit': price / tick, 'won': bool(trade.net > 0),
-                    'told': [*one['told'], next(texts)],
+    tick, packed = day.sessions.contract.tick_size, []
+    for (entry, *left), trade in zip(_fills(day), day.trades.itertuples()):
+        one = {'side': int(entry.side), 'in': entry.x, 'entry': entry.price / tick, 'out': None}
+        one['told'] = [fill.text for fill in (entry, *left)]
+        for fill in left:
+            one |= {'out': fill.x, 'exit': fill.price / tick, 'won': bool(fill.won),
                     'r': f'{trade.r_multiple:+.2f} R'.replace('-', '−')}
         packed.append(one)
     return packed
 
 # %% ../nbs/04e_chart.ipynb #fb2a2844
-def _pack_tpo(day: Day, levels: np.ndarray) -> list:
-    "Return the lowest tick, the half hours of each tick as bits, and POC, VAL, VAH by TPOs (ticks)."
+def _pack_fixed(day: Day) -> dict:
+    "Return what no setting changes; letters are the lowest tick, and the half hours of each tick as bits."
+    mean, deviation = _developing_vwap(day.bars, day.sessions.contract)
     tpos, at = day.tpos, day.tpos.dates.get_loc(day.view.date)
     periods = tpos.periods[tpos.offsets[at]:tpos.offsets[at + 1]]
-    return [int(tpos.low[at]), periods.tolist(), levels[at].tolist()]
+    return {'date': f'{day.view.date:%Y-%m-%d}', **_pack_bars(day),
+            'vwap': _steps(mean), 'sd': _steps(deviation),
+            'letters': [int(tpos.low[at]), periods.tolist()],
+            'trades': _pack_trades(day), 'ranges': _pack_lines(day, 'overnight', 'ib')}
 
-def _pack_fixed(day: Day) -> dict:
-    "Return what no setting changes: bars and VWAP."
-    mean, deviation = _developing_vwap(day.bars, day.sessions.contract)
-    return _pack_bars(day) | {'vwap': _steps(mean), 'sd': _steps(deviation)}
+def _pack_counted(day: Day) -> dict:
+    "Return what the settings change: profile, levels, lines, all in ticks."
+    tick, volumes = day.sessions.contract.tick_size, np.rint(day.profile.to_numpy()).astype(np.int64)
+    own = np.rint(day.prices / tick).astype(int)
+    developing = day.developing[[*_LEVELS]].to_numpy().T / tick
+    return {'dev': dict(zip(_LEVELS, map(_level_steps, developing))),
+            'own': dict(zip(_LEVELS, own.tolist())),
+            'profile': [round(float(day.profile.index[0]) / tick), volumes.tolist()],
+            'tpo': day.letters.tolist(), 'lines': _pack_lines(day, 'known', 'naked', 'order')}
+
+
+def _json(values: object) -> str: return json.dumps(values, separators=(',', ':'))
 
 def _pack_days(
     days: list[Day],  # of `load_days`
-    fixed: dict | None = None  # what no setting changes, by date and number of bars, kept from call to call
-) -> list[dict]:  # one a session
+    fixed: dict | None = None  # the text of what no setting changes, by date and bars, kept from call to call
+) -> list[str]:  # JSON, one text a session
     "Return what the script draws of some sessions that were loaded together."
     fixed = {} if fixed is None else fixed
-    tick = days[0].sessions.contract.tick_size
-    letters = days[0].tpos.levels(days[0].view.pct, days[0].view.area)[['poc', 'val', 'vah']].to_numpy()
-    letters = np.rint(letters / tick)
-    packed = []
+    texts = []
     for day in days:
         key = day.view.date, len(day.bars)
-        if key not in fixed: fixed[key] = _pack_fixed(day)
-        own = {name: round(float(day.levels[name]) / tick) for name in ('vpoc', 'val', 'vah')}
-        volumes = np.rint(day.profile.to_numpy()).astype(np.int64).tolist()
-        packed.append({
-            'date': f'{day.view.date:%Y-%m-%d}', **fixed[key],
-            'dev': {name: _level_steps(day.developing[name].to_numpy() / tick) for name in own},
-            'profile': [round(float(day.profile.index[0]) / tick), volumes], 'own': own,
-            'tpo': _pack_tpo(day, letters), 'lines': _pack_lines(day), 'trades': _pack_trades(day)})
-    return packed
+        if key not in fixed: fixed[key] = _json(_pack_fixed(day))
+        texts.append(f'{fixed[key][:-1]},{_json(_pack_counted(day))[1:]}')
+    return texts
 
 # %% ../nbs/04e_chart.ipynb #110a2bc3
 def _bar_number(sessions: Sessions, place: list) -> int:
@@ -242,13 +240,13 @@ def _chart_page(
     if not len(dates): raise BadData('no session to show: the result has no trade, or no date was given')
     view = view or View(sessions.dates[-1])
     days, packed = _page_days(sessions, dates, view), []
-    for day in days:
-        text = json.dumps(_pack_days([day])[0] | _day_texts(day), separators=(',', ':'))
+    for day, drawn in zip(days, _pack_days(days)):
+        text = f'{drawn[:-1]},{_json(_day_texts(day))[1:]}'
         loss = bool((day.trades.net < 0).any()) if len(day.trades) else False
         packed.append({'date': f'{day.view.date:%Y-%m-%d}', 'loss': loss,
                        'packed': b64encode(compress(text.encode(), mtime=0)).decode()})
     meta = _chart_meta(sessions) | {'spread': view.spread}  # a replay counts the profile so far
-    data = json.dumps({'meta': meta, 'sessions': packed}, separators=(',', ':'))
+    data = _json({'meta': meta, 'sessions': packed})
     return (f"<style>{_template('sessions.css')}</style>\n<div class='sessions-chart'></div>\n"
             f"<script type='application/json' class='sessions-data'>{data.replace('<', '&lt;')}</script>\n"
             f"<script>{_chart_script()}\nVpocChart.page(document.querySelector('.sessions-chart'), "

@@ -7,7 +7,6 @@ __all__ = ['explore']
 
 # %% ../nbs/04e_explore.ipynb #198a83e4
 import gc
-import json
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -145,30 +144,24 @@ def _no_collection():
 
 _KEPT = 400  # packed sessions that are kept, about 10 kB each
 
-def _load_kept(explorer: 'Explorer', view: View) -> list[Day]:
-    "Load the sessions of a view, pack those that are over, and return the days that were loaded."
-    days = load_days(explorer.sessions, view)
+def _keep(explorer: 'Explorer', view: View, dates: pd.DatetimeIndex):
+    "Pack the sessions of these dates, all of which are over, if they were not packed before."
+    missing = [i for i, date in enumerate(dates) if explorer._key(view, date) not in explorer._kept]
+    if not missing: return
+    first, last = missing[0], missing[-1]
+    days = load_days(explorer.sessions, replace(view, date=dates[last], count=last - first + 1, until=None))
     for day, packed in zip(days, _pack_days(days, explorer._fixed)):
-        if day.whole: explorer._kept[explorer._key(view, day.view.date)] = _packed_text(packed)
-    return days
-
-def _packed_text(packed: dict) -> str: return json.dumps(packed, separators=(',', ':'))
+        explorer._kept[explorer._key(view, day.view.date)] = packed
 
 def _load_view(explorer: 'Explorer', view: View) -> tuple[Day, list[str]]:
     "Return the last session of a view, and all of them as JSON."
     for kept in (explorer._kept, explorer._fixed):
         if len(kept) > _KEPT: kept.clear()
-    at = explorer.sessions.dates.get_loc(view.date)
-    shown = explorer.sessions.dates[max(0, at - view.count + 1):at + 1]
-    places = [i for i, date in enumerate(shown[:-1]) if explorer._key(view, date) not in explorer._kept]
-    together = len(places) > 0 and places[-1] == len(shown) - 2 and view.until is None
-    if together: day = _load_kept(explorer, replace(view, count=len(shown) - places[0]))[-1]
-    elif places:
-        span = replace(view, date=shown[places[-1]], count=places[-1] - places[0] + 1, until=None)
-        _load_kept(explorer, span)
-    if not together: day = load_day(explorer.sessions, view)
-    texts = [explorer._kept[explorer._key(view, date)] for date in shown[:-1]]
-    return day, [*texts, _packed_text(_pack_days([day], explorer._fixed)[0])]
+    day, replayed = load_day(explorer.sessions, view), view.until is not None
+    over = explorer.sessions.dates[max(0, day.i - view.count + 1):day.i + (not replayed)]
+    _keep(explorer, view, over)
+    texts = [explorer._kept[explorer._key(view, date)] for date in over]
+    return day, texts + (_pack_days([day], explorer._fixed) if replayed else [])
 
 # %% ../nbs/04e_explore.ipynb #97dd134c
 class Explorer:

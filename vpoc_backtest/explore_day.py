@@ -6,7 +6,8 @@
 __all__ = []
 
 # %% ../nbs/04e_explore_day.ipynb #5aad53dd
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import NamedTuple
 
 # %% ../nbs/04e_explore_day.ipynb #bbabf6f0
@@ -26,6 +27,8 @@ from .tpo import TPOProfiles, tpo_profiles
 from .vpoc import developing_levels, naked_vpocs, session_levels
 
 # %% ../nbs/04e_explore_day.ipynb #93035433
+_LEVELS = ('vpoc', 'val', 'vah')
+
 @dataclass(frozen=True)
 class View:
     "What is looked at: a session, and how its levels are counted."
@@ -54,6 +57,7 @@ class Sessions:
     signals: pd.DataFrame | None  # orders of another rule than `rules`
     rules: SignalRules  # whose orders and conditions are shown where there are no `signals`
     contract: ContractSpec  # what is traded
+    counted: dict = field(default_factory=dict, init=False, repr=False, compare=False)  # see `_counted`
 
     def __len__(self): return len(self.dates)
     def __repr__(self):
@@ -69,7 +73,7 @@ class Sessions:
 def _dated_orders(signals: pd.DataFrame, contract: ContractSpec) -> pd.DataFrame:
     "Return checked orders with dates as the sessions have them."
     orders = check_signals(signals, contract)
-    return orders.assign(date=pd.DatetimeIndex(orders.date))
+    return orders.assign(date=pd.DatetimeIndex(orders.date)).sort_values('date', kind='stable')
 
 def _check_trades(result: BacktestResult, dates: np.ndarray):
     "Raise `BadData` for a trade in a session that is not among the dates."
@@ -103,93 +107,119 @@ def split_sessions(
     end = regular[first + count - 1] + 1
     return Sessions(bars, index, regular[first], end, result, signals, rules, contract)
 
-# %% ../nbs/04e_explore_day.ipynb #1eafbc40
-@dataclass(frozen=True)
-class Day:
-    "All that one view shows."
-    view: View  # what was asked for
-    sessions: Sessions  # where it comes from
-    bars: pd.DataFrame  # of its regular hours
-    profile: pd.Series  # volume (contracts) by price
-    developing: pd.DataFrame  # by bar: vpoc, val, vah so far
-    levels: pd.Series  # its own, known when it is over
-    structure: pd.Series  # its row of `session_structure`; when each is known: `STRUCTURE`
-    known: pd.Series | None  # levels of the session before, in prices of this contract; None: there is none
-    naked: pd.DataFrame  # older VPOCs not traded since, at its open: date, price, covered_at
-    tpos: TPOProfiles  # letters of the sessions shown, this one among them
-    why: pd.Series | None  # its row of `explain_signals`; None: there is none
-    orders: pd.DataFrame  # that work in it: side, entry, stop, target
-    trades: pd.DataFrame  # of the result
-    skipped: pd.DataFrame  # orders of the result that made no trade, with the reason
-    whole: bool  # are all its bars known? False in a replay
-
-    @property
-    def number(self) -> int:
-        "Return the number of the session, from 1 on."
-        return self.sessions.dates.get_loc(self.view.date) + 1
-
-    def __repr__(self):
-        place = f'session {self.number:,} of {len(self.sessions):,}, {self.view.date:%Y-%m-%d}'
-        return f'Day: {place}, {len(self.bars):,} bars'
-
-    def _repr_html_(self):
-        figures = {name.upper(): f'{self.levels[name]:,.2f}' for name in ('vpoc', 'val', 'vah')}
-        figures['Volume, contracts'] = f'{self.bars.volume.sum():,.0f}'
-        figures['Naked VPOCs before its open'] = len(self.naked)
-        figures |= {'Orders': len(self.orders), 'Trades': len(self.trades)}
-        return _figures_html(repr(self), figures)
-
-# %% ../nbs/04e_explore_day.ipynb #ba7a73a7
-def _shifted(known: pd.Series, levels: pd.Series) -> pd.Series:
-    "Return the levels of the session before in prices of the contract of this one."
-    if 'offset' not in levels: return known
-    known, gap = known.copy(), levels.offset - known.offset
-    for name in ('vpoc', 'val', 'vah'): known[name] += gap
-    return known
-
 # %% ../nbs/04e_explore_day.ipynb #901ebac0
 class _History(NamedTuple):
-    "The VPOCs of some sessions as arrays, and when each was traded again."
+    "The levels of some sessions as arrays, and when each VPOC was traded again."
     dates: pd.DatetimeIndex
-    vpoc: np.ndarray  # points
-    offset: np.ndarray | float  # of each session's contract to the joined prices, points
+    prices: np.ndarray  # (sessions, 3): vpoc, val, vah, points
+    offset: np.ndarray  # of each session's contract to the joined prices, points
     first: np.ndarray  # time of each session's first bar, ns
-    covered: pd.DatetimeIndex  # NaT: not traded again
+    covered: np.ndarray  # when each was traded again, ns; `_NEVER`: not yet
+
+_NEVER = pd.NaT.value
 
 def _history(levels: pd.DataFrame, bars: pd.DataFrame) -> _History:
     "Find out when each VPOC was traded again, in one pass over the bars."
     offset = levels.offset.to_numpy() if 'offset' in levels else np.zeros(len(levels))
-    covered = pd.DatetimeIndex(naked_vpocs(levels, bars).covered_at).tz_convert(_ZONE)
-    first = pd.DatetimeIndex(levels.first_ts).as_unit('ns').asi8
-    return _History(levels.index, levels.vpoc.to_numpy(), offset, first, covered.as_unit('ns'))
+    first, covered = (pd.DatetimeIndex(times).as_unit('ns').asi8
+                      for times in (levels.first_ts, naked_vpocs(levels, bars).covered_at))
+    return _History(levels.index, levels[[*_LEVELS]].to_numpy(), offset, first, covered)
 
-def _naked(past: _History, i: int, memory: int, last: pd.Timestamp) -> pd.DataFrame:
+class _Naked(NamedTuple):
+    "VPOCs that were not traded since."
+    date: pd.DatetimeIndex
+    price: np.ndarray  # points, in prices of the session that looks back
+    covered: np.ndarray  # ns; `_NEVER`: not traded again
+
+def _naked(past: _History, i: int, memory: int, last: int) -> _Naked:
     """Return VPOCs from before yesterday that were not traded since, when session number `i` opened.
 
-    What came after `last`, the newest bar shown, is not known.
+    What came after `last`, the time of the newest bar shown (ns), is not known.
     """
     own = slice(max(0, i - memory), max(0, i - 1))
-    covered = past.covered[own]
-    when = covered.asi8
-    later = when > last.value
-    if later.any(): covered = covered.where(~later)
-    left = (when == pd.NaT.value) | later | (when >= past.first[i])
-    price = (past.vpoc[own] + (past.offset[i] - past.offset[own]))[left]
-    table = {'date': past.dates[own][left], 'price': price, 'covered_at': covered[left]}
-    return pd.DataFrame(table, copy=False)
+    covered = np.where(past.covered[own] > last, _NEVER, past.covered[own])
+    left = (covered == _NEVER) | (covered >= past.first[i])
+    price = (past.prices[own, 0] + (past.offset[i] - past.offset[own]))[left]
+    return _Naked(past.dates[own][left], price, covered[left])
+
+# %% ../nbs/04e_explore_day.ipynb #f979ddca
+@dataclass(frozen=True)
+class _Counted:
+    "What was counted of some sessions with some settings, each table when it is asked for."
+    sessions: Sessions
+    bars: pd.DataFrame  # of these sessions, nights included
+    counting: dict
+
+    @cached_property
+    def levels(self) -> pd.DataFrame:
+        return session_levels(self.bars, **self.counting, contract=self.sessions.contract)
+    @cached_property
+    def past(self) -> _History: return _history(self.levels, self.bars)
+    @cached_property
+    def structure(self) -> pd.DataFrame:
+        return session_structure(self.bars, self.levels, contract=self.sessions.contract)
+    @cached_property
+    def why(self) -> pd.DataFrame: return explain_signals(self.levels, self.sessions.rules)
+    @cached_property
+    def orders(self) -> pd.DataFrame:
+        "Return the orders: those given, else those of the rule."
+        if self.sessions.signals is not None: return self.sessions.signals
+        return self.why[self.why.order].reset_index()
+
+def _counted(sessions: Sessions, counting: dict) -> _Counted:
+    "Return what was counted of all sessions, kept from click to click."
+    key = tuple(counting.values())
+    if key not in sessions.counted: sessions.counted[key] = _Counted(sessions, sessions.bars, counting)
+    return sessions.counted[key]
+
+# %% ../nbs/04e_explore_day.ipynb #9f5b199a
+@dataclass(frozen=True)
+class _Span:
+    "The sessions that a view shows, with the bars it knows."
+    sessions: Sessions
+    view: View
+
+    @cached_property
+    def last(self) -> int: return self.sessions.dates.get_loc(self.view.date)
+    @cached_property
+    def first(self) -> int: return max(self.last - self.view.count + 1, 0)
+    @property
+    def begin(self) -> int: return self.sessions.start[self.first]
+    @cached_property
+    def end(self) -> int:
+        end, until = self.sessions.end[self.last], self.view.until
+        return end if until is None else min(end, self.sessions.start[self.last] + max(until, 1))
+
+    @cached_property
+    def counted(self) -> _Counted:
+        "Return the tables of all sessions; in a replay those of the last one, up to its newest bar."
+        if self.view.until is None: return _counted(self.sessions, self.view.counting)
+        memory, start = self.sessions.memory, self.sessions.start
+        begin = start[self.first - memory] if self.first > memory else 0  # with the first night
+        return _Counted(self.sessions, self.sessions.bars.iloc[begin:self.end], self.view.counting)
+
+    @cached_property
+    def bars(self) -> pd.DataFrame: return self.sessions.bars.iloc[self.begin:self.end]
+    @cached_property
+    def times(self) -> np.ndarray: return self.bars.index.as_unit('ns').asi8
+    @cached_property
+    def profiles(self) -> VolumeProfiles:
+        return volume_profiles(self.bars, spread=self.view.spread, contract=self.sessions.contract)
+    @cached_property
+    def developing(self) -> pd.DataFrame:
+        return developing_levels(self.bars, **self.view.counting, contract=self.sessions.contract)
+    @cached_property
+    def tpos(self) -> TPOProfiles: return tpo_profiles(self.bars, contract=self.sessions.contract)
+    @cached_property
+    def letters(self) -> np.ndarray:
+        "Return POC, VAL and VAH by letters of each session, in ticks."
+        levels = self.tpos.levels(self.view.pct, self.view.area)[['poc', 'val', 'vah']]
+        return np.rint(levels.to_numpy() / self.sessions.contract.tick_size)
 
 # %% ../nbs/04e_explore_day.ipynb #898ad9b1
-def _of_day(table: pd.DataFrame | None, date: pd.Timestamp) -> pd.DataFrame:
-    "Return the rows of one date; no rows where there is no table."
-    if table is None: return pd.DataFrame()
-    own = table.date.to_numpy() == date.to_datetime64()
-    return table[own] if own.any() else table[:0]
-
-# %% ../nbs/04e_explore_day.ipynb #93010923
-def _orders_of_day(sessions: Sessions, date: pd.Timestamp, why: pd.Series | None) -> pd.DataFrame:
-    "Return the orders that work in a session: those given, else that of the rule."
-    if why is None: return _of_day(sessions.signals, date)
-    return why.to_frame().T.rename_axis('date').reset_index() if why.order else pd.DataFrame()
+def _of_day(table: pd.DataFrame, date: pd.Timestamp) -> pd.DataFrame:
+    "Return the rows of one date; dates rise."
+    return table[slice(*table.date.searchsorted([date, date + pd.Timedelta(days=1)]))]
 
 # %% ../nbs/04e_explore_day.ipynb #8a7d7b16
 def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
@@ -202,77 +232,128 @@ def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
     later = trades.columns.difference(known)
     return trades.assign(**{name: trades[name].mask(is_open) for name in later})
 
-# %% ../nbs/04e_explore_day.ipynb #e06764c0
-class _Loaded(NamedTuple):
-    "The tables of some sessions in a row, from which a `Day` takes its part."
-    first: int  # number of the first session shown
-    bars: pd.DataFrame  # from it on, nights included
-    levels: pd.DataFrame  # of these sessions, and of those that their orders use
-    past: _History  # of the same sessions
-    profiles: VolumeProfiles
-    developing: pd.DataFrame
-    structure: pd.DataFrame
-    why: pd.DataFrame | None
-    tpos: TPOProfiles
-    trades: pd.DataFrame | None  # of the result, in these sessions
-    skipped: pd.DataFrame | None
+# %% ../nbs/04e_explore_day.ipynb #0f0a848f
+@dataclass(frozen=True)
+class Day:
+    "All that one view shows, each table cut out of those of its span when it is asked for."
+    span: _Span  # the sessions that were loaded with it
+    i: int  # number of the session among all, from 0 on
 
-def _result_of(sessions: Sessions, first: int, last: int) -> tuple:
-    "Return the trades and the skipped orders from one session to another; None where there is no result."
-    if sessions.result is None: return None, None
-    begin, end = sessions.dates[first], sessions.dates[last]
-    of_span = lambda table: table[pd.Series(pd.DatetimeIndex(table.date)).between(begin, end).to_numpy()]
-    return of_span(sessions.result.trades), of_span(sessions.result.skipped)
+    @property
+    def sessions(self) -> Sessions: return self.span.sessions
+    @property
+    def number(self) -> int:
+        "Return the number of the session, from 1 on."
+        return self.i + 1
+    @cached_property
+    def view(self) -> View: return replace(self.span.view, date=self.sessions.dates[self.i])
+    @cached_property
+    def _place(self) -> int: return self.span.counted.levels.index.get_loc(self.view.date)
+    @cached_property
+    def _own(self) -> slice:
+        start, end = self.sessions.start[self.i], min(self.sessions.end[self.i], self.span.end)
+        return slice(start - self.span.begin, end - self.span.begin)
 
-def _load_tables(sessions: Sessions, view: View) -> _Loaded:
-    "Count the levels of all sessions that a view shows, from the bars that it knows."
-    last = sessions.dates.get_loc(view.date)
-    first = max(last - view.count + 1, 0)
-    begin = sessions.start[first - sessions.memory] if first > sessions.memory else 0  # with the first night
-    end = sessions.end[last] if view.until is None else sessions.start[last] + max(view.until, 1)
-    recent = sessions.bars.iloc[begin:min(end, sessions.end[last])]
-    bars, contract = recent.iloc[sessions.start[first] - begin:], sessions.contract
-    levels = session_levels(recent, **view.counting, contract=contract)
-    return _Loaded(first, bars, levels, _history(levels, recent),
-                 volume_profiles(bars, spread=view.spread, contract=contract),
-                 developing_levels(bars, **view.counting, contract=contract),
-                 session_structure(recent, levels, contract=contract),
-                 explain_signals(levels, sessions.rules) if sessions.signals is None else None,
-                 tpo_profiles(bars, contract=contract), *_result_of(sessions, first, last))
+    @cached_property
+    def bars(self) -> pd.DataFrame:
+        "Return the bars of its regular hours."
+        return self.span.bars.iloc[self._own]
+    @property
+    def whole(self) -> bool:
+        "Return whether all its bars are known; they are not in a replay."
+        return bool(len(self.bars) == self.sessions.end[self.i] - self.sessions.start[self.i])
+    @cached_property
+    def profile(self) -> pd.Series:
+        "Return the volume (contracts) by price."
+        return self.span.profiles[self.view.date]
+    @cached_property
+    def developing(self) -> pd.DataFrame:
+        "Return vpoc, val, vah so far, by bar."
+        return self.span.developing.iloc[self._own]
+    @cached_property
+    def levels(self) -> pd.Series:
+        "Return its own levels, known when it is over."
+        return self.span.counted.levels.iloc[self._place]
+    @property
+    def prices(self) -> np.ndarray:
+        "Return its own vpoc, val, vah."
+        return self.span.counted.past.prices[self._place]
+    @cached_property
+    def structure(self) -> pd.Series:
+        "Return its row of `session_structure`; when each figure is known: `STRUCTURE`."
+        return self.span.counted.structure.loc[self.view.date]
+    @cached_property
+    def known(self) -> pd.Series | None:
+        "Return vpoc, val, vah of the session before, in prices of this contract; None where there is none."
+        if not self.i: return None
+        past, at = self.span.counted.past, self._place
+        return pd.Series(past.prices[at - 1] + (past.offset[at] - past.offset[at - 1]), [*_LEVELS])
+    @cached_property
+    def naked(self) -> pd.DataFrame:
+        "Return older VPOCs not traded since, at its open: date, price, covered_at."
+        date, price, covered = self._naked
+        covered = pd.DatetimeIndex(covered, tz='UTC').tz_convert(_ZONE)
+        return pd.DataFrame({'date': date, 'price': price, 'covered_at': covered}, copy=False)
+    @cached_property
+    def _naked(self) -> _Naked:
+        return _naked(self.span.counted.past, self._place, self.sessions.memory, self._times[-1])
+    @property
+    def _times(self) -> np.ndarray: return self.span.times[self._own]
+    @property
+    def tpos(self) -> TPOProfiles:
+        "Return the letters of the sessions shown, this one among them."
+        return self.span.tpos
+    @property
+    def letters(self) -> np.ndarray:
+        "Return its POC, VAL and VAH by letters, in ticks."
+        return self.span.letters[self.i - self.span.first]
+    @cached_property
+    def why(self) -> pd.Series | None:
+        "Return its row of `explain_signals`; None for the first session, and for orders of another rule."
+        if not self.i or self.sessions.signals is not None: return None
+        return self.span.counted.why.loc[self.view.date]
+    @cached_property
+    def orders(self) -> pd.DataFrame:
+        "Return the orders that work in it: side, entry, stop, target."
+        return _of_day(self.span.counted.orders, self.view.date)
+    @cached_property
+    def trades(self) -> pd.DataFrame:
+        "Return its trades in the result, as far as they are known."
+        if self.sessions.result is None: return pd.DataFrame()
+        return _trades_known(_of_day(self.sessions.result.trades, self.view.date), self.bars.index[-1])
+    @cached_property
+    def skipped(self) -> pd.DataFrame:
+        "Return the orders of the result that made no trade, with the reason; known when it is over."
+        if self.sessions.result is None: return pd.DataFrame()
+        skipped = _of_day(self.sessions.result.skipped, self.view.date)
+        return skipped if self.whole else skipped[:0]
 
-# %% ../nbs/04e_explore_day.ipynb #63021243
-def _day_of(sessions: Sessions, view: View, span: _Loaded, i: int) -> Day:
-    "Return session number `i` of a span."
-    date, start = sessions.dates[i], sessions.start[i] - sessions.start[span.first]
-    size, at = sessions.end[i] - sessions.start[i], span.levels.index.get_loc(date)
-    own = slice(start, min(start + size, len(span.bars)))
-    bars = span.bars.iloc[own]
-    whole, last = bool(len(bars) == size), bars.index[-1]
-    levels = span.levels.iloc[at]
-    known = _shifted(span.levels.iloc[at - 1], levels) if i else None
-    why = span.why.loc[date] if i and span.why is not None else None
-    trades, skipped = _trades_known(_of_day(span.trades, date), last), _of_day(span.skipped, date)
-    return Day(replace(view, date=date), sessions, bars, span.profiles[date], span.developing.iloc[own],
-               levels, span.structure.loc[date], known,
-               _naked(span.past, at, sessions.memory, last), span.tpos, why,
-               _orders_of_day(sessions, date, why), trades, skipped if whole else skipped[:0], whole)
+    def __repr__(self):
+        place = f'session {self.number:,} of {len(self.sessions):,}, {self.view.date:%Y-%m-%d}'
+        return f'Day: {place}, {len(self.bars):,} bars'
 
-# %% ../nbs/04e_explore_day.ipynb #d7b118e7
+    def _repr_html_(self):
+        figures = {name.upper(): f'{self.levels[name]:,.2f}' for name in ('vpoc', 'val', 'vah')}
+        figures['Volume, contracts'] = f'{self.bars.volume.sum():,.0f}'
+        figures['Naked VPOCs before its open'] = len(self.naked)
+        figures |= {'Orders': len(self.orders), 'Trades': len(self.trades)}
+        return _figures_html(repr(self), figures)
+
+# %% ../nbs/04e_explore_day.ipynb #e040a0d3
 def load_days(
     sessions: Sessions,  # of `split_sessions`
     view: View  # the session, how many before it, and the settings
-) -> list[Day]:  # their tables, in order
+) -> list[Day]:  # in order
     "Return the sessions that a view shows; raise `BadData` where there is no session on its date."
     if view.date not in sessions.dates:
         raise BadData(f'there is no session on {view.date:%Y-%m-%d}: choose one of sessions.dates')
-    span = _load_tables(sessions, view)
-    last = sessions.dates.get_loc(view.date)
-    return [_day_of(sessions, view, span, i) for i in range(span.first, last + 1)]
+    span = _Span(sessions, view)
+    return [Day(span, i) for i in range(span.first, span.last + 1)]
 
 def load_day(
     sessions: Sessions,  # of `split_sessions`
     view: View  # the session and the settings
-) -> Day:  # its tables
+) -> Day:
     "Return the one session on the date of a view; raise `BadData` where there is none."
     return load_days(sessions, replace(view, count=1))[0]
 
@@ -439,16 +520,17 @@ def _known_lines(day: Day) -> list[Line]:
             for name in ('vah', 'vpoc', 'val')]
 
 def _naked_lines(day: Day) -> list[Line]:
-    if not len(day.naked): return []
-    covered = day.naked.covered_at
-    end = np.where(covered.isna(), len(day.bars), day.bars.index.searchsorted(covered))
+    naked, times = day._naked, day._times
+    end = np.where(naked.covered == _NEVER, len(times), times.searchsorted(naked.covered))
     return [Line(f'naked, {_format_date(date, "%d %b")}', price, until, 'purple', 'dot', False)
-            for date, price, until in zip(day.naked.date, day.naked.price, end.tolist())]
+            for date, price, until in zip(naked.date, naked.price, end.tolist())]
 
 def _order_lines(day: Day) -> list[Line]:
+    if not len(day.orders): return []
     colours = {'target': 'green', 'entry': 'grey', 'stop': 'vermilion'}
-    return [Line(f'{name} {order[name]:,.2f}', order[name], len(day.bars), colour, 'dash', True)
-            for _, order in day.orders.iterrows() for name, colour in colours.items()]
+    prices = day.orders[[*colours]].to_numpy(float)
+    return [Line(f'{name} {price:,.2f}', price, len(day.bars), colour, 'dash', True)
+            for order in prices for price, (name, colour) in zip(order, colours.items())]
 
 # %% ../nbs/04e_explore_day.ipynb #753be097
 def _overnight_lines(day: Day) -> list[Line]:
@@ -485,17 +567,25 @@ def _hours(times: pd.DatetimeIndex) -> tuple[np.ndarray, list[str]]:
     return at, [f'{t:%H:%M}' for t in times[at]]
 
 # %% ../nbs/04e_explore_day.ipynb #24aba021
-def _fill_markers(
-    day: Day  # of `load_day`
-) -> pd.DataFrame:  # one row a fill: x (bar number), price, side (+1 bought), won (None: entry), text
-    "Return where the trades of a session were entered and left; a later exit is at the right edge."
-    rows = []
-    for t in day.trades.itertuples():
-        place = np.minimum(day.bars.index.searchsorted([t.entry_ts, t.exit_ts]), len(day.bars) - 1)
-        rows.append((place[0], t.entry, t.side, None, f'in {t.entry:,.2f}, {t.entry_ts:%H:%M} ET'))
-        if pd.isna(t.exit_ts): continue
-        rows.append((place[1], t.exit, -t.side, t.net > 0, f'out {t.exit:,.2f}, {t.exit_ts:%H:%M} ET'))
-    return pd.DataFrame(rows, columns=['x', 'price', 'side', 'won', 'text'])
+class _Fill(NamedTuple):
+    "An entry or an exit as the picture shows it."
+    x: int  # bar number
+    price: float  # points
+    side: int  # +1 bought, −1 sold
+    won: bool | None  # None: an entry
+    text: str
+
+def _fills(day: Day) -> list[list[_Fill]]:
+    "Return entry and exit of each trade; a later exit is at the right edge, an open trade has none."
+    return [_fills_of(trade, day._times) for trade in day.trades.itertuples()]
+
+def _fills_of(trade: NamedTuple, times: np.ndarray) -> list[_Fill]:
+    place = lambda ts: min(int(times.searchsorted(ts.as_unit('ns').value)), len(times) - 1)
+    fills = [_Fill(place(trade.entry_ts), trade.entry, trade.side, None,
+                   f'in {trade.entry:,.2f}, {trade.entry_ts:%H:%M} ET')]
+    if pd.isna(trade.exit_ts): return fills
+    told = f'out {trade.exit:,.2f}, {trade.exit_ts:%H:%M} ET'
+    return [*fills, _Fill(place(trade.exit_ts), trade.exit, -trade.side, trade.net > 0, told)]
 
 # %% ../nbs/04e_explore_day.ipynb #7b0cae59
 def _heading(
@@ -545,7 +635,7 @@ def _draw_lines(ax, day: Day):
         ax.hlines(line.price, line.begin or -_STUB * n, line.end, color=colour, ls=dashes[line.dash], lw=1)
         x, align = (n * 1.01, 'left') if line.right else (-_STUB * n * 1.2, 'right')
         ax.text(x, place, line.label, fontsize=8, color=colour, va='center', ha=align)
-    for fill in _fill_markers(day).itertuples():
+    for fill in sum(_fills(day), []):
         marker = '^' if fill.side > 0 else 'v'
         ax.plot(fill.x, fill.price, marker, ms=8, color=_fill_colour(fill.won), mec='white', zorder=4)
 

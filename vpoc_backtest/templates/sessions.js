@@ -67,7 +67,8 @@ const VpocChart = (() => {
     }
     const dev = {};
     for (const name of ['vpoc', 'val', 'vah']) dev[name] = spread(packed.dev[name], n);
-    return {...packed, bars, dev, vwap: cumulated(packed.vwap, 10), sd: cumulated(packed.sd, 10)};
+    return {...packed, bars, dev, vwap: cumulated(packed.vwap, 10), sd: cumulated(packed.sd, 10),
+      tpo: [...packed.letters, packed.tpo], lines: [...packed.ranges, ...packed.lines]};
   }
 
   // ---- a replay in a page: what was known of a session after its first `n` bars (in JupyterLab, Python counts it) ----
@@ -216,8 +217,6 @@ const VpocChart = (() => {
         crosshair: {mode: LW.CrosshairMode.Normal},
       });
       this.series = this.chart.addSeries(LW.CandlestickSeries, {priceLineVisible: false, lastValueVisible: false, borderVisible: false});
-      this.volume = this.chart.addSeries(LW.HistogramSeries, {priceScaleId: 'volume', priceLineVisible: false, lastValueVisible: false, priceFormat: {type: 'volume'}});
-      this.chart.priceScale('volume').applyOptions({scaleMargins: {top: .87, bottom: 0}});
       this.under = new Layer('bottom', (c, size) => this.drawUnder(c, size), (from, to) => this.range(from, to));
       this.over = new Layer('top', (c, size) => this.drawOver(c, size));
       this.series.attachPrimitive(this.under);
@@ -235,12 +234,15 @@ const VpocChart = (() => {
       this.colour = dark ? DARK : LIGHT;
       this.paper = `rgba(${paper.slice(0, 3)},.82)`;
       this.font = style.fontFamily;
-      const {up, down, grid, volume} = this.colour, clear = 'transparent', tpo = this.shownKind === 'tpo';
+      const {up, down, grid} = this.colour, clear = 'transparent', tpo = this.shownKind === 'tpo';
+      const {meta} = this.state ?? {}, looks = [paper, style.color, style.fontFamily, tpo, meta?.tick].join();
+      if (looks === this.looks) return;  // each change of options costs a drawing
+      this.looks = looks;
       this.root.dataset.theme = dark ? 'dark' : 'light';
       this.chart.applyOptions({layout: {textColor: style.color, fontFamily: style.fontFamily}, grid: {vertLines: {color: clear}, horzLines: {color: grid}}});
       const [rise, fall] = tpo ? [clear, clear] : [up, down];
       this.series.applyOptions({upColor: rise, downColor: fall, wickUpColor: rise, wickDownColor: fall});
-      this.volume.applyOptions({color: volume});
+      if (meta) this.series.applyOptions({priceFormat: {type: 'price', precision: meta.digits, minMove: meta.tick}});
     }
 
     // ---- data in ----
@@ -274,7 +276,7 @@ const VpocChart = (() => {
     rebuild(fit) {
       const kept = this.chart.timeScale().getVisibleLogicalRange();
       const minutes = this.shownKind === 'tpo' ? 30 : this.shownKind;
-      const tick = this.state.meta.tick, prices = [], volumes = [];
+      const tick = this.state.meta.tick, prices = [];
       this.all = [];
       let last = -Infinity;
       for (const day of this.days) {
@@ -282,9 +284,8 @@ const VpocChart = (() => {
         Object.assign(day, day.joined[minutes] ??= candlesOf(day, minutes), {start: this.all.length});
         for (const candle of day.candles) {
           last = Math.max(candle.time, last + 1);  // the library wants times that rise
-          const {open, high, low, close, volume} = candle;
+          const {open, high, low, close} = candle;
           prices.push({time: last, open: open * tick, high: high * tick, low: low * tick, close: close * tick});
-          volumes.push({time: last, value: volume});
           this.all.push({day, candle});
         }
         day.width = day.candles.length;
@@ -292,14 +293,12 @@ const VpocChart = (() => {
       this.usual = Math.max(...this.days.map(day => day.width), this.replaying ? 390 / minutes : 1);
       for (const day of this.days) day.room = day.width;  // in candles; a replay leaves room for what comes
       if (this.replaying) this.days[this.days.length - 1].room = Math.max(this.usual, this.days[this.days.length - 1].width);
-      this.series.applyOptions({priceFormat: {type: 'price', precision: this.state.meta.digits, minMove: tick}});
       this.theme();
       const bars = [this.names, this.shownKind, this.state.view.until].join();
       if (bars !== this.barsShown) {  // a setting changes levels, not bars
         this.barsShown = bars;
-        this.chart.clearCrosshairPosition();  // the two series are in step again only after both lines
+        this.chart.clearCrosshairPosition();  // there may be no bar under it any more
         this.series.setData(prices);
-        this.volume.setData(volumes);
       }
       if (fit) this.fit();
       else if (kept) this.chart.timeScale().setVisibleLogicalRange(kept);
@@ -351,6 +350,7 @@ const VpocChart = (() => {
     drawUnder(c, size) {
       const at = this.days.length && this.scales(size);
       if (!at) return;
+      this.drawVolume(c, at, size);
       for (const day of at.shown) {
         if (this.on.known) this.drawArea(c, at, day);
         if (day !== this.days[0]) this.drawEdge(c, at, day, size);
@@ -359,6 +359,17 @@ const VpocChart = (() => {
       }
       const span = this.state.span;
       if (span) this.drawSpan(c, at, span, size);
+    }
+
+    // Along the lower edge, no bar narrower than a pixel: candles that share one are joined to the largest of them.
+    drawVolume(c, at, size) {
+      const candle = x => Math.max(0, Math.min(this.all.length, Math.round((x - at.x(0)) / at.step)));
+      const stride = Math.max(1, Math.floor(1 / at.step)), first = candle(0), seen = this.all.slice(first, candle(size.width) + 1);
+      const tall = [], wide = Math.max(1, .8 * stride * at.step);
+      for (let k = 0; k < seen.length; k += stride) tall.push(Math.max(...seen.slice(k, k + stride).map(({candle}) => candle.volume)));
+      const unit = .13 * size.height / Math.max(...tall, 1);
+      c.fillStyle = this.colour.volume;
+      tall.forEach((volume, k) => c.fillRect(at.x(first + (k + .5) * stride - .5) - wide / 2, size.height - volume * unit, wide, volume * unit));
     }
 
     drawArea(c, at, day) {
