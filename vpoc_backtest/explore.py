@@ -142,7 +142,7 @@ def _no_collection():
     finally:
         if collecting: gc.enable()
 
-_KEPT = 400  # packed sessions that are kept, about 10 kB each
+_KEPT = 1000  # packed sessions that are kept, about 10 kB each
 
 def _keep(explorer: 'Explorer', view: View, dates: pd.DatetimeIndex):
     "Pack the sessions of these dates, all of which are over, if they were not packed before."
@@ -177,7 +177,7 @@ class Explorer:
         self.widget.on_msg(self._answer)
 
     def _key(self, view: View, date: pd.Timestamp) -> tuple:
-        return date, *view.counting.values(), self.sessions.contract.symbol
+        return date, *view.counting.values()
 
     def _answer(self, widget, asked: dict, buffers):
         "Do what a click asks for, and write its error under the picture."
@@ -225,6 +225,7 @@ def _act(explorer: Explorer, asked: dict) -> tuple[View, str]:
     name = next(name for name in asked if name != 'what')
     if name == 'contract':
         explorer.sessions = replace(sessions, contract=_same_market(sessions.contract)[asked[name]])
+        explorer.sessions.counted.update(sessions.counted)  # the prices are the same
         return view, ''
     there = update_view(sessions, view, name, asked[name])
     if name != 'date' or there.date == pd.Timestamp(asked[name]): return there, ''
