@@ -141,6 +141,20 @@ def test_the_initial_balance_is_drawn_from_its_end_on(panel):
     assert 'At its close: ' in ' '.join(panel.widget.state['words'])
 
 
+def test_a_session_without_volume_has_no_levels_and_is_shown():
+    bars = random_walk(30, bars_per_session=78, seed=1)
+    days = bars.index.normalize()
+    bars.loc[days == days.unique()[12], 'volume'] = 0
+    sessions = room.split_sessions(bars)
+    def strict(text): return json.loads(text, parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
+    for i in (12, 13, 14, 20):
+        panel = room.Explorer(sessions, room.View(sessions.dates[i], count=3))
+        json.dumps(panel.widget.state, allow_nan=False)
+        own = [strict(text)['own']['vpoc'] for text in panel.widget.state['days']]
+        assert [vpoc is None for vpoc in own] == [at == 12 for at in range(i - 2, i + 1)]
+        assert 'nan' not in str([panel.widget.state['words'], panel.widget.state['table']]).lower() and room._png(panel.day)
+
+
 def test_labels_of_lines_do_not_overlap(market):
     from matplotlib import pyplot
     rules = SignalRules(rule='migration')

@@ -117,18 +117,21 @@ def _pack_fixed(day: Day) -> dict:
             'letters': [int(tpos.low[at]), periods.tolist()],
             'trades': _pack_trades(day), 'ranges': _pack_lines(day, 'overnight', 'ib')}
 
+def _whole_ticks(ticks: np.ndarray) -> list[int | None]:
+    "Return None where there is no level: in a session without volume."
+    return [None if np.isnan(tick) else round(tick) for tick in ticks.tolist()]
+
 def _pack_counted(day: Day) -> dict:
     "Return what the settings change: profile, levels, lines, all in ticks."
     tick, volumes = day.sessions.contract.tick_size, np.rint(day.profile.to_numpy()).astype(np.int64)
-    own = np.rint(day.prices / tick).astype(int)
+
     developing = day.developing[[*_LEVELS]].to_numpy().T / tick
     return {'dev': dict(zip(_LEVELS, map(_level_steps, developing))),
-            'own': dict(zip(_LEVELS, own.tolist())),
+            'own': dict(zip(_LEVELS, _whole_ticks(day.prices / tick))),
             'profile': [round(float(day.profile.index[0]) / tick), volumes.tolist()],
-            'tpo': day.letters.tolist(), 'lines': _pack_lines(day, 'known', 'naked', 'order')}
+            'tpo': _whole_ticks(day.letters), 'lines': _pack_lines(day, 'known', 'naked', 'order')}
 
-
-def _json(values: object) -> str: return json.dumps(values, separators=(',', ':'))
+def _chart_json(values: object) -> str: return json.dumps(values, separators=(',', ':'))
 
 def _pack_days(
     days: list[Day],  # of `load_days`
@@ -139,8 +142,8 @@ def _pack_days(
     texts = []
     for day in days:
         key = day.view.date, len(day.bars)
-        if key not in fixed: fixed[key] = _json(_pack_fixed(day))
-        texts.append(f'{fixed[key][:-1]},{_json(_pack_counted(day))[1:]}')
+        if key not in fixed: fixed[key] = _chart_json(_pack_fixed(day))
+        texts.append(f'{fixed[key][:-1]},{_chart_json(_pack_counted(day))[1:]}')
     return texts
 
 # %% ../nbs/04e_chart.ipynb #110a2bc3
@@ -241,12 +244,12 @@ def _chart_page(
     view = view or View(sessions.dates[-1])
     days, packed = _page_days(sessions, dates, view), []
     for day, drawn in zip(days, _pack_days(days)):
-        text = f'{drawn[:-1]},{_json(_day_texts(day))[1:]}'
+        text = f'{drawn[:-1]},{_chart_json(_day_texts(day))[1:]}'
         loss = bool((day.trades.net < 0).any()) if len(day.trades) else False
         packed.append({'date': f'{day.view.date:%Y-%m-%d}', 'loss': loss,
                        'packed': b64encode(compress(text.encode(), mtime=0)).decode()})
     meta = _chart_meta(sessions) | {'spread': view.spread}  # a replay counts the profile so far
-    data = _json({'meta': meta, 'sessions': packed})
+    data = _chart_json({'meta': meta, 'sessions': packed})
     return (f"<style>{_template('sessions.css')}</style>\n<div class='sessions-chart'></div>\n"
             f"<script type='application/json' class='sessions-data'>{data.replace('<', '&lt;')}</script>\n"
             f"<script>{_chart_script()}\nVpocChart.page(document.querySelector('.sessions-chart'), "

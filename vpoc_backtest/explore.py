@@ -144,7 +144,7 @@ def _no_collection():
 
 _KEPT = 1000  # packed sessions that are kept, about 10 kB each
 
-def _keep(explorer: 'Explorer', view: View, dates: pd.DatetimeIndex):
+def _keep_packed(explorer: 'Explorer', view: View, dates: pd.DatetimeIndex):
     "Pack the sessions of these dates, all of which are over, if they were not packed before."
     missing = [i for i, date in enumerate(dates) if explorer._key(view, date) not in explorer._kept]
     if not missing: return
@@ -159,7 +159,7 @@ def _load_view(explorer: 'Explorer', view: View) -> tuple[Day, list[str]]:
         if len(kept) > _KEPT: kept.clear()
     day, replayed = load_day(explorer.sessions, view), view.until is not None
     over = explorer.sessions.dates[max(0, day.i - view.count + 1):day.i + (not replayed)]
-    _keep(explorer, view, over)
+    _keep_packed(explorer, view, over)
     texts = [explorer._kept[explorer._key(view, date)] for date in over]
     return day, texts + (_pack_days([day], explorer._fixed) if replayed else [])
 

@@ -139,8 +139,9 @@ def _naked(past: _History, i: int, memory: int, last: int) -> _Naked:
     own = slice(max(0, i - memory), max(0, i - 1))
     covered = np.where(past.covered[own] > last, _NEVER, past.covered[own])
     left = (covered == _NEVER) | (covered >= past.first[i])
-    price = (past.prices[own, 0] + (past.offset[i] - past.offset[own]))[left]
-    return _Naked(past.dates[own][left], price, covered[left])
+    price = past.prices[own, 0] + (past.offset[i] - past.offset[own])
+    left &= np.isfinite(price)  # a session without volume has no VPOC
+    return _Naked(past.dates[own][left], price[left], covered[left])
 
 # %% ../nbs/04e_explore_day.ipynb #f979ddca
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _counted(sessions: Sessions, counting: dict) -> _Counted:
 
 # %% ../nbs/04e_explore_day.ipynb #9f5b199a
 @dataclass(frozen=True)
-class _Span:
+class _ShownSessions:
     "The sessions that a view shows, with the bars it knows."
     sessions: Sessions
     view: View
@@ -214,7 +215,7 @@ class _Span:
     def letters(self) -> np.ndarray:
         "Return POC, VAL and VAH by letters of each session, in ticks."
         levels = self.tpos.levels(self.view.pct, self.view.area)[['poc', 'val', 'vah']]
-        return np.rint(levels.to_numpy() / self.sessions.contract.tick_size)
+        return levels.to_numpy() / self.sessions.contract.tick_size
 
 # %% ../nbs/04e_explore_day.ipynb #898ad9b1
 def _of_day(table: pd.DataFrame, date: pd.Timestamp) -> pd.DataFrame:
@@ -236,7 +237,7 @@ def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
 @dataclass(frozen=True)
 class Day:
     "All that one view shows, each table cut out of those of its span when it is asked for."
-    span: _Span  # the sessions that were loaded with it
+    span: _ShownSessions  # the sessions that were loaded with it
     i: int  # number of the session among all, from 0 on
 
     @property
@@ -347,7 +348,7 @@ def load_days(
     "Return the sessions that a view shows; raise `BadData` where there is no session on its date."
     if view.date not in sessions.dates:
         raise BadData(f'there is no session on {view.date:%Y-%m-%d}: choose one of sessions.dates')
-    span = _Span(sessions, view)
+    span = _ShownSessions(sessions, view)
     return [Day(span, i) for i in range(span.first, span.last + 1)]
 
 def load_day(
@@ -475,7 +476,8 @@ def _levels_table(
     table = {}
     for name, (at, known) in rows.items():
         prices = {'VPOC': at.vpoc, 'VAH': at.vah, 'VAL': at.val, 'width': at.vah - at.val}
-        table[name] = {label: f'{price:,.2f}' for label, price in prices.items()} | {'known from': known}
+        texts = {label: '–' if np.isnan(price) else f'{price:,.2f}' for label, price in prices.items()}
+        table[name] = texts | {'known from': known}
     return pd.DataFrame(table).T
 
 # %% ../nbs/04e_explore_day.ipynb #7f343561
@@ -515,7 +517,7 @@ def _price_lines(
             + _order_lines(day))
 
 def _known_lines(day: Day) -> list[Line]:
-    if day.known is None: return []
+    if day.known is None or day.known.isna().any(): return []
     return [Line(f"yesterday's {name.upper()}", day.known[name], len(day.bars), 'blue', 'solid', False)
             for name in ('vah', 'vpoc', 'val')]
 
@@ -657,6 +659,7 @@ def _draw_day_profile(ax, day: Day, left: float, width: float):
     ax.barh(day.profile.index, length, height=tick, left=left, color=_profile_colours(day))
     for name in ('vah', 'vpoc', 'val'):
         price = day.levels[name]
+        if np.isnan(price): continue  # no volume
         ax.hlines(price, left, left + width, color=red, lw=1, ls='-' if name == 'vpoc' else ':')
         label = f'{name.upper()} {price:,.2f}'
         ax.text(left + width * 1.03, price, label, va='center', fontsize=8, color=red)
