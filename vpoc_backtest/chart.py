@@ -117,7 +117,7 @@ def _pack_fixed(day: Day) -> dict:
             'letters': [int(tpos.low[at]), periods.tolist()],
             'trades': _pack_trades(day), 'ranges': _pack_lines(day, 'overnight', 'ib')}
 
-def _whole_ticks(ticks: np.ndarray) -> list[int | None]:
+def _known_ticks(ticks: np.ndarray) -> list[int | None]:
     "Return None where there is no level: in a session without volume."
     return [None if np.isnan(tick) else round(tick) for tick in ticks.tolist()]
 
@@ -127,9 +127,9 @@ def _pack_counted(day: Day) -> dict:
 
     developing = day.developing[[*_LEVELS]].to_numpy().T / tick
     return {'dev': dict(zip(_LEVELS, map(_level_steps, developing))),
-            'own': dict(zip(_LEVELS, _whole_ticks(day.prices / tick))),
+            'own': dict(zip(_LEVELS, _known_ticks(day.prices / tick))),
             'profile': [round(float(day.profile.index[0]) / tick), volumes.tolist()],
-            'tpo': _whole_ticks(day.letters), 'lines': _pack_lines(day, 'known', 'naked', 'order')}
+            'tpo': _known_ticks(day.letters), 'lines': _pack_lines(day, 'known', 'naked', 'order')}
 
 def _chart_json(values: object) -> str: return json.dumps(values, separators=(',', ':'))
 

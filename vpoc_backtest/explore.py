@@ -225,7 +225,7 @@ def _act(explorer: Explorer, asked: dict) -> tuple[View, str]:
     name = next(name for name in asked if name != 'what')
     if name == 'contract':
         explorer.sessions = replace(sessions, contract=_same_market(sessions.contract)[asked[name]])
-        explorer.sessions.counted.update(sessions.counted)  # the prices are the same
+
         return view, ''
     there = update_view(sessions, view, name, asked[name])
     if name != 'date' or there.date == pd.Timestamp(asked[name]): return there, ''
