@@ -121,7 +121,7 @@ def test_saved_filter_is_tested_on_later_sessions(market):
 def test_filter_trained_on_all_sessions_is_refused(market):
     trained = typed('vpoc_train', *WALK, '--epochs', 2, '--until', '2030-01-01', '--output', 'all', cwd=market)
     assert trained.returncode == 0
-    done = sketched('vpoc_backtest', '--data', 'walk.parquet', '--model', 'all', '--out', 'seen', cwd=market)
+    done = typed('vpoc_backtest', '--data', 'walk.parquet', '--model', 'all', '--out', 'seen', cwd=market)
     span = json.loads((only(market/'all')/'metrics.json').read_text())['training_span']
     assert done.returncode == 2 and span[0] in done.stderr and span[1] in done.stderr
     assert 'has seen them all' in done.stderr
@@ -162,7 +162,7 @@ def test_pickle_in_place_of_a_model_is_never_executed(market, tmp_path):
         file = tmp_path/'trap/model'/name
         before = file.read_bytes()
         file.write_bytes(pickle.dumps(Trap()))
-        done = sketched('vpoc_backtest', *args, cwd=tmp_path)
+        done = typed('vpoc_backtest', *args, cwd=tmp_path)
         assert done.returncode == 2 and name in done.stderr and 'Traceback' not in done.stderr, done.stderr
         file.write_bytes(before)
     assert not (tmp_path/'executed').exists()

@@ -110,7 +110,7 @@ def _pack_trades(day: Day) -> list[dict]:
 def _pack_fixed(day: Day) -> dict:
     "Return what no setting changes; letters are the lowest tick, and the half hours of each tick as bits."
     mean, deviation = _developing_vwap(day.bars, day.sessions.contract)
-    tpos, at = day.tpos, day.tpos.dates.get_loc(day.view.date)
+    tpos, at = day.span.tpos, day.i - day.span.first
     periods = tpos.periods[tpos.offsets[at]:tpos.offsets[at + 1]]
     return {'date': f'{day.view.date:%Y-%m-%d}', **_pack_bars(day),
             'vwap': _steps(mean), 'sd': _steps(deviation),

@@ -144,14 +144,16 @@ def _no_collection():
 
 _KEPT = 1000  # packed sessions that are kept, about 10 kB each
 
+def _session_key(view: View, date: pd.Timestamp) -> tuple: return date, *view.counting.values()
+
 def _keep_packed(explorer: 'Explorer', view: View, dates: pd.DatetimeIndex):
     "Pack the sessions of these dates, all of which are over, if they were not packed before."
-    missing = [i for i, date in enumerate(dates) if explorer._key(view, date) not in explorer._kept]
+    missing = [i for i, date in enumerate(dates) if _session_key(view, date) not in explorer._kept]
     if not missing: return
     first, last = missing[0], missing[-1]
     days = load_days(explorer.sessions, replace(view, date=dates[last], count=last - first + 1, until=None))
     for day, packed in zip(days, _pack_days(days, explorer._fixed)):
-        explorer._kept[explorer._key(view, day.view.date)] = packed
+        explorer._kept[_session_key(view, day.view.date)] = packed
 
 def _load_view(explorer: 'Explorer', view: View) -> tuple[Day, list[str]]:
     "Return the last session of a view, and all of them as JSON."
@@ -160,7 +162,7 @@ def _load_view(explorer: 'Explorer', view: View) -> tuple[Day, list[str]]:
     day, replayed = load_day(explorer.sessions, view), view.until is not None
     over = explorer.sessions.dates[max(0, day.i - view.count + 1):day.i + (not replayed)]
     _keep_packed(explorer, view, over)
-    texts = [explorer._kept[explorer._key(view, date)] for date in over]
+    texts = [explorer._kept[_session_key(view, date)] for date in over]
     return day, texts + (_pack_days([day], explorer._fixed) if replayed else [])
 
 # %% ../nbs/04e_explore.ipynb #97dd134c
@@ -176,8 +178,6 @@ class Explorer:
         self.show(view)
         self.widget.on_msg(self._answer)
 
-    def _key(self, view: View, date: pd.Timestamp) -> tuple:
-        return date, *view.counting.values()
 
     def _answer(self, widget, asked: dict, buffers):
         "Do what a click asks for, and write its error under the picture."

@@ -125,23 +125,17 @@ def _history(levels: pd.DataFrame, bars: pd.DataFrame) -> _History:
                       for times in (levels.first_ts, naked_vpocs(levels, bars).covered_at))
     return _History(levels.index, levels[[*_LEVELS]].to_numpy(), offset, first, covered)
 
-class _Naked(NamedTuple):
-    "VPOCs that were not traded since."
-    date: pd.DatetimeIndex
-    price: np.ndarray  # points, in prices of the session that looks back
-    covered: np.ndarray  # ns; `_NEVER`: not traded again
+def _naked(past: _History, i: int, memory: int, last: int) -> tuple[pd.DatetimeIndex, np.ndarray, np.ndarray]:
+    """Return date, price, time of cover (ns) of VPOCs from before yesterday, naked when session `i` opened.
 
-def _naked(past: _History, i: int, memory: int, last: int) -> _Naked:
-    """Return VPOCs from before yesterday that were not traded since, when session number `i` opened.
-
-    What came after `last`, the time of the newest bar shown (ns), is not known.
+    What came after `last`, the time of the newest bar shown (ns), is not known: such a cover is `_NEVER`.
     """
     own = slice(max(0, i - memory), max(0, i - 1))
     covered = np.where(past.covered[own] > last, _NEVER, past.covered[own])
     left = (covered == _NEVER) | (covered >= past.first[i])
     price = past.prices[own, 0] + (past.offset[i] - past.offset[own])
     left &= np.isfinite(price)  # a session without volume has no VPOC
-    return _Naked(past.dates[own][left], price[left], covered[left])
+    return past.dates[own][left], price[left], covered[left]
 
 # %% ../nbs/04e_explore_day.ipynb #f979ddca
 @dataclass(frozen=True)
@@ -153,14 +147,20 @@ class _Counted:
 
     @cached_property
     def levels(self) -> pd.DataFrame:
+        "Return their levels."
         return session_levels(self.bars, **self.counting, contract=self.sessions.contract)
     @cached_property
-    def past(self) -> _History: return _history(self.levels, self.bars)
+    def past(self) -> _History:
+        "Return the levels as arrays, and when each VPOC was traded again."
+        return _history(self.levels, self.bars)
     @cached_property
     def structure(self) -> pd.DataFrame:
+        "Return how each session traded."
         return session_structure(self.bars, self.levels, contract=self.sessions.contract)
     @cached_property
-    def why(self) -> pd.DataFrame: return explain_signals(self.levels, self.sessions.rules)
+    def why(self) -> pd.DataFrame:
+        "Return the conditions of the rule, session by session."
+        return explain_signals(self.levels, self.sessions.rules)
     @cached_property
     def orders(self) -> pd.DataFrame:
         "Return the orders: those given, else those of the rule."
@@ -179,90 +179,83 @@ class _ShownSessions:
     "The sessions that a view shows, with the bars it knows."
     sessions: Sessions
     view: View
+    first: int  # number of the first session shown
+    bars: pd.DataFrame  # from its first bar in regular hours to the newest that is known
+    counted: _Counted  # of all sessions; in a replay of the last one and those it uses, up to its newest bar
 
-    @cached_property
-    def last(self) -> int: return self.sessions.dates.get_loc(self.view.date)
-    @cached_property
-    def first(self) -> int: return max(self.last - self.view.count + 1, 0)
-    @property
-    def begin(self) -> int: return self.sessions.start[self.first]
-    @cached_property
-    def end(self) -> int:
-        end, until = self.sessions.end[self.last], self.view.until
-        return end if until is None else min(end, self.sessions.start[self.last] + max(until, 1))
 
-    @cached_property
-    def counted(self) -> _Counted:
-        "Return the tables of all sessions; in a replay those of the last one, up to its newest bar."
-        if self.view.until is None: return _counted(self.sessions, self.view.counting)
-        memory, start = self.sessions.memory, self.sessions.start
-        begin = start[self.first - memory] if self.first > memory else 0  # with the first night
-        return _Counted(self.sessions, self.sessions.bars.iloc[begin:self.end], self.view.counting)
-
-    @cached_property
-    def bars(self) -> pd.DataFrame: return self.sessions.bars.iloc[self.begin:self.end]
-    @cached_property
-    def times(self) -> np.ndarray: return self.bars.index.as_unit('ns').asi8
     @cached_property
     def profiles(self) -> VolumeProfiles:
+        "Return the volume by price of each session."
         return volume_profiles(self.bars, spread=self.view.spread, contract=self.sessions.contract)
     @cached_property
     def developing(self) -> pd.DataFrame:
+        "Return the levels so far, by bar."
         return developing_levels(self.bars, **self.view.counting, contract=self.sessions.contract)
     @cached_property
-    def tpos(self) -> TPOProfiles: return tpo_profiles(self.bars, contract=self.sessions.contract)
+    def tpos(self) -> TPOProfiles:
+        "Return the letters of each session."
+        return tpo_profiles(self.bars, contract=self.sessions.contract)
     @cached_property
     def letters(self) -> np.ndarray:
         "Return POC, VAL and VAH by letters of each session, in ticks."
         levels = self.tpos.levels(self.view.pct, self.view.area)[['poc', 'val', 'vah']]
         return levels.to_numpy() / self.sessions.contract.tick_size
 
-# %% ../nbs/04e_explore_day.ipynb #898ad9b1
-def _of_day(table: pd.DataFrame, date: pd.Timestamp) -> pd.DataFrame:
-    "Return the rows of one date; dates rise."
-    return table[slice(*table.date.searchsorted([date, date + pd.Timedelta(days=1)]))]
+# %% ../nbs/04e_explore_day.ipynb #dbd162d8
+def _shown_sessions(sessions: Sessions, view: View) -> _ShownSessions:
+    "Find the bars that a view knows; in a replay their levels are counted again, from these bars alone."
+    start, last = sessions.start, sessions.dates.get_loc(view.date)
+    first, end = max(last - view.count + 1, 0), sessions.end[last]
+    if view.until is None: counted = _counted(sessions, view.counting)
+    else:
+        end = min(end, start[last] + max(view.until, 1))
+        begin = start[first - sessions.memory] if first > sessions.memory else 0  # with the first night
+        counted = _Counted(sessions, sessions.bars.iloc[begin:end], view.counting)
+    return _ShownSessions(sessions, view, first, sessions.bars.iloc[start[first]:end], counted)
 
-# %% ../nbs/04e_explore_day.ipynb #8a7d7b16
-def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
-    "Return the trades entered up to the newest known bar; nothing is known of how an open one ends."
-    if not len(trades): return trades
-    trades = trades[trades.entry_ts <= last]
-    is_open = trades.exit_ts > last
-    if not is_open.any(): return trades
-    known = ['date', 'contract', 'side', 'contracts', 'entry_ts', 'entry', 'confidence']
-    later = trades.columns.difference(known)
-    return trades.assign(**{name: trades[name].mask(is_open) for name in later})
-
-# %% ../nbs/04e_explore_day.ipynb #0f0a848f
+# %% ../nbs/04e_explore_day.ipynb #39ee72b9
 @dataclass(frozen=True)
-class Day:
-    "All that one view shows, each table cut out of those of its span when it is asked for."
+class _DaySlice:
+    "Which session of a span, and which of its bars."
     span: _ShownSessions  # the sessions that were loaded with it
     i: int  # number of the session among all, from 0 on
 
     @property
-    def sessions(self) -> Sessions: return self.span.sessions
+    def sessions(self) -> Sessions:
+        "Return all sessions."
+        return self.span.sessions
     @property
     def number(self) -> int:
         "Return the number of the session, from 1 on."
         return self.i + 1
     @cached_property
-    def view(self) -> View: return replace(self.span.view, date=self.sessions.dates[self.i])
+    def view(self) -> View:
+        "Return the view of this session."
+        return replace(self.span.view, date=self.sessions.dates[self.i])
     @cached_property
     def _place(self) -> int: return self.span.counted.levels.index.get_loc(self.view.date)
     @cached_property
     def _own(self) -> slice:
-        start, end = self.sessions.start[self.i], min(self.sessions.end[self.i], self.span.end)
-        return slice(start - self.span.begin, end - self.span.begin)
-
+        begin = self.sessions.start[self.span.first]
+        start, end = self.sessions.start[self.i] - begin, self.sessions.end[self.i] - begin
+        return slice(start, min(end, len(self.span.bars)))
     @cached_property
     def bars(self) -> pd.DataFrame:
         "Return the bars of its regular hours."
         return self.span.bars.iloc[self._own]
+    @cached_property
+    def _times(self) -> np.ndarray: return self.bars.index.as_unit('ns').asi8
     @property
     def whole(self) -> bool:
         "Return whether all its bars are known; they are not in a replay."
         return bool(len(self.bars) == self.sessions.end[self.i] - self.sessions.start[self.i])
+
+# %% ../nbs/04e_explore_day.ipynb #ea00b56c
+@dataclass(frozen=True)
+class _DayTables(_DaySlice):
+    "What a session says of itself: while it trades, and at its close."
+
     @cached_property
     def profile(self) -> pd.Series:
         "Return the volume (contracts) by price."
@@ -283,6 +276,35 @@ class Day:
     def structure(self) -> pd.Series:
         "Return its row of `session_structure`; when each figure is known: `STRUCTURE`."
         return self.span.counted.structure.loc[self.view.date]
+
+    @property
+    def letters(self) -> np.ndarray:
+        "Return its POC, VAL and VAH by letters, in ticks."
+        return self.span.letters[self.i - self.span.first]
+
+# %% ../nbs/04e_explore_day.ipynb #898ad9b1
+def _of_day(table: pd.DataFrame, date: pd.Timestamp) -> pd.DataFrame:
+    "Return the rows of one date; dates rise."
+    return table[slice(*table.date.searchsorted([date, date + pd.Timedelta(days=1)]))]
+
+def _price_text(price: float) -> str: return '–' if np.isnan(price) else f'{price:,.2f}'
+
+# %% ../nbs/04e_explore_day.ipynb #8a7d7b16
+def _trades_known(trades: pd.DataFrame, last: pd.Timestamp) -> pd.DataFrame:
+    "Return the trades entered up to the newest known bar; nothing is known of how an open one ends."
+    if not len(trades): return trades
+    trades = trades[trades.entry_ts <= last]
+    is_open = trades.exit_ts > last
+    if not is_open.any(): return trades
+    known = ['date', 'contract', 'side', 'contracts', 'entry_ts', 'entry', 'confidence']
+    later = trades.columns.difference(known)
+    return trades.assign(**{name: trades[name].mask(is_open) for name in later})
+
+# %% ../nbs/04e_explore_day.ipynb #0f0a848f
+@dataclass(frozen=True)
+class Day(_DayTables):
+    "All that one view shows, each table cut out of those of its span when it is asked for."
+
     @cached_property
     def known(self) -> pd.Series | None:
         "Return vpoc, val, vah of the session before, in prices of this contract; None where there is none."
@@ -296,18 +318,8 @@ class Day:
         covered = pd.DatetimeIndex(covered, tz='UTC').tz_convert(_ZONE)
         return pd.DataFrame({'date': date, 'price': price, 'covered_at': covered}, copy=False)
     @cached_property
-    def _naked(self) -> _Naked:
+    def _naked(self) -> tuple[pd.DatetimeIndex, np.ndarray, np.ndarray]:
         return _naked(self.span.counted.past, self._place, self.sessions.memory, self._times[-1])
-    @property
-    def _times(self) -> np.ndarray: return self.span.times[self._own]
-    @property
-    def tpos(self) -> TPOProfiles:
-        "Return the letters of the sessions shown, this one among them."
-        return self.span.tpos
-    @property
-    def letters(self) -> np.ndarray:
-        "Return its POC, VAL and VAH by letters, in ticks."
-        return self.span.letters[self.i - self.span.first]
     @cached_property
     def why(self) -> pd.Series | None:
         "Return its row of `explain_signals`; None for the first session, and for orders of another rule."
@@ -334,7 +346,7 @@ class Day:
         return f'Day: {place}, {len(self.bars):,} bars'
 
     def _repr_html_(self):
-        figures = {name.upper(): f'{self.levels[name]:,.2f}' for name in ('vpoc', 'val', 'vah')}
+        figures = {name.upper(): _price_text(self.levels[name]) for name in _LEVELS}
         figures['Volume, contracts'] = f'{self.bars.volume.sum():,.0f}'
         figures['Naked VPOCs before its open'] = len(self.naked)
         figures |= {'Orders': len(self.orders), 'Trades': len(self.trades)}
@@ -348,8 +360,8 @@ def load_days(
     "Return the sessions that a view shows; raise `BadData` where there is no session on its date."
     if view.date not in sessions.dates:
         raise BadData(f'there is no session on {view.date:%Y-%m-%d}: choose one of sessions.dates')
-    span = _ShownSessions(sessions, view)
-    return [Day(span, i) for i in range(span.first, span.last + 1)]
+    span, last = _shown_sessions(sessions, view), sessions.dates.get_loc(view.date)
+    return [Day(span, i) for i in range(span.first, last + 1)]
 
 def load_day(
     sessions: Sessions,  # of `split_sessions`
@@ -476,8 +488,7 @@ def _levels_table(
     table = {}
     for name, (at, known) in rows.items():
         prices = {'VPOC': at.vpoc, 'VAH': at.vah, 'VAL': at.val, 'width': at.vah - at.val}
-        texts = {label: '–' if np.isnan(price) else f'{price:,.2f}' for label, price in prices.items()}
-        table[name] = texts | {'known from': known}
+        table[name] = {label: _price_text(price) for label, price in prices.items()} | {'known from': known}
     return pd.DataFrame(table).T
 
 # %% ../nbs/04e_explore_day.ipynb #7f343561
@@ -522,10 +533,10 @@ def _known_lines(day: Day) -> list[Line]:
             for name in ('vah', 'vpoc', 'val')]
 
 def _naked_lines(day: Day) -> list[Line]:
-    naked, times = day._naked, day._times
-    end = np.where(naked.covered == _NEVER, len(times), times.searchsorted(naked.covered))
+    dates, prices, covered = day._naked
+    end = np.where(covered == _NEVER, len(day.bars), day._times.searchsorted(covered))
     return [Line(f'naked, {_format_date(date, "%d %b")}', price, until, 'purple', 'dot', False)
-            for date, price, until in zip(naked.date, naked.price, end.tolist())]
+            for date, price, until in zip(dates, prices, end.tolist())]
 
 def _order_lines(day: Day) -> list[Line]:
     if not len(day.orders): return []
@@ -579,10 +590,10 @@ class _Fill(NamedTuple):
 
 def _fills(day: Day) -> list[list[_Fill]]:
     "Return entry and exit of each trade; a later exit is at the right edge, an open trade has none."
-    return [_fills_of(trade, day._times) for trade in day.trades.itertuples()]
+    return [_fills_of(trade, day.bars.index) for trade in day.trades.itertuples()]
 
-def _fills_of(trade: NamedTuple, times: np.ndarray) -> list[_Fill]:
-    place = lambda ts: min(int(times.searchsorted(ts.as_unit('ns').value)), len(times) - 1)
+def _fills_of(trade: NamedTuple, times: pd.DatetimeIndex) -> list[_Fill]:
+    place = lambda ts: min(int(times.searchsorted(ts)), len(times) - 1)
     fills = [_Fill(place(trade.entry_ts), trade.entry, trade.side, None,
                    f'in {trade.entry:,.2f}, {trade.entry_ts:%H:%M} ET')]
     if pd.isna(trade.exit_ts): return fills
